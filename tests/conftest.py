@@ -1,0 +1,32 @@
+"""Shared fixtures: where the released files and the golden numbers are, and what a skipped test needs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """Folder laid out like the TorchSpatial repository (holds ``eval_results/``)."""
+    root = os.environ.get("TSLAB_MIRROR")
+    if not root:
+        pytest.skip("needs the released TorchSpatial files: set TSLAB_MIRROR to a folder that holds TorchSpatial/")
+    for folder in (Path(root) / "TorchSpatial", Path(root)):
+        if (folder / "eval_results").is_dir():
+            return folder
+    pytest.fail(f"TSLAB_MIRROR={root} holds neither eval_results/ nor TorchSpatial/eval_results/")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder with the golden numbers (``position_encodings.npz`` and others)."""
+    candidates = []
+    if root := os.environ.get("TSLAB_GOLDEN"):
+        candidates.append(Path(root))
+    if root := os.environ.get("TSLAB_MIRROR"):
+        candidates.append(Path(root) / ".." / "reference" / "golden")
+    for folder in candidates:
+        if (folder / "position_encodings.npz").is_file():
+            return folder.resolve()
+    pytest.skip("needs the golden numbers: set TSLAB_GOLDEN to the folder that holds position_encodings.npz")
