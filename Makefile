@@ -1,0 +1,66 @@
+# Two commands do everything on a fresh machine with Python >= 3.11: `make book` and `make test`.
+# `make help` lists the rest.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 8000
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
+HTML  := _out/_build/html
+LINT  := tslab tests data_scripts benchmarks book/_ext book/vendor_assets.py book/make_notebooks.py
+
+# -n reports every reference that leads nowhere, -W makes a warning an error, --keep-going shows all of them.
+BOOK_FLAGS ?= -n -W --keep-going
+
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve test test-browser lint notebooks assets clean distclean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+book: assets ## build the book into _out/_build/html
+	@$(BIN)/jupyter-book build book --config _config.yml --path-output _out $(BOOK_FLAGS)
+	@echo
+	@echo "The book is built:  $(abspath $(HTML))/index.html"
+	@echo "To read it:         make serve    then open http://localhost:$(PORT)/"
+
+serve: ## serve the built book at http://localhost:8000/
+	@test -f $(HTML)/index.html || { echo "Nothing to serve yet. Run: make book"; exit 1; }
+	@echo "Open http://localhost:$(PORT)/   (stop with Ctrl-C)"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(HTML)
+
+test: $(READY) ## run the tests; what needs released data, a browser or a GPU says so and is skipped
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-browser: $(READY) ## open every page of the built book in Chromium, with the network blocked
+	$(BIN)/python -m pytest tests/browser $(PYTEST_FLAGS)
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check $(wildcard $(LINT))
+	$(BIN)/mypy
+
+notebooks: $(READY) ## regenerate book/notebooks/ (what Colab opens) from the chapters
+	$(BIN)/python book/make_notebooks.py
+
+assets: $(READY)
+	@$(BIN)/python book/vendor_assets.py
+
+clean: ## remove what was built; keep the virtual environment
+	rm -rf _out book/_vendor build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+distclean: clean ## remove the virtual environment and the front-end packages too
+	rm -rf $(VENV) book/frontend/node_modules
+
+# The stamp's name holds a checksum of requirements.txt and pyproject.toml: a change installs again.
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "tslab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another one:  make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.ready-*
+	@touch $@

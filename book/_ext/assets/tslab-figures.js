@@ -1,0 +1,120 @@
+// Draws the plotly figures of a page: each when the reader comes near it, with the smallest plotly.js bundle that can
+// draw it, in the colours of the theme, and again when the theme changes.
+(() => {
+  const base = window.tslabAssets.base + "plotly/";
+  const bundles = new Map(); // name -> promise of a Plotly object
+  let queue = Promise.resolve(); // one bundle at a time: each sets window.Plotly
+  const drawn = new Map(); // element -> {Plotly, spec}
+
+  const loadScript = (src) =>
+    new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = src;
+      script.onload = resolve;
+      script.onerror = () => reject(new Error("could not load " + src));
+      document.head.append(script);
+    });
+
+  const loadBundle = (name, spec) => {
+    if (!bundles.has(name)) {
+      bundles.set(
+        name,
+        (queue = queue.then(async () => {
+          if (!window.PlotlyGeoAssets && usesBaseMap(spec)) await loadScript(base + "world_110m.js");
+          await loadScript(`${base}plotly-${name}.min.js`);
+          return window.Plotly;
+        })),
+      );
+    } else if (!window.PlotlyGeoAssets && usesBaseMap(spec)) {
+      queue = queue.then(() => window.PlotlyGeoAssets || loadScript(base + "world_110m.js"));
+      return queue.then(() => bundles.get(name));
+    }
+    return bundles.get(name);
+  };
+
+  // Outlines of the base map are only needed by figures that show one.
+  const usesBaseMap = (spec) => spec.data.some((trace) => /geo$|^choropleth$/.test(trace.type || ""));
+
+  const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+  const merge = (target, source) => {
+    const out = { ...target };
+    for (const [key, value] of Object.entries(source)) {
+      out[key] = isObject(value) && isObject(out[key]) ? merge(out[key], value) : value;
+    }
+    return out;
+  };
+
+  // Colours of the page, from the theme's own CSS variables. They go into the template, so that whatever a figure
+  // sets itself still wins.
+  const themeLayout = () => {
+    const css = getComputedStyle(document.documentElement);
+    const color = (name) => css.getPropertyValue(name).trim();
+    const text = color("--tslab-figure-text");
+    const line = color("--tslab-figure-line");
+    const grid = color("--tslab-figure-grid");
+    const raised = color("--tslab-figure-raised");
+    const axis = { gridcolor: grid, linecolor: line, zerolinecolor: line, tickcolor: line };
+    const axis3d = { ...axis, backgroundcolor: "rgba(0,0,0,0)", color: text };
+    return {
+      font: { color: text, family: css.getPropertyValue("--pst-font-family-base") },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      xaxis: axis,
+      yaxis: axis,
+      polar: { bgcolor: "rgba(0,0,0,0)", angularaxis: axis, radialaxis: axis },
+      scene: { xaxis: axis3d, yaxis: axis3d, zaxis: axis3d },
+      geo: { bgcolor: "rgba(0,0,0,0)", coastlinecolor: text, countrycolor: line, framecolor: line,
+             lonaxis: { gridcolor: grid }, lataxis: { gridcolor: grid } },
+      hoverlabel: { bgcolor: raised, bordercolor: line, font: { color: text } },
+      legend: { bgcolor: "rgba(0,0,0,0)" },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: text },
+      updatemenudefaults: { bgcolor: raised, bordercolor: line, font: { color: text } },
+      sliderdefaults: { bgcolor: raised, bordercolor: line, tickcolor: line, font: { color: text } },
+    };
+  };
+
+  const themed = (layout) => {
+    const template = layout.template || {};
+    return { ...layout, autosize: true, template: { ...template, layout: merge(template.layout || {}, themeLayout()) } };
+  };
+
+  const draw = async (plot) => {
+    const figure = plot.closest(".tslab-figure");
+    const spec = JSON.parse(figure.querySelector(".tslab-spec").textContent);
+    delete spec.layout.width; // the figure is as wide as its column
+    const Plotly = await loadBundle(figure.dataset.bundle, spec);
+    await Plotly.newPlot(plot, spec.data, themed(spec.layout), spec.config);
+    if (spec.frames.length) await Plotly.addFrames(plot, spec.frames);
+    drawn.set(plot, { Plotly, template: spec.layout.template });
+    for (const svg of plot.querySelectorAll("svg.main-svg")) svg.setAttribute("aria-hidden", "true");
+    figure.dataset.drawn = "true";
+  };
+
+  const recolor = () => {
+    for (const [plot, { Plotly, template }] of drawn) {
+      Plotly.relayout(plot, { template: themed({ template }).template });
+    }
+  };
+
+  const start = () => {
+    const near = new IntersectionObserver(
+      (entries) => {
+        for (const entry of entries) {
+          if (!entry.isIntersecting) continue;
+          near.unobserve(entry.target);
+          draw(entry.target).catch((error) => console.error("figure not drawn:", error));
+        }
+      },
+      { rootMargin: "800px" },
+    );
+    document.querySelectorAll(".tslab-plot").forEach((plot) => near.observe(plot));
+    // What prints is the whole page, not what was scrolled to.
+    window.addEventListener("beforeprint", () => {
+      document.querySelectorAll(".tslab-figure:not([data-drawn]) .tslab-plot").forEach((plot) => draw(plot));
+    });
+    new MutationObserver(recolor).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  };
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
+})();

@@ -1,0 +1,169 @@
+"""The Sphinx extension of the book: it runs offline, shows live figures, and does not build over a broken page.
+
+Jupyter Book's defaults load MathJax, require.js, the widget manager, plotly and Thebe from other servers. Here every
+page loads them from the site itself, and only what the page uses. ``book/vendor_assets.py`` collects those files in
+``book/_vendor`` beforehand. In order of the build, this extension
+
+1. points Sphinx at the vendored files and at the repository's address, which stands in ``pyproject.toml`` only;
+2. prepares the kernel that executes the chapters (plotly renderer, no progress bars) and keys the execution cache by
+   the content of the package, so that a change in ``tslab/`` runs the chapters again;
+3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook;
+4. reads the finished HTML and fails the build on a traceback or a figure without a text alternative.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+
+EXT = Path(__file__).resolve().parent
+BOOK = EXT.parent
+ROOT = BOOK.parent
+VENDOR = BOOK / "_vendor"
+ASSETS = EXT / "assets"
+
+logger = logging.getLogger(__name__)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_config_value("tslab_execution_key", "", "env")
+    app.connect("config-inited", configure, priority=100)
+    app.connect("html-page-context", fit_page, priority=900)
+    app.connect("build-finished", subset_icons, priority=900)
+    app.connect("build-finished", check_html, priority=950)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+# ------------------------------------------------------------------------------------------ 1, 2: configuration
+
+
+def configure(app: Sphinx, config: Config) -> None:
+    """Set what ``_config.yml`` cannot know: paths, the repository's address, the kernel, the cache."""
+    if not (VENDOR / ".assets").exists():
+        raise ExtensionError("book/_vendor is missing or incomplete. Run: python book/vendor_assets.py")
+    config.html_static_path += [str(VENDOR), str(ASSETS)]
+
+    repository, branch = repository_address()
+    config.html_theme_options.update(
+        repository_url=repository,
+        repository_branch=branch,
+        path_to_docs="book",
+        use_repository_button=True,
+        launch_buttons={"colab_url": "https://colab.research.google.com"},
+    )
+
+    build = Path(app.outdir).parent
+    prepare_kernel(build / "ipython")
+    key = execution_key()
+    caches = build / "cache"
+    for old in caches.iterdir() if caches.exists() else ():
+        if old.name != key:
+            shutil.rmtree(old)
+    config.nb_execution_cache_path = str(caches / key)
+    config.tslab_execution_key = key  # a new key reads every chapter again
+
+
+def repository_address() -> tuple[str, str]:
+    """Address and branch of the repository, as ``pyproject.toml`` gives them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["project"]["urls"]["Repository"], project["tool"]["tslab"]["branch"]
+
+
+def prepare_kernel(folder: Path) -> None:
+    """Make an IPython profile for the kernels of this build; they inherit the environment of this process."""
+    startup = folder / "profile_default" / "startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(EXT / "book_kernel.py", startup / "00-book.py")
+    os.environ["IPYTHONDIR"] = str(folder)
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def execution_key() -> str:
+    """Digest of everything besides its own text that a chapter's output depends on."""
+    sha = hashlib.sha256()
+    files = [ROOT / "requirements.txt", EXT / "book_kernel.py"]
+    for folder in (ROOT / "tslab", BOOK / "results"):
+        files += sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    for path in files:
+        sha.update(path.relative_to(ROOT).as_posix().encode())
+        sha.update(path.read_bytes())
+    for variable in ("TSLAB_MIRROR", "TSLAB_DATA"):
+        sha.update(f"{variable}={os.environ.get(variable, '')}".encode())
+    return sha.hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------------------------------- 3: the page
+
+
+def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Give a page the scripts it uses and take away those it does not; mend the Colab button."""
+    body = context.get("body") or ""
+    context["body"] = body = _without_thebe_block(body)
+    scripts = context.get("script_files")
+    if isinstance(scripts, list):
+        scripts[:] = [script for script in scripts if not _is_thebe(script)]
+        app.add_js_file("tslab-setup.js", priority=1)
+        app.add_css_file("tslab-book.css", priority=900)
+        if 'class="tslab-figure"' in body:
+            app.add_js_file("tslab-figures.js", priority=900, defer="defer")
+    for button in context.get("header_buttons", []):
+        for entry in button.get("buttons", []):
+            if "/blob/" in entry.get("url", "") and entry.get("text") == "Colab":
+                repository, branch = repository_address()
+                entry["url"] = colab_url(repository, branch, pagename)
+
+
+def colab_url(repository: str, branch: str, pagename: str) -> str:
+    """Address that opens the generated notebook of a chapter in Colab."""
+    path = repository.removeprefix("https://github.com/")
+    return f"https://colab.research.google.com/github/{path}/blob/{branch}/book/notebooks/{pagename}.ipynb"
+
+
+def _is_thebe(script: Any) -> bool:
+    """sphinx-thebe is always on and declares its constants twice, an error on every page; we do not use it."""
+    body = (getattr(script, "attributes", None) or {}).get("body") or ""
+    return "THEBE_JS_URL" in body or "sphinx-thebe" in str(getattr(script, "filename", ""))
+
+
+def _without_thebe_block(body: str) -> str:
+    body = re.sub(r'\s*<script type="text/x-thebe-config">.*?</script>', "", body, flags=re.DOTALL)
+    return re.sub(r"<script>kernelName = '[^']*'</script>", "", body)
+
+
+# ------------------------------------------------------------------------------------------- 4: the finished HTML
+
+
+def subset_icons(app: Sphinx, exception: Exception | None) -> None:
+    """Replace the theme's FontAwesome (1.5 MB of script) by the few icons that the pages use."""
+    target = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
+    if exception is not None or app.builder.format != "html" or not target.exists():
+        return
+
+
+def check_html(app: Sphinx, exception: Exception | None) -> None:
+    """Fail on what a green build can hide: a traceback on a page, a figure nobody can read without eyes."""
+    if exception is not None or app.builder.format != "html":
+        return
+    problems = []
+    for page in sorted(Path(app.outdir).rglob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        name = page.relative_to(app.outdir)
+        visible = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+        if "Traceback (most recent call last)" in html.unescape(re.sub(r"<[^>]+>", "", visible)):
+            problems.append(f"{name}: a cell left a traceback on the page")
+        if re.search(r'class="tslab-plot"[^>]*aria-label=""', text):
+            problems.append(f'{name}: a plotly figure has no text alternative (fig.layout.meta["alt"])')
+    if problems:
+        raise ExtensionError("the built pages are not fit to be read:\n  " + "\n  ".join(problems))
