@@ -1,0 +1,212 @@
+"""The networks behind a position encoder: the benchmark's feed-forward net, its residual net, and SIREN."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leakyrelu": lambda: nn.LeakyReLU(0.2),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+}
+"""Activation functions by name; the slope of leakyrelu is 0.2, as in the benchmark."""
+
+
+class FFN(nn.Module):
+    """The benchmark's feed-forward network.
+
+    Each hidden layer is Linear, activation, dropout, skip connection (where the widths match), LayerNorm. The output layer
+    is Linear; ``final_activation=True`` puts the activation and dropout behind it too, which the released checkpoints
+    need. Weights are Xavier-uniform, biases zero.
+
+    Args:
+        in_features, out_features: widths of input and output.
+        hidden_dim: width of the hidden layers.
+        num_hidden_layers: their number; 0 leaves the output layer alone.
+        activation: a key of `ACTIVATIONS`.
+        dropout: probability, in [0, 1).
+        layer_norm, skip: as above.
+        final_activation: see above.
+        generator: random source of the weights.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden_dim: int = 512,
+        num_hidden_layers: int = 1,
+        activation: str = "relu",
+        dropout: float = 0.5,
+        layer_norm: bool = True,
+        skip: bool = True,
+        final_activation: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_widths(in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
+        if num_hidden_layers < 0:
+            raise ValueError(f"num_hidden_layers must not be negative, got {num_hidden_layers}")
+        widths = [in_features, *[hidden_dim] * num_hidden_layers]
+        self.layers = nn.ModuleList(
+            FFNLayer(a, b, activation, dropout, layer_norm=layer_norm, skip=skip and a == b, generator=generator)
+            for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        last = activation if final_activation else None
+        self.layers.append(
+            FFNLayer(widths[-1], out_features, last, dropout, layer_norm=False, skip=False, generator=generator)
+        )
+
+    def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
+        for layer in self.layers:
+            features = layer(features)
+        return features
+
+
+class FFNLayer(nn.Module):
+    """Linear, then activation and dropout (neither if ``activation`` is None), skip connection and LayerNorm if asked."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str | None,
+        dropout: float,
+        *,
+        layer_norm: bool,
+        skip: bool,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.linear = xavier_linear(in_features, out_features, generator)
+        self.activation = nn.Identity() if activation is None else make_activation(activation)
+        self.dropout = nn.Identity() if activation is None else nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(out_features) if layer_norm else nn.Identity()
+        self.skip = skip
+
+    def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
+        out = self.dropout(self.activation(self.linear(features)))
+        return self.norm(out + features if self.skip else out)
+
+
+class ResidualNet(nn.Module):
+    """The network of the ``wrap`` encoder: Linear, ReLU, then blocks of Linear, ReLU, dropout, Linear, ReLU added to their input.
+
+    Source: Mac Aodha et al., ICCV 2019.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        num_blocks: int = 4,
+        dropout: float = 0.5,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_widths(in_features=in_features, out_features=out_features)
+        self.input = xavier_linear(in_features, out_features, generator)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                xavier_linear(out_features, out_features, generator),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                xavier_linear(out_features, out_features, generator),
+                nn.ReLU(),
+            )
+            for _ in range(num_blocks)
+        )
+
+    def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
+        out = self.input(features).relu()
+        for block in self.blocks:
+            out = out + block(out)
+        return out
+
+
+class Siren(nn.Module):
+    """A sine-activated network: x -> sin(omega (W x + b)), then a linear output layer.
+
+    Weights of the first layer are U(-1/d, 1/d), of the later ones U(-sqrt(6/d)/omega, sqrt(6/d)/omega), d the input width.
+
+    Args:
+        in_features, out_features, hidden_dim: widths.
+        num_hidden_layers: number of sine layers, at least 1.
+        first_omega, omega: frequency factor of the first and of the later sine layers.
+        dropout: probability behind each sine layer.
+        generator: random source of the weights.
+
+    Source: Sitzmann et al., Implicit neural representations with periodic activation functions, NeurIPS 2020.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden_dim: int = 512,
+        num_hidden_layers: int = 1,
+        first_omega: float = 30.0,
+        omega: float = 1.0,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_widths(in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
+        if num_hidden_layers < 1:
+            raise ValueError(f"a SIREN needs at least one sine layer, got num_hidden_layers={num_hidden_layers}")
+        widths = [in_features, *[hidden_dim] * num_hidden_layers, out_features]
+        self.omegas = [first_omega, *[omega] * (num_hidden_layers - 1)]
+        self.layers = nn.ModuleList()
+        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            bound = 1 / a if i == 0 else math.sqrt(6 / a) / omega
+            self.layers.append(uniform_linear(a, b, bound, generator))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
+        for omega, layer in zip(self.omegas, self.layers, strict=False):
+            features = self.dropout(torch.sin(omega * layer(features)))
+        return self.layers[-1](features)
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation called ``name``.
+
+    Raises:
+        ValueError: not a key of `ACTIVATIONS`.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def xavier_linear(in_features: int, out_features: int, generator: torch.Generator | None = None) -> nn.Linear:
+    """A linear layer with Xavier-uniform weights and zero bias."""
+    bound = math.sqrt(6 / (in_features + out_features))
+    layer = uniform_linear(in_features, out_features, bound, generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def uniform_linear(
+    in_features: int, out_features: int, bound: float, generator: torch.Generator | None = None
+) -> nn.Linear:
+    """A linear layer with weights and bias uniform in (-bound, bound)."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, in_features, out_features)
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
+
+
+def check_widths(**widths: int) -> None:
+    """Raise ValueError for a width that is not a positive whole number, naming it."""
+    for name, width in widths.items():
+        if width < 1 or width != int(width):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {width}")

@@ -1,0 +1,211 @@
+"""The encoders by name: which class stands behind a key, what it takes, and how others can join.
+
+`ENCODERS` is a plain dict. `position_encoder` builds the fixed part PE(x), `location_encoder` puts the network behind it,
+`register_encoder` adds an encoder of your own, which then works everywhere a key does.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tslab.encoders.base import PositionEncoder
+from tslab.encoders.harmonics import SphericalHarmonics
+from tslab.encoders.location import LocationEncoder
+from tslab.encoders.networks import FFN, ResidualNet, Siren
+from tslab.encoders.planar import RBF, RFF, Space2VecGrid, Space2VecTheory, Tile, Wrap
+from tslab.encoders.spherical import DFS, XYZ, NeRF, SphereC, SphereCPlus, SphereM, SphereMPlus
+
+Preset = Literal["locbench2024"]
+PRESETS = ("locbench2024",)
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"ffn": FFN, "residual": ResidualNet, "siren": Siren}
+FAMILIES = ("baseline", "planar", "kernel", "multi-scale planar", "spherical", "sphere2vec", "harmonic")
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What tslab knows about one encoder.
+
+    Attributes:
+        key: its name in tables and calls.
+        name: its name in prose.
+        family: one of `FAMILIES`; figures colour by it.
+        build: class or function that makes the position encoder; its signature says which parameters it takes.
+        network: key of `NETWORKS` that stands behind it by default.
+        presets: for each preset, the position parameters that it changes, and ``network`` if it changes that.
+        summary: one line on what it computes.
+        chapter: path of its chapter in the book, without suffix.
+    """
+
+    key: str
+    name: str
+    family: str
+    build: Callable[..., PositionEncoder]
+    network: str = "ffn"
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    summary: str = ""
+    chapter: str = ""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that the position encoder takes."""
+        return tuple(inspect.signature(self.build).parameters)
+
+    def preset_parameters(self, preset: str | None) -> dict[str, Any]:
+        """Position parameters that ``preset`` changes (none for None)."""
+        if preset is None:
+            return {}
+        if preset not in PRESETS:
+            raise ValueError(f"preset {preset!r} is not known; choose None or one of {', '.join(PRESETS)}")
+        return {k: v for k, v in self.presets.get(preset, {}).items() if k != "network"}
+
+
+def _built_in() -> dict[str, EncoderInfo]:
+    released = "locbench2024"
+    infos = [
+        EncoderInfo("tile", "Tile", "baseline", Tile, summary="a learned vector for each cell of a map grid",
+                    presets={released: {"cell_size": 1e6}}),
+        EncoderInfo("wrap", "Wrap", "planar", Wrap, network="residual",
+                    summary="one sine and cosine of each coordinate, with a residual network"),
+        EncoderInfo("wrap_ffn", "Wrap + FFN", "planar", Wrap, summary="one sine and cosine of each coordinate"),
+        EncoderInfo("rbf", "RBF", "kernel", RBF, summary="Gaussian similarity to anchor places"),
+        EncoderInfo("rff", "RFF", "kernel", RFF, summary="random waves over the map"),
+        EncoderInfo("space2vec_grid", "Space2Vec-grid", "multi-scale planar", Space2VecGrid,
+                    summary="waves of each coordinate at many scales"),
+        EncoderInfo("space2vec_theory", "Space2Vec-theory", "multi-scale planar", Space2VecTheory,
+                    summary="waves in three directions at many scales"),
+        EncoderInfo("xyz", "xyz", "spherical", XYZ, summary="the point on the unit sphere"),
+        EncoderInfo("nerf", "NeRF", "spherical", NeRF, summary="octaves of the point on the unit sphere",
+                    presets={released: {"num_scales": 16}}),
+        EncoderInfo("sphere2vec_sphereC", "Sphere2Vec-sphereC", "sphere2vec", SphereC,
+                    summary="unit vectors of scaled angles"),
+        EncoderInfo("sphere2vec_sphereC+", "Sphere2Vec-sphereC+", "sphere2vec", SphereCPlus,
+                    summary="sphereC and the waves of each coordinate"),
+        EncoderInfo("sphere2vec_sphereM", "Sphere2Vec-sphereM", "sphere2vec", SphereM,
+                    summary="one angle scaled at a time"),
+        EncoderInfo("sphere2vec_sphereM+", "Sphere2Vec-sphereM+", "sphere2vec", SphereMPlus,
+                    summary="sphereM and the waves of each coordinate",
+                    presets={released: {"scales": "released"}}),
+        EncoderInfo("sphere2vec_dfs", "Sphere2Vec-dfs", "sphere2vec", DFS,
+                    summary="all products of waves of longitude and latitude",
+                    presets={released: {"scales": "released"}}),
+        EncoderInfo("siren_sh", "Siren(SH)", "harmonic", SphericalHarmonics, network="siren",
+                    summary="spherical harmonics, with a sine-activated network",
+                    presets={released: {"degree": 8, "network": "ffn"}}),
+    ]
+    return {info.key: info for info in infos}
+
+
+ENCODERS: dict[str, EncoderInfo] = _built_in()
+"""Every encoder by key; the keys are those of the published tables."""
+
+
+def position_encoder(key: str, *, preset: Preset | None = None, **parameters: Any) -> PositionEncoder:
+    """Build the position encoder PE(x) called ``key``.
+
+    Parameters are those of its class, for example ``num_scales``, ``min_radius``, ``max_radius``, ``extent``, ``num_anchors``,
+    ``kernel_size``, ``anchors``, ``cell_size``, ``degree``, ``generator``: whichever apply. The paper's definition is the default;
+    ``preset="locbench2024"`` gives what the released code computes where that differs (tile: one cell; nerf: always 16 octaves;
+    sphereM+ and dfs: all frequencies 1; siren_sh: degree 8). Parameters that you pass win over the preset.
+
+    Raises:
+        KeyError: unknown key, with the list of keys.
+        TypeError: a parameter that this encoder does not take, with the list of those it takes.
+        ValueError: a value out of range, or an unknown preset.
+    """
+    info = encoder_info(key)
+    _reject_unknown(key, parameters, info.parameters)
+    encoder = info.build(**{**info.preset_parameters(preset), **parameters})
+    if not isinstance(getattr(encoder, "out_features", None), int):
+        raise TypeError(f"encoder {key!r} was built without an integer attribute out_features; set it in its constructor")
+    return encoder
+
+
+def location_encoder(
+    key: str,
+    embedding_dim: int = 256,
+    *,
+    network: str | None = None,
+    preset: Preset | None = None,
+    generator: torch.Generator | None = None,
+    **parameters: Any,
+) -> LocationEncoder:
+    """Build a location encoder Enc(x) = NN(PE(x)): places (n, 2) in degrees to embeddings (n, ``embedding_dim``).
+
+    Takes the parameters of `position_encoder` and those of the network: ``hidden_dim``, ``num_hidden_layers``, ``activation``,
+    ``dropout``, ``layer_norm``, ``skip``, ``final_activation`` for "ffn" (the default of most encoders), ``num_blocks`` and
+    ``dropout`` for "residual" (wrap), ``hidden_dim``, ``num_hidden_layers``, ``first_omega``, ``omega`` and ``dropout`` for
+    "siren" (siren_sh).
+
+    ``preset="locbench2024"`` puts activation and dropout on the output layer, as the released checkpoints need, takes the
+    released position encoding (see `position_encoder`) and puts the ordinary network behind spherical harmonics.
+
+    Raises:
+        KeyError, TypeError, ValueError: as `position_encoder`; a parameter that neither part takes is rejected by name.
+    """
+    info = encoder_info(key)
+    overrides = dict(info.presets.get(preset, {})) if preset else {}
+    network = network or overrides.get("network") or info.network
+    if network not in NETWORKS:
+        raise ValueError(f"network {network!r} is not known; choose one of {', '.join(NETWORKS)}")
+    build_network = NETWORKS[network]
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    signature = inspect.signature(build_network).parameters
+    network_names = tuple(p.name for p in signature.values() if p.kind is keyword_only and p.name != "generator")
+    position_names = tuple(name for name in info.parameters if name != "generator")
+    _reject_unknown(key, parameters, (*position_names, *network_names, "generator"))
+    position_parameters = {k: v for k, v in parameters.items() if k in position_names}
+    network_parameters = {k: v for k, v in parameters.items() if k in network_names}
+    if preset and "final_activation" in network_names:
+        network_parameters.setdefault("final_activation", True)
+    if generator is not None and "generator" in info.parameters:
+        position_parameters["generator"] = generator
+    encoder = position_encoder(key, preset=preset, **position_parameters)
+    net = build_network(encoder.out_features, embedding_dim, generator=generator, **network_parameters)
+    return LocationEncoder(encoder, net, embedding_dim)
+
+
+def register_encoder(
+    key: str,
+    build: Callable[..., PositionEncoder],
+    *,
+    name: str | None = None,
+    family: str = "baseline",
+    network: str = "ffn",
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    summary: str = "",
+    overwrite: bool = False,
+) -> EncoderInfo:
+    """Add an encoder of your own under ``key``; it then works wherever a key of `ENCODERS` does.
+
+    ``build`` is a `PositionEncoder` subclass or a function that returns one; the names of its parameters become the parameters of
+    `position_encoder(key, ...)`.
+
+    Raises:
+        ValueError: the key is taken (pass ``overwrite=True`` to replace it), or an unknown family or network.
+    """
+    if key in ENCODERS and not overwrite:
+        raise ValueError(f"encoder {key!r} exists already; choose another key or pass overwrite=True")
+    if family not in FAMILIES:
+        raise ValueError(f"family {family!r} is not known; choose one of {', '.join(FAMILIES)}")
+    if network not in NETWORKS:
+        raise ValueError(f"network {network!r} is not known; choose one of {', '.join(NETWORKS)}")
+    ENCODERS[key] = EncoderInfo(key, name or key, family, build, network, dict(presets or {}), summary)
+    return ENCODERS[key]
+
+
+def encoder_info(key: str) -> EncoderInfo:
+    """The entry of `ENCODERS`, or a KeyError that lists the keys."""
+    if key not in ENCODERS:
+        raise KeyError(f"encoder {key!r} is not known; choose one of {', '.join(ENCODERS)}")
+    return ENCODERS[key]
+
+
+def _reject_unknown(key: str, given: Mapping[str, Any], valid: tuple[str, ...]) -> None:
+    unknown = [name for name in given if name not in valid]
+    if unknown:
+        takes = ", ".join(dict.fromkeys(valid)) or "no parameters"
+        raise TypeError(f"encoder {key!r} does not take {', '.join(unknown)}; it takes {takes}")
