@@ -19,7 +19,7 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: help book serve test test-browser lint notebooks assets clean distclean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: assets ## build the book into _out/_build/html
 	@$(BIN)/jupyter-book build book --config _config.yml --path-output _out $(BOOK_FLAGS)
@@ -41,6 +41,7 @@ test-browser: $(READY) ## open every page of the built book in Chromium, with th
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check $(wildcard $(LINT))
 	$(BIN)/mypy
+	$(BIN)/mypy book/_ext book/vendor_assets.py book/make_notebooks.py
 
 notebooks: $(READY) ## regenerate book/notebooks/ (what Colab opens) from the chapters
 	$(BIN)/python book/make_notebooks.py

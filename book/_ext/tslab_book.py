@@ -1,12 +1,13 @@
-"""The Sphinx extension of the book: it runs offline, shows live figures, and does not build over a broken page.
+"""The Sphinx extension of the book: offline, with live figures, and no build over a broken page.
 
-Jupyter Book's defaults load MathJax, require.js, the widget manager, plotly and Thebe from other servers. Here every
-page loads them from the site itself, and only what the page uses. ``book/vendor_assets.py`` collects those files in
-``book/_vendor`` beforehand. In order of the build, this extension
+Jupyter Book's defaults load MathJax, require.js, the widget manager, plotly and Thebe from other servers.
+Here every page loads them from the site itself, and only what the page uses. ``book/vendor_assets.py``
+collects those files in ``book/_vendor`` beforehand. In order of the build, this extension
 
-1. points Sphinx at the vendored files and at the repository's address, which stands in ``pyproject.toml`` only;
-2. prepares the kernel that executes the chapters (plotly renderer, no progress bars) and keys the execution cache by
-   the content of the package, so that a change in ``tslab/`` runs the chapters again;
+1. points Sphinx at the vendored files and at the repository's address, which stands in ``pyproject.toml``
+   only;
+2. prepares the kernel that executes the chapters (plotly renderer, no progress bars) and keys the execution
+   cache by the content of the package, so that a change in ``tslab/`` runs the chapters again;
 3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook;
 4. reads the finished HTML and fails the build on a traceback or a figure without a text alternative.
 """
@@ -18,10 +19,10 @@ import html
 import os
 import re
 import shutil
-import tomllib
 from pathlib import Path
 from typing import Any
 
+from repository import ROOT, colab_url, repository_address
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
@@ -29,7 +30,6 @@ from sphinx.util import logging
 
 EXT = Path(__file__).resolve().parent
 BOOK = EXT.parent
-ROOT = BOOK.parent
 VENDOR = BOOK / "_vendor"
 ASSETS = EXT / "assets"
 
@@ -40,12 +40,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("tslab_execution_key", "", "env")
     app.connect("config-inited", configure, priority=100)
     app.connect("html-page-context", fit_page, priority=900)
-    app.connect("build-finished", subset_icons, priority=900)
+    app.connect("build-finished", drop_icon_script, priority=900)
     app.connect("build-finished", check_html, priority=950)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
-# ------------------------------------------------------------------------------------------ 1, 2: configuration
+# --------------------------------------------------------------------------------------- 1, 2: configuration
 
 
 def configure(app: Sphinx, config: Config) -> None:
@@ -74,17 +74,13 @@ def configure(app: Sphinx, config: Config) -> None:
     config.tslab_execution_key = key  # a new key reads every chapter again
 
 
-def repository_address() -> tuple[str, str]:
-    """Address and branch of the repository, as ``pyproject.toml`` gives them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return project["project"]["urls"]["Repository"], project["tool"]["tslab"]["branch"]
-
-
 def prepare_kernel(folder: Path) -> None:
     """Make an IPython profile for the kernels of this build; they inherit the environment of this process."""
     startup = folder / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(EXT / "book_kernel.py", startup / "00-book.py")
+    # The kernel warns at every start that it talks unencrypted, over the loopback interface.
+    (startup.parent / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
     os.environ["IPYTHONDIR"] = str(folder)
     os.environ["TQDM_DISABLE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -95,7 +91,7 @@ def execution_key() -> str:
     sha = hashlib.sha256()
     files = [ROOT / "requirements.txt", EXT / "book_kernel.py"]
     for folder in (ROOT / "tslab", BOOK / "results"):
-        files += sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        files += sorted(path for path in folder.rglob("*.*") if path.is_file() and path.suffix != ".pyc")
     for path in files:
         sha.update(path.relative_to(ROOT).as_posix().encode())
         sha.update(path.read_bytes())
@@ -104,12 +100,14 @@ def execution_key() -> str:
     return sha.hexdigest()[:16]
 
 
-# --------------------------------------------------------------------------------------------------- 3: the page
+# ----------------------------------------------------------------------------------------------- 3: the page
 
 
 def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Give a page the scripts it uses and take away those it does not; mend the Colab button."""
     body = context.get("body") or ""
+    # The label hides the summary's own text ("Show code cell source") from screen readers.
+    body = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
     context["body"] = body = _without_thebe_block(body)
     scripts = context.get("script_files")
     if isinstance(scripts, list):
@@ -121,18 +119,11 @@ def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
     for button in context.get("header_buttons", []):
         for entry in button.get("buttons", []):
             if "/blob/" in entry.get("url", "") and entry.get("text") == "Colab":
-                repository, branch = repository_address()
-                entry["url"] = colab_url(repository, branch, pagename)
-
-
-def colab_url(repository: str, branch: str, pagename: str) -> str:
-    """Address that opens the generated notebook of a chapter in Colab."""
-    path = repository.removeprefix("https://github.com/")
-    return f"https://colab.research.google.com/github/{path}/blob/{branch}/book/notebooks/{pagename}.ipynb"
+                entry["url"] = colab_url(pagename)
 
 
 def _is_thebe(script: Any) -> bool:
-    """sphinx-thebe is always on and declares its constants twice, an error on every page; we do not use it."""
+    """sphinx-thebe is always on and declares its constants twice, an error on every page; it is not used."""
     body = (getattr(script, "attributes", None) or {}).get("body") or ""
     return "THEBE_JS_URL" in body or "sphinx-thebe" in str(getattr(script, "filename", ""))
 
@@ -142,14 +133,22 @@ def _without_thebe_block(body: str) -> str:
     return re.sub(r"<script>kernelName = '[^']*'</script>", "", body)
 
 
-# ------------------------------------------------------------------------------------------- 4: the finished HTML
+# -------------------------------------------------------------------------------------- 4: the finished HTML
 
 
-def subset_icons(app: Sphinx, exception: Exception | None) -> None:
-    """Replace the theme's FontAwesome (1.5 MB of script) by the few icons that the pages use."""
-    target = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
-    if exception is not None or app.builder.format != "html" or not target.exists():
+def drop_icon_script(app: Sphinx, exception: Exception | None) -> None:
+    """Empty the theme's FontAwesome script (1.5 MB): its style sheet draws the same icons from a font.
+
+    The script would also replace the icons inside widgets, which makes their Play button throw.
+    """
+    if exception is not None or app.builder.format != "html":
         return
+    static = Path(app.outdir) / "_static"
+    script = static / "scripts" / "fontawesome.js"
+    if script.exists():
+        script.write_text("/* icons come from the style sheet */\n", encoding="utf-8")
+    for source_map in (*static.glob("scripts/*.map"), *static.glob("styles/*.map")):
+        source_map.unlink()
 
 
 def check_html(app: Sphinx, exception: Exception | None) -> None:

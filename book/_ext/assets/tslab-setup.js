@@ -1,10 +1,7 @@
-// First script of every page. Tells widgets where the site's own files are, and makes the theme's icon script and the
-// widget manager live together.
+// First script of every page: tells widgets where the site's own files are, and the widget manager that MathJax is 3.
 (() => {
   const here = new URL(".", document.currentScript.src).href;
   window.tslabAssets = { base: here + "tslab/" };
-  // The theme's FontAwesome would replace the icons inside widgets too, which makes their Play button throw.
-  window.FontAwesomeConfig = { observeMutations: false };
   // The widget manager asks for MathJax 2; the book has MathJax 3.
   const typeset = (item) => (typeof item === "function" ? item() : window.MathJax?.typesetPromise?.([item[2]]));
   const addHub = () => {

@@ -1,0 +1,201 @@
+"""The built book, served on this machine under a sub-path, and a Chromium that can reach nothing else.
+
+`make book` builds what these tests open. Without a built book or a browser they are skipped and say so; with
+``TSLAB_REQUIRE_BROWSER=1`` (CI) they fail instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_out" / "_build" / "html"
+#: The book must work wherever it is put, so it is served below a folder, not at the root of a host.
+PREFIX = "/some/where"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+def book_pages() -> list[str]:
+    """Names of the pages of the built book, without ``.html``; empty if it is not built."""
+    names = (page.relative_to(HTML).with_suffix("").as_posix() for page in HTML.rglob("*.html"))
+    return sorted(name for name in names if not name.startswith("_") and name != "index")
+
+
+def pages_with(text: str) -> list[str]:
+    """Names of the pages whose HTML contains ``text``."""
+    return [name for name in book_pages() if text in (HTML / f"{name}.html").read_text(encoding="utf-8")]
+
+
+def unavailable(reason: str) -> None:
+    """Skip, or fail where a browser is required."""
+    if os.environ.get("TSLAB_REQUIRE_BROWSER") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves the book below PREFIX; quiet; nothing is cached between pages."""
+
+    extensions_map = {
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+        ".onnx": "application/octet-stream",
+    }
+
+    def translate_path(self, path: str) -> str:
+        path = urlsplit(path).path
+        if not path.startswith(PREFIX + "/"):
+            return os.fspath(HTML / "no-such-file")
+        return super().translate_path(path.removeprefix(PREFIX))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[str]:
+    """Address of the served book, ending in a slash."""
+    if not (HTML / "index.html").exists():
+        unavailable("the book is not built: run `make book` first")
+    handler = functools.partial(_Handler, directory=os.fspath(HTML))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}{PREFIX}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A running Chromium: ``TSLAB_CHROMIUM``, else the one on the path, else Playwright's own."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = os.environ.get("TSLAB_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    with sync_api.sync_playwright() as playwright:
+        if found is None and not Path(playwright.chromium.executable_path).exists():
+            unavailable("no Chromium found: install chromium, or set TSLAB_CHROMIUM to its path")
+        browser = playwright.chromium.launch(
+            executable_path=found,
+            args=["--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"],
+        )
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A page that was opened, and what went wrong on it so far.
+
+    page: the Playwright page. off_site: addresses it asked for outside the book (they were refused).
+    errors: console errors and uncaught exceptions. missing: files of the book it asked for that do not exist.
+    files: paths below the site's root that it loaded.
+    """
+
+    page: Any
+    site: str
+    off_site: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    def problems(self) -> list[str]:
+        return (
+            [f"asked another server: {url}" for url in self.off_site]
+            + [f"console: {text}" for text in self.errors]
+            + [f"missing file: {url}" for url in self.missing]
+        )
+
+    def scroll_through(self) -> None:
+        """Go down the page step by step, so that what is drawn only when near gets drawn, and back up."""
+        height = self.page.evaluate("document.documentElement.scrollHeight")
+        for top in range(0, height, 700):
+            self.page.evaluate("top => window.scrollTo(0, top)", top)
+            self.page.wait_for_timeout(40)
+        self.page.wait_for_function(
+            "document.querySelectorAll('.tslab-figure:not([data-drawn])').length === 0", timeout=30_000
+        )
+        self.page.evaluate("window.scrollTo(0, 0)")
+
+    def weight(self) -> int:
+        """Bytes of everything loaded so far, each file once, compressed as a web server would."""
+        return sum(_compressed_size(path) for path in set(self.files))
+
+
+@functools.cache
+def _compressed_size(path: str) -> int:
+    data = (HTML / path).read_bytes()
+    if path.endswith((".woff2", ".png", ".jpg", ".webp")):
+        return len(data)
+    return len(gzip.compress(data, 6))
+
+
+OpenPage = Callable[..., Visit]
+
+
+@pytest.fixture
+def open_page(site: str, chromium: Any) -> Iterator[OpenPage]:
+    """``open_page("intro", width=390, theme="dark")`` -> Visit, once the page has come to rest."""
+    contexts = []
+
+    def open_it(name: str, width: int = 1440, height: int = 900, theme: str = "light") -> Visit:
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce"
+        )
+        contexts.append(context)
+        context.set_default_timeout(30_000)
+        page = context.new_page()
+        visit = Visit(page, site)
+
+        def route(route: Any) -> None:
+            url = route.request.url
+            if url.startswith((site, "data:", "blob:")):
+                route.continue_()
+            else:
+                visit.off_site.append(url)
+                route.abort()
+
+        def answered(response: Any) -> None:
+            if not response.url.startswith(site):
+                return
+            path = urlsplit(response.url).path.removeprefix(PREFIX + "/")
+            if response.status >= 400:
+                visit.missing.append(path)
+            elif (HTML / path).is_file():
+                visit.files.append(path)
+
+        page.route("**/*", route)
+        page.on("response", answered)
+        page.on(
+            "console", lambda message: visit.errors.append(message.text) if message.type == "error" else None
+        )
+        page.on("pageerror", lambda error: visit.errors.append(str(error)))
+        page.goto(f"{site}{name}.html", wait_until="load")
+        page.evaluate("document.fonts.ready")
+        page.wait_for_function(
+            "!window.MathJax?.startup?.promise || window.MathJax.startup.promise.then(() => true)"
+        )
+        return visit
+
+    yield open_it
+    for context in contexts:
+        context.close()

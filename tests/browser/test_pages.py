@@ -1,0 +1,177 @@
+"""Every page of the book, as a reader sees it: nothing missing, nothing broken, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from .conftest import HTML, ROOT, OpenPage, book_pages
+
+AXE = ROOT / "book" / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
+PAGES = book_pages() or ["intro"]
+#: Most a page may load before the reader does anything, in bytes, compressed.
+WEIGHT_LIMIT = 3_000_000
+
+every_page = pytest.mark.parametrize("name", PAGES)
+
+
+@every_page
+@pytest.mark.parametrize(("width", "theme"), [(1440, "light"), (390, "dark")])
+def test_page_is_whole(open_page: OpenPage, name: str, width: int, theme: str) -> None:
+    visit = open_page(name, width=width, theme=theme)
+    visit.scroll_through()
+    problems = visit.problems()
+    problems += _text_problems(visit.page) + _image_problems(visit.page) + _figure_problems(visit.page)
+    problems += _overflow_problems(visit.page, width)
+    assert not problems, f"{name} at {width} px, {theme}:\n  " + "\n  ".join(problems)
+
+
+@every_page
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_page_is_accessible(open_page: OpenPage, name: str, theme: str) -> None:
+    """axe-core finds nothing serious or critical in what the book itself puts on the page."""
+    if not AXE.exists():
+        pytest.fail("axe-core is not installed: run `make book`")
+    visit = open_page(name, theme=theme)
+    if visit.page.locator(".bd-article").count() == 0:
+        return  # search and index pages are the theme's
+    visit.scroll_through()
+    visit.page.add_script_tag(path=str(AXE))
+    result = visit.page.evaluate("axe.run('.bd-article', {resultTypes: ['violations']})")
+    found = [
+        f"{violation['id']} ({violation['impact']}): {node['html'][:160]}"
+        for violation in result["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+    assert not found, f"{name}, {theme}:\n  " + "\n  ".join(found)
+
+
+@every_page
+def test_page_is_light(open_page: OpenPage, name: str) -> None:
+    visit = open_page(name)
+    visit.page.wait_for_timeout(500)
+    assert visit.weight() < WEIGHT_LIMIT
+
+
+def test_theme_switch_recolours_figures(open_page: OpenPage) -> None:
+    """The text of a drawn figure is dark in the light theme and light in the dark one."""
+    pages = [name for name in PAGES if 'class="tslab-figure"' in _source(name)]
+    if not pages:
+        pytest.skip("needs a page with a plotly figure")
+    visit = open_page(pages[0], theme="light")
+    visit.scroll_through()
+    color = "document.querySelector('.tslab-plot')._fullLayout.font.color"
+    before = visit.page.evaluate(color)
+    visit.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    visit.page.wait_for_function(f"{color} !== '{before}'")
+    assert _luminance(before) < 0.3 < 0.6 < _luminance(visit.page.evaluate(color))
+
+
+def test_internal_links_and_anchors_lead_somewhere() -> None:
+    """Each link inside the book goes to a page that exists, and its #anchor to an element of that page."""
+    if not (HTML / "index.html").exists():
+        pytest.skip("the book is not built: run `make book` first")
+    ids = {name: set(re.findall(r'\bid="([^"]+)"', _source(name))) for name in PAGES}
+    broken = []
+    for name in PAGES:
+        for target in re.findall(r'<a [^>]*href="([^"]+)"', _source(name)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            page = (HTML / name).parent / path if path else HTML / f"{name}.html"
+            page = page.resolve()
+            if not page.exists():
+                broken.append(f"{name}: {target}")
+            elif anchor and page.suffix == ".html":
+                linked = page.relative_to(HTML.resolve()).with_suffix("").as_posix()
+                if linked in ids and anchor not in ids[linked]:
+                    broken.append(f"{name}: {target}")
+    assert not broken, "\n".join(broken)
+
+
+def _source(name: str) -> str:
+    page = HTML / f"{name}.html"
+    return page.read_text(encoding="utf-8") if page.exists() else ""
+
+
+def _text_problems(page: Any) -> list[str]:
+    """Raw TeX, raw MyST or a traceback in the visible text, code aside."""
+    text = page.evaluate(
+        """() => {
+            const copy = document.querySelector('.bd-article, main').cloneNode(true);
+            copy.querySelectorAll('pre, code, script, style, mjx-assistive-mml').forEach(e => e.remove());
+            return copy.textContent;
+        }"""
+    )
+    signs = {
+        "raw TeX": r"\\\(|\\\[|\$\$|\\(frac|sin|cos|lambda|phi|mathbf|text)\b",
+        "raw MyST": r"\{(math|cite|ref|doc|func|numref|code-cell|note)[\w:]*\}|```",
+    }
+    found = [
+        f"{what}: ...{text[max(match.start() - 40, 0) : match.end() + 40]!r}"
+        for what, sign in signs.items()
+        for match in re.finditer(sign, text)
+    ]
+    if "Traceback (most recent call last)" in page.evaluate("document.body.innerText"):
+        found.append("a traceback on the page")
+    return found
+
+
+def _image_problems(page: Any) -> list[str]:
+    return page.evaluate(
+        """async () => {
+            const images = [...document.querySelectorAll('.bd-article img, main img')];
+            images.forEach(image => { image.loading = 'eager'; });
+            await Promise.all(images.map(image => image.decode().catch(() => {})));
+            return [...new Set(images)].flatMap(image => {
+                const name = image.currentSrc.slice(0, 120);
+                return [
+                    ...(image.naturalWidth === 0 ? [`broken image: ${name}`] : []),
+                    ...(image.getAttribute('alt') ? [] : [`image without text alternative: ${name}`]),
+                ];
+            });
+        }"""
+    )
+
+
+def _figure_problems(page: Any) -> list[str]:
+    """Each plotly figure has drawn marks of its traces and a text alternative."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('.tslab-plot')].flatMap((plot, n) => {
+            const marks = plot.querySelectorAll(
+                '.trace *, .heatmaplayer image, .contour path, .points path, .choroplethlayer path,'
+                + ' .scatterlayer path, .barlayer path, .gl-container canvas, .cell-text, .imagelayer image');
+            return [
+                ...(marks.length ? [] : [`figure ${n + 1} shows no trace`]),
+                ...(plot.getAttribute('aria-label') ? [] : [`figure ${n + 1} has no text alternative`]),
+            ];
+        })"""
+    )
+
+
+def _overflow_problems(page: Any, width: int) -> list[str]:
+    return page.evaluate(
+        """width => {
+            if (document.documentElement.scrollWidth <= width + 1) return [];
+            const scrolls = e => e && (['auto', 'scroll', 'hidden'].includes(getComputedStyle(e).overflowX)
+                || scrolls(e.parentElement));
+            const wide = [...document.querySelectorAll('.bd-article *')].filter(
+                e => e.getBoundingClientRect().right > width + 1 && !scrolls(e.parentElement));
+            return [`scrolls sideways: ${document.documentElement.scrollWidth} px wide; `
+                + wide.slice(0, 3).map(e => e.outerHTML.slice(0, 100)).join(' | ')];
+        }""",
+        width,
+    )
+
+
+def _luminance(color: str) -> float:
+    """Relative luminance of a ``#rrggbb`` or ``rgb(r, g, b)`` colour, between 0 and 1."""
+    if color.startswith("#"):
+        channels = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
+    else:
+        channels = [int(value) for value in re.findall(r"\d+", color)[:3]]
+    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

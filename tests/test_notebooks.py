@@ -1,0 +1,89 @@
+"""The generated notebooks: current, free of outputs, and the parameterised ones run and repeat themselves.
+
+The run is the one a reader makes: papermill executes the notebook outside the repository, then nbval
+executes it again and compares the cells tagged ``nbval-check-output``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+sys.path.insert(0, str(BOOK))
+
+import make_notebooks  # noqa: E402
+
+NOTEBOOKS = sorted(make_notebooks.NOTEBOOKS.rglob("*.ipynb"))
+#: What differs between two runs without meaning anything: addresses, ids, times.
+SANITIZE = """\
+[address]
+regex: 0x[0-9a-f]+
+replace: ADDRESS
+
+[id]
+regex: [0-9a-f]{32}
+replace: ID
+
+[time]
+regex: [0-9]+\\.[0-9]+ ?m?s\\b
+replace: TIME
+"""
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(make_notebooks.NOTEBOOKS).with_suffix("").as_posix()
+
+
+def _cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+PARAMETERISED = [
+    path for path in NOTEBOOKS if any("parameters" in c["metadata"].get("tags", []) for c in _cells(path))
+]
+
+
+def test_notebooks_are_what_their_chapters_say() -> None:
+    assert make_notebooks.main(["--check"]) == 0, "run `make notebooks` and commit the result"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_name)
+def test_notebook_is_clean_and_starts_by_installing(path: Path) -> None:
+    code = [cell for cell in _cells(path) if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    first = "".join(code[0]["source"])
+    assert 'find_spec("tslab") is None' in first and "enable_custom_widget_manager" in first
+
+
+def test_the_same_chapter_gives_the_same_notebook() -> None:
+    for chapter in make_notebooks.executable_chapters():
+        assert make_notebooks.notebook_text(chapter) == make_notebooks.notebook_text(chapter)
+
+
+def test_the_install_cell_does_nothing_where_tslab_is_installed() -> None:
+    code = make_notebooks.INSTALL_CELL.replace("subprocess.run(", "raise SystemExit(")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", PARAMETERISED, ids=_name)
+def test_parameterised_notebook_runs_and_repeats(path: Path, tmp_path: Path) -> None:
+    papermill = pytest.importorskip("papermill", reason="papermill is not installed: pip install papermill")
+    pytest.importorskip("nbval", reason="nbval is not installed: pip install nbval")
+    executed = tmp_path / path.name
+    papermill.execute_notebook(
+        str(path), str(executed), cwd=str(tmp_path), progress_bar=False, log_output=False
+    )
+    (tmp_path / "sanitize.cfg").write_text(SANITIZE, encoding="utf-8")
+    nbval = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env",
+         "--nbval-sanitize-with", "sanitize.cfg", "-p", "no:cacheprovider", "-c", "/dev/null",
+         "--rootdir", str(tmp_path), executed.name],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert nbval.returncode == 0, nbval.stdout[-3000:] + nbval.stderr[-1000:]
