@@ -64,7 +64,7 @@ def test_largest_marks_are_the_largest_of_their_column():
 
 def test_names():
     assert dataset_name("birdsnap_ebird") == "BirdSnap†"
-    assert encoder_row_name("siren_sh") == "Siren (SH)"
+    assert encoder_row_name("nerf") == "NeRF"
     with pytest.raises(ValueError, match="use one of birdsnap, "):
         dataset_name("imagenet")
     with pytest.raises(ValueError, match="use one of no_prior, "):

@@ -53,7 +53,7 @@ def root(tmp_path, monkeypatch):
 
 
 def synthetic_classification():
-    # --- reading ---------------------------------------------
+    """True-class probability and rank, without and with location; coordinates, a third of them missing."""
     rng = np.random.default_rng(0)
     lonlat = rng.uniform([-180, -90], [180, 90], (N, 2)).astype("float32").astype("float64")
     lonlat[rng.random(N) < 1 / 3] = np.nan

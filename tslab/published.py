@@ -10,6 +10,8 @@ from importlib.resources import files
 
 import pandas as pd
 
+from tslab.encoders import ENCODERS
+
 SOURCE = "Wu et al., TorchSpatial, NeurIPS 2024 Datasets and Benchmarks, arXiv:2406.15658"
 
 CLASSIFICATION_DATASETS: dict[str, str] = {
@@ -39,24 +41,29 @@ REGRESSION_DATASETS: dict[str, str] = {
 
 ENCODER_ROWS: dict[str, str] = {
     "no_prior": "No prior (image only)",
-    "tile": "tile",
-    "wrap": "wrap",
-    "wrap_ffn": "wrap + ffn",
-    "rbf": "rbf",
-    "rff": "rff",
-    "space2vec_grid": "Space2Vec-grid",
-    "space2vec_theory": "Space2Vec-theory",
-    "xyz": "xyz",
-    "nerf": "NeRF",
-    "sphere2vec_sphereC": "Sphere2Vec-sphereC",
-    "sphere2vec_sphereC+": "Sphere2Vec-sphereC+",
-    "sphere2vec_sphereM": "Sphere2Vec-sphereM",
-    "sphere2vec_sphereM+": "Sphere2Vec-sphereM+",
-    "sphere2vec_dfs": "Sphere2Vec-dfs",
-    "siren_sh": "Siren (SH)",
+    **{
+        key: ENCODERS[key].name
+        for key in (
+            "tile",
+            "wrap",
+            "wrap_ffn",
+            "rbf",
+            "rff",
+            "space2vec_grid",
+            "space2vec_theory",
+            "xyz",
+            "nerf",
+            "sphere2vec_sphereC",
+            "sphere2vec_sphereC+",
+            "sphere2vec_sphereM",
+            "sphere2vec_sphereM+",
+            "sphere2vec_dfs",
+            "siren_sh",
+        )
+    },
     "gpt4v": "GPT-4V",
 }
-"""Key and printed name of the rows of the paper's tables: the image model alone, fifteen encoders, GPT-4V."""
+"""Key and name of the rows of the paper's tables: the image model alone, fifteen encoders, GPT-4V."""
 
 METRICS = ("top1", "r2", "geobias_base", "geobias_relative")
 
@@ -97,7 +104,7 @@ def dataset_name(key: str) -> str:
 
 
 def encoder_row_name(key: str) -> str:
-    """The printed name of a table row, for instance ``Siren (SH)`` for ``siren_sh``.
+    """The name of a table row, for instance ``NeRF`` for ``nerf`` (encoders: their name in `tslab.ENCODERS`).
 
     Raises:
         ValueError: the key is not a row of the published tables.
