@@ -31,6 +31,7 @@ class Provenance:
         index_sha256: checksum of tslab's list of released files, which holds the checksum of every file.
         files_read: released files that were read.
         rows_read: rows in them.
+        located: dataset -> number of evaluated images that have a location, where the release says so.
     """
 
     date: str
@@ -40,10 +41,11 @@ class Provenance:
     index_sha256: str
     files_read: int
     rows_read: int
+    located: dict[str, int]
 
     @classmethod
     def now(cls, table: pd.DataFrame) -> "Provenance":
-        """Provenance of a table that was recomputed just now (columns recomputed and n)."""
+        """Provenance of a table recomputed just now (columns recomputed and n, attribute located)."""
         done = table[table["recomputed"].notna()]
         index = (files("tslab") / "data" / "released_files.csv").read_bytes()
         return cls(
@@ -54,6 +56,7 @@ class Provenance:
             index_sha256=hashlib.sha256(index).hexdigest(),
             files_read=len(done),
             rows_read=int(done["n"].sum()),
+            located=dict(table.attrs.get("located", {})),
         )
 
     def __str__(self) -> str:

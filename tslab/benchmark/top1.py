@@ -86,12 +86,17 @@ def recompute_top1(
     _check_keys("encoder", encoders, ENCODER_ROWS)
     printed = published_tables().query("metric == 'top1'").set_index(["dataset", "encoder"])["published"]
     rows = []
+    located: dict[str, int] = {}
     for encoder in ENCODER_ROWS if encoders is None else encoders:
         for dataset in CLASSIFICATION_DATASETS if datasets is None else datasets:
             if progress:
                 progress(dataset, encoder)
-            rows.append(_recompute_cell(dataset, encoder, float(printed[dataset, encoder]), root, tolerance))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64", "recomputed": "float64"})
+            rows.append(
+                _recompute_cell(dataset, encoder, float(printed[dataset, encoder]), root, tolerance, located)
+            )
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64", "recomputed": "float64"})
+    table.attrs["located"] = {key: located[key] for key in CLASSIFICATION_DATASETS if key in located}
+    return table
 
 
 def verdict(published: float, recomputed: float | None, tolerance: float = 0.01) -> str:
@@ -133,19 +138,26 @@ def explain(encoder: str, published: float, recomputed: float, n: int, tolerance
 
 
 def _recompute_cell(
-    dataset: str, encoder: str, published: float, root: str | os.PathLike[str] | None, tolerance: float
+    dataset: str,
+    encoder: str,
+    published: float,
+    root: str | os.PathLike[str] | None,
+    tolerance: float,
+    located: dict[str, int],
 ) -> dict[str, object]:
-    """One row of the record."""
+    """One row of the record; notes in ``located`` how many images of the dataset have a location."""
     cell = {"dataset": dataset, "encoder": encoder, "metric": "top1", "published": published}
     nothing = {"recomputed": math.nan, "n": pd.NA}
     if encoder == "gpt4v":
         return cell | nothing | {"verdict": "published only", "note": "no per-sample results"}
     try:
-        hits = load_released_results(dataset, encoder, root)["hit1"]
+        results = load_released_results(dataset, encoder, root)
     except NotReleasedError as error:
         note = "empty file" if "is empty" in str(error) else "no file"
         return cell | nothing | {"verdict": "not released", "note": note}
-    top1, n = 100 * float(hits.mean()), len(hits)
+    top1, n = 100 * float(results["hit1"].mean()), len(results)
+    if results.attrs["n_located"]:
+        located[dataset] = results.attrs["n_located"]
     return cell | {
         "recomputed": top1,
         "n": n,
