@@ -70,7 +70,7 @@ def write_record(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
     """Write a table of cells to ``path`` and its `Provenance` beside it (``.json``), each completely or not
     at all.
 
-    Columns ``published`` and ``recomputed`` are written with 2 and 4 decimals.
+    Columns ``published`` and ``recomputed`` are written with 2 and 6 decimals.
 
     Returns:
         ``written``; ``unchanged`` if the record already says exactly this (its date then stays); ``kept`` if
@@ -131,7 +131,7 @@ def _as_csv(table: pd.DataFrame) -> str:
     """The text of the CSV file; equal tables give equal text."""
     rows = table.copy()
     rows["published"] = rows["published"].map("{:.2f}".format)
-    rows["recomputed"] = rows["recomputed"].map(lambda value: "" if pd.isna(value) else f"{value:.4f}")
+    rows["recomputed"] = rows["recomputed"].map(lambda value: "" if pd.isna(value) else f"{value:.6f}")
     return rows.to_csv(index=False, lineterminator="\n")
 
 

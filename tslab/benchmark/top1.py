@@ -32,18 +32,19 @@ NOTES: dict[str, str] = {
         "constant class prior: the same for every location."
     ),
     "reloaded rbf": (
-        "Below the published number by more than two standard errors, as a reloaded rbf model must be: the "
-        "released code "
-        "draws its anchor points anew at every start and ignores the saved ones."
+        "More than two standard errors below the published number, and rbf models are known to break on "
+        "reloading: "
+        "the released code draws the anchor points anew at every start and ignores the saved ones."
     ),
     "reloaded rff": (
-        "Below the published number by more than two standard errors, as a reloaded rff model must be: "
-        "evaluation scaled "
-        "coordinates by a box around the United States, training by the globe."
+        "More than two standard errors below the published number, and rff models are known to break on "
+        "reloading: "
+        "evaluation scaled coordinates by a box around the United States, training by the globe."
     ),
     "within noise": (
-        "Not the same run, but closer than two standard errors of the recomputed number: as close as another "
-        "run would be."
+        "Another number, closer than two standard errors of the recomputed one, which is how far another "
+        "draw of "
+        "test images would move it."
     ),
     "another run": "Further off than two standard errors, and no known cause fits: another run or other "
     "settings.",
