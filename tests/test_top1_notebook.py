@@ -212,6 +212,13 @@ def test_without_released_files_the_chapter_shows_the_committed_record_and_says_
 
 
 @pytest.mark.slow
+def test_a_wrong_data_folder_is_an_error_not_a_silent_fallback(tmp_path, monkeypatch):
+    hide_released_files(tmp_path, monkeypatch)
+    with pytest.raises(papermill.PapermillExecutionError, match="holds no released files"):
+        run_chapter(tmp_path, monkeypatch, output=str(RECORD), data_root=str(tmp_path))
+
+
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_recomputed_and_committed_numbers_agree_by_nbval(tmp_path, monkeypatch, mirror):
     monkeypatch.setenv("TSLAB_MIRROR", str(mirror))

@@ -37,7 +37,7 @@ def sortable_table(
     filters: Sequence[str] = (),
     max_height: str = "32rem",
 ) -> SortableTable:
-    """Show a table with sortable columns, a search box and a menu for each filter column.
+    """Show a table with sortable columns, a search box (above ten rows) and a menu for each filter column.
 
     Columns sort by value, not by text, missing values last. The first column holds the row headers.
 
@@ -99,7 +99,8 @@ def _row(
     cells = []
     for place, column in enumerate(table.columns):
         value, text = table[column].iloc[position], html.escape(shown[column][position])
-        sort = f' data-value="{"" if pd.isna(value) else float(value)!r}"' if numeric[column] else ""
+        exact = "" if pd.isna(value) or not numeric[column] else repr(float(value))
+        sort = f' data-value="{exact}"' if numeric[column] else ""
         tag = 'th scope="row"' if place == 0 else f"td{_kind(numeric[column])}"
         cells.append(f"<{tag}{sort}>{text}</{tag.split()[0]}>")
     return f"<tr>{''.join(cells)}</tr>"

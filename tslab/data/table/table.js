@@ -33,8 +33,11 @@
     });
   });
 
+  if (rows.length <= 10 && setup.filters.length === 0) return;
+
   const labelled = (text, field) => {
     const label = document.createElement("label");
+    field.setAttribute("aria-label", text);
     label.append(text, field);
     controls.appendChild(label);
     return field;

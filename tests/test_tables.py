@@ -1,0 +1,96 @@
+"""Sortable tables: whole without scripts, right values behind the text, working in a browser with no network."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tslab.tables import sortable_table
+
+MADE_UP = pd.DataFrame(
+    {"name": ["b <i>", "a", "c"], "value": [2.0, 10.0, float("nan")], "kind": ["odd", "even", "odd"]}
+)
+
+
+def markup(**options):
+    options = {"caption": "Made-up values", "formats": {"value": "{:.1f}"}, "filters": ["kind"]} | options
+    return sortable_table(MADE_UP, **options)._repr_html_()
+
+
+def test_the_table_is_whole_without_scripts_and_escapes_text():
+    html = markup(labels={"value": "Value"})
+    assert "<caption>Made-up values</caption>" in html
+    assert html.count('<th scope="row"') == 3 and html.count('<th scope="col"') == 3
+    assert "b &lt;i&gt;" in html and "<i>" not in html
+    assert '<td class="number" data-value="10.0">10.0</td>' in html
+    assert '<td class="number" data-value="">–</td>' in html  # missing
+    assert '<th scope="col" class="number">Value</th>' in html
+
+
+def test_nothing_is_loaded_and_equal_tables_give_equal_markup():
+    html = markup()
+    assert not re.search(r"https?://|src=|@import|url\(", html)
+    assert html == markup()
+    assert html != markup(caption="Other values")
+
+
+def test_an_unknown_column_is_named():
+    with pytest.raises(ValueError, match="no column 'size' in the table; it has name, value, kind"):
+        sortable_table(MADE_UP, caption="x", filters=["size"])
+
+
+def test_plain_text_for_terminals():
+    assert "10.0" in repr(sortable_table(MADE_UP, caption="Made-up values", formats={"value": "{:.1f}"}))
+
+
+@pytest.fixture(scope="module")
+def page():
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.exists():
+        pytest.skip("needs Chromium: install the chromium package")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": 390, "height": 700}, offline=True)
+        page = context.new_page()
+        page.problems = []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        yield page
+        assert page.problems == []
+        browser.close()
+
+
+def first_column(page):
+    return page.eval_on_selector_all("tbody tr:not([hidden]) th", "cells => cells.map(c => c.textContent)")
+
+
+@pytest.mark.browser
+def test_sorting_is_by_value_with_missing_values_last(page):
+    page.set_content(markup())
+    page.get_by_role("button", name="value").click()
+    assert first_column(page) == ["b <i>", "a", "c"]
+    assert page.locator("thead th").nth(1).get_attribute("aria-sort") == "ascending"
+    page.get_by_role("button", name="value").click()
+    assert first_column(page) == ["a", "b <i>", "c"]
+    page.get_by_role("button", name="name").click()
+    assert first_column(page) == ["a", "b <i>", "c"]
+
+
+@pytest.mark.browser
+def test_filtering_and_searching(page):
+    page.set_content(markup())
+    assert page.locator("output").text_content() == "3 of 3 rows"
+    page.get_by_label("kind", exact=True).select_option("odd")
+    assert first_column(page) == ["b <i>", "c"]
+    page.get_by_label("Search").fill("2.0")
+    assert first_column(page) == ["b <i>"]
+    assert page.locator("output").text_content() == "1 of 3 rows"
+
+
+@pytest.mark.browser
+def test_the_page_does_not_scroll_sideways_on_a_phone(page):
+    wide = MADE_UP.assign(**{f"column {number}": 123456.0 for number in range(12)})
+    page.set_content(sortable_table(wide, caption="Made-up values")._repr_html_())
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
