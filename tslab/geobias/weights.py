@@ -1,0 +1,483 @@
+"""The weight graphs: in every neighbourhood, which nodes are among the k nearest of which.
+
+A neighbourhood's nodes are its n samples and its m background points; node i points to the k nodes nearest to it.
+Built one neighbourhood at a time this takes (n + m)^2 distances. `build_weights` builds all neighbourhoods together,
+in chunks of samples, from three observations:
+
+- *sample to sample*: the k nearest samples inside a neighbourhood are the first k of the sample's nearest among all
+  samples that belong to it. That list is made once; the few samples for which it ends too early compare with all
+  samples of their neighbourhood;
+- *sample and background*: a place on the ring pattern sees its nearest pattern points by arithmetic (its ring, its
+  azimuth), so about 15 candidates replace m. A sample can enter the list of a background point only if it is
+  nearer than the k-th of that point's own kind, a number that depends on the pattern alone;
+- *background to background*: the pattern's own graph is made once per pattern; samples only displace its last edges.
+
+What is kept is what any statistic of marks needs: the sample-to-sample edges, how often each sample is pointed to, and
+two sums over the whole graph (for exact moments). Background points carry the value zero and need not be kept.
+
+Ties: of two nodes at equal distance a sample comes before a background point (to a relative 1e-9 of the squared
+distance: the centre ties with whole rings by construction), a lower sample before a higher one, a lower point number
+before a higher one. Distances among samples are compared as float64; around background points, distances that agree
+to 2^-32 of the squared spacing count as equal.
+
+The released code asks its search tree for k + 1 nodes and removes the node itself. Where more than k + 1 samples
+coincide the tree need not return the node itself, and such a node keeps k + 1 targets. ``overfull=True`` reproduces
+that: of coincident samples the lowest k + 1 are returned for all of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tslab.geobias.background import (
+    Lattice,
+    SearchWindow,
+    background_density,
+    local_frame,
+    make_lattice,
+    search_window,
+)
+from tslab.geobias.neighbors import squared_chord
+
+if TYPE_CHECKING:
+    from tslab.geobias.neighbors import NeighborGraph
+
+SAMPLE_FIRST = 1 - 1e-9
+"""Squared distances to samples are compared with those to background points after this factor."""
+
+KEY_BITS = 32
+"""Squared distances around background points are rounded to 2^-32 of the squared spacing."""
+
+CHUNK_SAMPLES = 16_384
+"""Samples (over all neighbourhoods) worked on at a time on a CPU: their arrays stay in the cache."""
+
+CHUNK_BYTES_PER_SAMPLE = 8_000
+"""Measured working memory per sample of a chunk; decides the chunk on a GPU."""
+
+
+@dataclass(frozen=True)
+class WeightChunk:
+    """Weight graphs of the neighbourhoods ``first`` to ``first + len(n)``.
+
+    Attributes:
+        first: index of the first neighbourhood.
+        n, m: samples and background points of each neighbourhood.
+        num_edges: W, edges of each graph: k (n + m), and more if nodes are overfull.
+        sample: internal sample of each node, neighbourhood by neighbourhood.
+        target: nodes (positions in ``sample``) that each node points to, padded with ``len(sample)``.
+        out_degree: k, or k + 1 for an overfull node.
+        in_degree: number of nodes, background included, that point to each node.
+        s1: W + number of edges whose reverse is an edge too, of each graph (Cliff and Ord's S1).
+        s2: sum over all nodes of (out-degree + in-degree)^2, of each graph (Cliff and Ord's S2).
+    """
+
+    first: int
+    n: Int[Tensor, " c"]
+    m: Int[Tensor, " c"]
+    num_edges: Int[Tensor, " c"]
+    sample: Int[Tensor, " e"]
+    target: Int[Tensor, "e k"]
+    out_degree: Int[Tensor, " e"]
+    in_degree: Int[Tensor, " e"]
+    s1: Float[Tensor, " c"]
+    s2: Float[Tensor, " c"]
+
+
+def build_weights(
+    graph: "NeighborGraph",
+    *,
+    k: int = 4,
+    density: float | None = None,
+    overfull: bool = False,
+    chunk_samples: int | None = None,
+) -> Iterator[WeightChunk]:
+    """Build the weight graphs of all neighbourhoods, chunk by chunk.
+
+    Args:
+        graph: neighbourhoods.
+        k: nearest nodes that each node points to.
+        density: of the background in points per steradian; None: ceil(5 n / (pi r^2)) for n samples.
+        overfull: let nodes among more than k + 1 coincident samples point to k + 1, as the released code does.
+        chunk_samples: samples per chunk; by default what suits the cache of a CPU or the free memory of a GPU.
+
+    Errors: ``ValueError`` if a neighbourhood has too few nodes for k neighbours.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    sizes = graph.sizes
+    if len(sizes) == 0:
+        return
+    pattern_of, pattern_sizes = _patterns(sizes, density)
+    values = background_density(pattern_sizes, graph.radius_rad) if density is None else [float(density)]
+    lattice = make_lattice(values, graph.radius_rad, graph.device)
+    outer = float((lattice.rings * lattice.spacing).max())
+    window = search_window(k, int(20 * torch.sinc(torch.tensor(outer / torch.pi))) / 20)
+    pattern_graph = _graph_of_patterns(lattice, k, window)
+
+    nodes = sizes + lattice.count[pattern_of]
+    if bool((nodes[sizes > 0] <= k).any()):
+        raise ValueError(
+            f"a neighbourhood has only {int(nodes[sizes > 0].min())} nodes (samples and background points), too few "
+            f"for k = {k} neighbours; lower k or raise the density"
+        )
+    nearest = graph.nearest_samples(min(k + 12, 64))
+    limit = chunk_samples or _chunk_samples(graph.device)
+    for first, last in _chunks(graph.indptr.cpu(), lattice.count[pattern_of].cpu(), limit):
+        yield _Builder(graph, lattice, window, pattern_graph, pattern_of, k, first, last).build(nearest, overfull)
+
+
+def _patterns(sizes: Tensor, density: float | None) -> tuple[Tensor, Tensor]:
+    """Which background pattern each neighbourhood has, and the neighbourhood size of each pattern."""
+    if density is not None:
+        return torch.zeros_like(sizes), sizes[:1]
+    distinct, which = torch.unique(sizes.clamp_min(1), return_inverse=True)
+    return which, distinct.cpu()
+
+
+def _chunk_samples(device: torch.device) -> int:
+    if device.type != "cuda":
+        return CHUNK_SAMPLES
+    free = torch.cuda.mem_get_info(device)[0]
+    return max(CHUNK_SAMPLES, min(free // (4 * CHUNK_BYTES_PER_SAMPLE), 2_000_000))
+
+
+def _chunks(indptr: Tensor, background: Tensor, limit: int) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbourhoods with about ``limit`` samples each, and not too many background points."""
+    cost = torch.cumsum(indptr.diff() + background // 8 + 1, 0)
+    first, total = 0, len(cost)
+    while first < total:
+        spent = int(cost[first - 1]) if first else 0
+        last = max(int(torch.searchsorted(cost, spent + 2 * limit)), first + 1)
+        yield first, last
+        first = last
+
+
+@dataclass(frozen=True)
+class _PatternGraph:
+    """The k-nearest-neighbour graph of each ring pattern; rows of pattern t start at ``offset[t]``."""
+
+    offset: Tensor
+    d2: Tensor  # (rows, k) squared chords to the k nearest points, ascending
+    target: Tensor  # (rows, k) their numbers, -1 beyond
+    reverse_rank: Tensor  # (rows, k) rank of the point in the list of its target; k if not there
+    in_degree: Tensor  # (rows,)
+    mutual: Tensor  # (patterns,) number of edges whose reverse is an edge
+    squares: Tensor  # (patterns,) sum over points of (out-degree + in-degree)^2
+
+
+def _graph_of_patterns(lattice: Lattice, k: int, window: SearchWindow) -> _PatternGraph:
+    device = lattice.count.device
+    offset = torch.cumsum(lattice.count, 0) - lattice.count
+    total = int(lattice.count.sum())
+    d2 = torch.full((total, k), torch.inf, dtype=torch.float64, device=device)
+    target = torch.full((total, k), -1, device=device)
+    pattern = torch.repeat_interleave(torch.arange(len(lattice.count), device=device), lattice.count)
+    point = torch.arange(total, device=device) - offset[pattern]
+    for rows in torch.arange(total, device=device).split(4 * CHUNK_SAMPLES):
+        place = lattice.local(point[rows], pattern[rows])
+        for part, candidate, distance2 in _candidates(lattice, window, place, pattern[rows]):
+            distance2 = torch.where(candidate == point[rows[part], None], torch.inf, distance2)
+            best, column = _smallest(distance2, candidate, lattice.spacing[pattern[rows[part]]], k)
+            width = best.shape[1]
+            d2[rows[part], :width] = best
+            chosen = torch.where(best < torch.inf, candidate.gather(1, column), -1)
+            target[rows[part], :width] = chosen
+    exists = target >= 0
+    flat = offset[pattern][:, None] + target.clamp_min(0)
+    in_degree = torch.bincount(flat[exists], minlength=total)
+    back = target[flat] == point[:, None, None]  # (rows, k, k): does the target's slot hold this point?
+    reverse_rank = torch.where(back.any(-1) & exists, back.int().argmax(-1), k)
+    mutual = torch.bincount(pattern, weights=(reverse_rank < k).sum(1).double(), minlength=len(offset))
+    squares = torch.bincount(pattern, weights=((k + in_degree) ** 2).double(), minlength=len(offset))
+    return _PatternGraph(offset, d2, target, reverse_rank, in_degree, mutual, squares)
+
+
+def _candidates(
+    lattice: Lattice, window: SearchWindow, place: Tensor, pattern: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Pattern points that can matter to each place (given in its centre's frame), in groups of equal width.
+
+    Yields (rows, candidate, squared chord); candidate -1 and chord infinity where there is none.
+    """
+    sine = (place.square().sum(-1).sqrt() / 2).clamp_max(1)
+    u = 2 * torch.asin(sine) / lattice.spacing[pattern]
+    rings = lattice.rings[pattern]
+    everything = (rings <= window.small) | (u > rings + 1e-6)
+    near = ~everything & (u < window.near)
+    windowed = ~(everything | near)
+
+    for rows in _nonempty(everything.nonzero()[:, 0].split(CHUNK_SAMPLES // 4)):
+        width = int(lattice.count[pattern[rows]].max())
+        candidate = torch.arange(width, device=place.device).expand(len(rows), -1)
+        candidate = torch.where(candidate < lattice.count[pattern[rows], None], candidate, -1)
+        yield rows, candidate, _chords(lattice, place[rows], pattern[rows], candidate)
+
+    rows = near.nonzero()[:, 0]
+    if len(rows):
+        width = int(lattice.starts[window.near_rings] + lattice.points_on_ring[window.near_rings])
+        candidate = torch.arange(width, device=place.device).expand(len(rows), -1)
+        yield rows, candidate, _chords(lattice, place[rows], pattern[rows], candidate)
+
+    rows = windowed.nonzero()[:, 0]
+    if len(rows):
+        span = torch.arange(-window.rings, window.rings + 1, device=place.device)
+        ring = torch.round(u[rows])[:, None].long() + span
+        exists = (ring >= 1) & (ring <= rings[rows, None])
+        ring = ring.clamp(1, len(lattice.points_on_ring) - 1)
+        points = lattice.points_on_ring[ring]
+        azimuth = torch.atan2(place[rows, 1], place[rows, 0])
+        turn = torch.round((azimuth[:, None] / (2 * torch.pi) + 0.5) * points).long()
+        side = torch.arange(-window.azimuths, window.azimuths + 1, device=place.device)
+        number = torch.remainder(turn[..., None] + side, points[..., None])
+        inside = exists[..., None] & (side + window.azimuths < points[..., None])
+        candidate = torch.where(inside, lattice.starts[ring][..., None] + number, -1).flatten(1)
+        yield rows, candidate, _chords(lattice, place[rows], pattern[rows], candidate)
+
+
+def _nonempty(parts: tuple[Tensor, ...]) -> list[Tensor]:
+    return [part for part in parts if len(part)]
+
+
+def _chords(lattice: Lattice, place: Tensor, pattern: Tensor, candidate: Tensor) -> Tensor:
+    point = candidate.clamp_min(0)
+    colatitude = lattice.ring[point] * lattice.spacing[pattern][:, None]
+    sine, half = colatitude.sin(), (colatitude / 2).sin()
+    dx = place[:, 0:1] - sine * lattice.cos_azimuth[point]
+    dy = place[:, 1:2] - sine * lattice.sin_azimuth[point]
+    dz = place[:, 2:3] + 2 * half * half
+    return torch.where(candidate >= 0, dx * dx + dy * dy + dz * dz, torch.inf)
+
+
+def _smallest(d2: Tensor, candidate: Tensor, spacing: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest candidates of each row: squared chords and columns, by (rounded distance, point number)."""
+    key = _rounded(d2, spacing[:, None]) * (1 << 24) + candidate.clamp_min(0)
+    column = torch.topk(key, min(k, key.shape[1]), dim=1, largest=False, sorted=True)[1]
+    return d2.gather(1, column), column
+
+
+def _rounded(d2: Tensor, spacing: Tensor) -> Tensor:
+    """Squared chords as integers, in units of 2^-32 squared spacings, at most 2^38."""
+    return (d2 / (spacing * spacing)).clamp_max(64).mul(1 << KEY_BITS).round().long()
+
+
+class _Builder:
+    """Builds one chunk. Nodes are the samples of its neighbourhoods, one after another."""
+
+    def __init__(
+        self,
+        graph: "NeighborGraph",
+        lattice: Lattice,
+        window: SearchWindow,
+        pattern_graph: _PatternGraph,
+        pattern_of: Tensor,
+        k: int,
+        first: int,
+        last: int,
+    ) -> None:
+        self.graph, self.lattice, self.window, self.pattern_graph = graph, lattice, window, pattern_graph
+        self.k, self.first = k, first
+        self.indptr = graph.indptr[first : last + 1] - graph.indptr[first]
+        self.n = self.indptr.diff()
+        self.pattern = pattern_of[first:last]
+        self.m = lattice.count[self.pattern] * (self.n > 0)
+        begin, end = int(graph.indptr[first]), int(graph.indptr[last])
+        self.sample = graph.indices[begin:end]
+        self.size = end - begin
+        self.owner = torch.repeat_interleave(torch.arange(last - first, device=graph.device), self.n)
+        self.xyz = graph.xyz[self.sample.long()]
+
+    def build(self, nearest: tuple[Tensor, Tensor], overfull: bool) -> WeightChunk:
+        k, device = self.k, self.xyz.device
+        target, target_d2 = self._nearest_targets(*nearest)
+        target, in_degree, mutual_edges, background_squares = self._with_background(target, target_d2)
+        node = torch.arange(self.size, device=device)
+        out_degree = torch.full((self.size,), k, device=device)
+        if overfull:
+            # coincident samples are neighbours in number: the next one after the k lowest is the (k + 1)-th
+            following = target.max(1)[0] + 1
+            extra = (target_d2[:, -1] == 0) & (following < node)
+            out_degree += extra
+            target = torch.cat([target, torch.where(extra, following, self.size)[:, None]], 1)
+        edge = target < self.size
+        in_degree = in_degree + torch.bincount(target[edge], minlength=self.size)
+        padded = torch.cat([target, target.new_full((1, target.shape[1]), -1)])
+        back = (padded[target] == node[:, None, None]).any(-1)
+        mutual_edges = mutual_edges + self._per_neighborhood((back & edge).sum(1).double())
+        num_edges = k * (self.n + self.m) + self._per_neighborhood((out_degree - k).double()).long()
+        return WeightChunk(
+            first=self.first,
+            n=self.n,
+            m=self.m,
+            num_edges=num_edges,
+            sample=self.sample,
+            target=target.int(),
+            out_degree=out_degree.int(),
+            in_degree=in_degree.int(),
+            s1=num_edges + mutual_edges,
+            s2=background_squares + self._per_neighborhood((out_degree + in_degree).double() ** 2),
+        )
+
+    def _per_neighborhood(self, values: Tensor) -> Tensor:
+        return torch.zeros(len(self.n), dtype=torch.float64, device=values.device).index_add_(0, self.owner, values)
+
+    def _nearest_targets(self, near: Tensor, near_d2: Tensor) -> tuple[Tensor, Tensor]:
+        """The k nearest other samples of each node within its neighbourhood (node numbers), squared chords."""
+        k, size, device = self.k, self.size, self.xyz.device
+        target = torch.full((size, k), size, device=device)
+        d2 = torch.full((size, k), torch.inf, dtype=torch.float64, device=device)
+        if size == 0:
+            return target, d2
+        stride = len(self.graph.xyz)
+        keys = self.owner * stride + self.sample
+        place = self.graph.location[self.sample.long()]
+        todo = torch.arange(size, device=device)
+        for width in (k + 1, near.shape[1]):
+            ids = near[place[todo], :width]
+            position, member = self._find(keys, self.owner[todo], ids, stride)
+            member &= (ids >= 0) & (position != todo[:, None])
+            rank = torch.cumsum(member, 1)
+            done = rank[:, -1] >= k
+            wanted = member & (rank <= k) & done[:, None]
+            row, column = wanted.nonzero().unbind(1)
+            slot = (todo[row], rank[row, column] - 1)
+            target[slot] = position[row, column]
+            d2[slot] = near_d2[place[todo[row]], column]
+            todo = todo[~done]
+            if len(todo) == 0:
+                return target, d2
+        self._compare_with_all(todo, target, d2)
+        return target, d2
+
+    def _find(self, keys: Tensor, owner: Tensor, ids: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        wanted = owner[:, None] * stride + ids
+        position = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
+        return position, keys[position] == wanted
+
+    def _compare_with_all(self, todo: Tensor, target: Tensor, d2: Tensor) -> None:
+        """Fill rows ``todo`` by comparing each node with its whole neighbourhood."""
+        order = torch.argsort(self.n[self.owner[todo]], stable=True)
+        todo = todo[order]
+        work = torch.cumsum(self.n[self.owner[todo]], 0)
+        groups = torch.div(work, 64 * CHUNK_SAMPLES, rounding_mode="floor").cpu()
+        for rows in todo.split(torch.unique_consecutive(groups, return_counts=True)[1].tolist()):
+            owner = self.owner[rows]
+            width = int(self.n[owner].max())
+            column = torch.arange(width, device=rows.device)
+            other = self.indptr[owner, None] + column
+            usable = (column < self.n[owner, None]) & (other != rows[:, None])
+            other = other.clamp_max(self.size - 1)
+            distance2 = torch.where(usable, squared_chord(self.xyz[rows, None], self.xyz[other]), torch.inf)
+            ordered, which = torch.sort(distance2, dim=1, stable=True)
+            ordered, which = ordered[:, : self.k], which[:, : self.k]
+            found = torch.where(ordered < torch.inf, other.gather(1, which), self.size)
+            target[rows, : found.shape[1]] = found
+            d2[rows, : found.shape[1]] = ordered
+
+    def _with_background(self, target: Tensor, target_d2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Let background points compete: drop displaced edges, count edges from background points.
+
+        Returns the targets with dropped edges padded, the in-degree from the background, and the share of the
+        background in the number of mutual edges and in the sum of squared degrees.
+        """
+        k, lattice, device = self.k, self.lattice, self.xyz.device
+        pattern = self.pattern[self.owner]
+        place = self._local_places()
+        key = target_d2 * SAMPLE_FIRST
+        width = int(self.m.max()) if len(self.m) else 0
+        extra_in = torch.zeros(len(self.m) * width, dtype=torch.long, device=device)
+        accepted = torch.ones_like(target, dtype=torch.bool)
+        pairs = []
+        for rows, candidate, d2 in _candidates(lattice, self.window, place, pattern):
+            spacing = lattice.spacing[pattern[rows]]
+            best, column = _smallest(d2, candidate, spacing, k)
+            if best.shape[1] < k:
+                best = torch.nn.functional.pad(best, (0, k - best.shape[1]), value=torch.inf)
+                column = torch.nn.functional.pad(column, (0, k - column.shape[1]))
+            # a sample of rank s stays if fewer than k - s background points are nearer
+            accepted[rows] = key[rows] <= best.flip(1)
+            ahead = (key[rows][:, None] <= best[..., None]).sum(-1)
+            chosen = (ahead + torch.arange(k, device=device) < k) & (best < torch.inf)
+            cell = self.owner[rows, None] * width + candidate.clamp_min(0)
+            extra_in += torch.bincount(cell.gather(1, column)[chosen], minlength=len(extra_in))
+
+            table = self.pattern_graph.offset[pattern[rows]][:, None] + candidate.clamp_min(0)
+            reachable = (d2 * SAMPLE_FIRST <= self.pattern_graph.d2[table, k - 1]) & (candidate >= 0)
+            pointed = torch.zeros_like(reachable).scatter_(1, column, chosen)
+            row, slot = reachable.nonzero().unbind(1)
+            pairs.append(
+                (cell[row, slot], rows[row], d2[row, slot], table[row, slot], pointed[row, slot])
+            )
+        target = torch.where(accepted, target, self.size)
+        if not pairs:
+            pairs = [tuple(torch.zeros(0, dtype=torch.long, device=device) for _ in range(5))]
+        cell, node, d2, table, pointed = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        chosen = self._chosen_by_background(cell, node, d2, table)
+        in_degree = torch.bincount(node[chosen], minlength=self.size)
+        mutual = 2 * self._per_neighborhood_of(node[chosen & pointed.bool()])
+        displaced = torch.bincount(cell[chosen], minlength=len(extra_in))
+        lost, squares = self._background_sums(displaced, extra_in, width)
+        mutual = mutual + self.pattern_graph.mutual[self.pattern] * (self.n > 0) - lost
+        return target, in_degree, mutual, squares
+
+    def _per_neighborhood_of(self, node: Tensor) -> Tensor:
+        return torch.bincount(self.owner[node], minlength=len(self.n)).double()
+
+    def _local_places(self) -> Tensor:
+        """Offset of each node from its centre in the frame (south, east, up)."""
+        south, east, up = local_frame(self.graph.frame_lonlat[self.first : self.first + len(self.n)])
+        center = torch.repeat_interleave(up, self.n, 0)
+        offset = self.xyz - center
+        axes = (torch.repeat_interleave(axis, self.n, 0) for axis in (south, east))
+        x, y = ((offset * axis).sum(-1) for axis in axes)
+        return torch.stack([x, y, (offset * center).sum(-1)], -1)
+
+    def _chosen_by_background(self, cell: Tensor, node: Tensor, d2: Tensor, table: Tensor) -> Tensor:
+        """Of (background point, sample) pairs, those in which the sample is among the point's k nearest."""
+        if len(cell) == 0:
+            return torch.zeros(0, dtype=torch.bool, device=cell.device)
+        by_node = torch.argsort(node, stable=True)
+        spacing = self.lattice.spacing[self.pattern[self.owner[node]]]
+        rounded = _rounded(d2, spacing)
+        order = by_node[torch.argsort(rounded[by_node], stable=True)]
+        order = order[torch.argsort(cell[order], stable=True)]
+        ordered = cell[order]
+        position = torch.arange(len(order), device=cell.device)
+        new = torch.ones_like(ordered, dtype=torch.bool)
+        new[1:] = ordered[1:] != ordered[:-1]
+        rank = position - torch.cummax(torch.where(new, position, 0), 0)[0]
+        room = (self.k - 1 - rank).clamp_min(0)
+        limit = self.pattern_graph.d2[table[order], room]
+        chosen = torch.zeros_like(new)
+        chosen[order] = (rank < self.k) & (d2[order] * SAMPLE_FIRST <= limit)
+        return chosen
+
+    def _background_sums(self, displaced: Tensor, extra_in: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Mutual edges lost among background points, and the sum of their squared degrees."""
+        k, base = self.k, self.pattern_graph
+        cell = displaced.nonzero()[:, 0]
+        count = displaced[cell]
+        owner = torch.div(cell, max(width, 1), rounding_mode="floor")
+        table = base.offset[self.pattern[owner]] + cell % max(width, 1)
+        rank = torch.arange(k, device=cell.device)
+        target = base.target[table]
+        dropped = (rank >= k - count[:, None]) & (target >= 0)
+        target_cell = owner[:, None] * width + target.clamp_min(0)
+        change = extra_in - torch.bincount(target_cell[dropped], minlength=len(extra_in))
+        # of a mutual pair both edges are no longer mutual; when both are dropped each counts one of the two
+        reverse = base.reverse_rank[table]
+        reverse_kept = reverse < k - displaced[target_cell]
+        loss = (dropped & (reverse < k)) * torch.where(reverse_kept, 2, 1)
+        lost = torch.zeros(len(self.n), dtype=torch.float64, device=cell.device)
+        lost.index_add_(0, owner, loss.sum(1).double())
+
+        changed = change.nonzero()[:, 0]
+        owner = torch.div(changed, max(width, 1), rounding_mode="floor")
+        degree = k + base.in_degree[base.offset[self.pattern[owner]] + changed % max(width, 1)]
+        delta = change[changed]
+        squares = base.squares[self.pattern] * (self.n > 0)
+        squares = squares.index_add(0, owner, (delta * (2 * degree + delta)).double())
+        return lost, squares
