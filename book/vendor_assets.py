@@ -75,7 +75,7 @@ def copy_assets() -> None:
 
     plotly_out = VENDOR / "tslab" / "plotly"
     _copy(plotly_js, plotly_out / "plotly-full.min.js")
-    for part in ("basic", "cartesian", "geo"):
+    for part in ("basic", "cartesian", "geo", "gl3d"):
         package = NODE_MODULES / f"plotly.js-{part}-dist-min"
         _check_plotly_version(package, plotly_js)
         _copy(package / f"plotly-{part}.min.js", plotly_out / f"plotly-{part}.min.js")
@@ -88,8 +88,9 @@ def copy_assets() -> None:
     _copy(NODE_MODULES / "requirejs" / "require.js", widgets / "require.js")
     _copy(manager / "embed-amd.js", widgets / "embed-amd.js")
     _copy(anywidget_js, widgets / "anywidget.js")
-    for font in manager.glob("*.woff2"):
-        _copy(font, widgets / font.name)
+    for font in manager.glob("*.woff2"):  # the manager looks for its icons beside both of its modules
+        for folder in ("@jupyter-widgets", "@jupyter-widgets/html-manager/dist"):
+            _copy(font, widgets / folder / font.name)
 
     ort = NODE_MODULES / "onnxruntime-web" / "dist"
     for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):

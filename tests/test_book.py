@@ -111,7 +111,8 @@ def test_an_included_source_is_the_real_source() -> None:
         (["scattergeo", "choropleth", "scatter"], "geo"),
         (["heatmap", "scatter"], "cartesian"),
         (["scattergeo", "heatmap"], "full"),
-        (["surface"], "full"),
+        (["surface", "scatter3d"], "gl3d"),
+        (["surface", "heatmap"], "full"),
         ([], "basic"),
     ],
 )

@@ -75,15 +75,15 @@ def test_the_install_cell_does_nothing_where_tslab_is_installed() -> None:
 def test_parameterised_notebook_runs_and_repeats(path: Path, tmp_path: Path) -> None:
     papermill = pytest.importorskip("papermill", reason="papermill is not installed: pip install papermill")
     pytest.importorskip("nbval", reason="nbval is not installed: pip install nbval")
-    executed = tmp_path / path.name
-    papermill.execute_notebook(
-        str(path), str(executed), cwd=str(tmp_path), progress_bar=False, log_output=False
-    )
-    (tmp_path / "sanitize.cfg").write_text(SANITIZE, encoding="utf-8")
+    work = tmp_path / "book" / "chapter"  # what a chapter writes beside itself stays in here
+    work.mkdir(parents=True)
+    executed = work / path.name
+    papermill.execute_notebook(str(path), str(executed), cwd=str(work), progress_bar=False, log_output=False)
+    (work / "sanitize.cfg").write_text(SANITIZE, encoding="utf-8")
     nbval = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env",
          "--nbval-sanitize-with", "sanitize.cfg", "-p", "no:cacheprovider", "-c", "/dev/null",
          "--rootdir", str(tmp_path), executed.name],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        cwd=work, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert nbval.returncode == 0, nbval.stdout[-3000:] + nbval.stderr[-1000:]

@@ -20,6 +20,7 @@ from plotly.io.json import to_json_plotly
 #: Trace types that the partial plotly.js bundles can draw; the smallest that holds all of a figure is loaded.
 BUNDLES = {
     "basic": {"scatter", "bar", "pie"},
+    "gl3d": {"scatter", "scatter3d", "surface", "mesh3d", "isosurface", "volume", "cone", "streamtube"},
     "geo": {"scatter", "scattergeo", "choropleth"},
     "cartesian": {
         "scatter", "bar", "pie", "box", "heatmap", "histogram", "histogram2d", "histogram2dcontour", "image",

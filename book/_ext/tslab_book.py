@@ -33,6 +33,14 @@ BOOK = EXT.parent
 VENDOR = BOOK / "_vendor"
 ASSETS = EXT / "assets"
 
+#: Markup of other extensions that a screen reader stumbles over, and what stands for it here.
+CLEARER_MARKUP = {
+    # hides the text of the summary itself, "Show code cell source"
+    '<summary aria-label="Toggle hidden content">': "<summary>",
+    # the entries of a list are its items
+    'role="doc-biblioentry"': 'role="listitem"',
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -62,6 +70,9 @@ def configure(app: Sphinx, config: Config) -> None:
         use_repository_button=True,
         launch_buttons={"colab_url": "https://colab.research.google.com"},
     )
+
+    # Sphinx reports every file of an earlier build that it finds changed; this one we change ourselves.
+    (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").unlink(missing_ok=True)
 
     build = Path(app.outdir).parent
     prepare_kernel(build / "ipython")
@@ -106,8 +117,8 @@ def execution_key() -> str:
 def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Give a page the scripts it uses and take away those it does not; mend the Colab button."""
     body = context.get("body") or ""
-    # The label hides the summary's own text ("Show code cell source") from screen readers.
-    body = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    for old, new in CLEARER_MARKUP.items():
+        body = body.replace(old, new)
     context["body"] = body = _without_thebe_block(body)
     scripts = context.get("script_files")
     if isinstance(scripts, list):
