@@ -20,21 +20,28 @@ from tslab.encoders import (
     position_encoder,
     register_encoder,
 )
+from tslab.evaluation import Evaluation, evaluate
+from tslab.training import Run, load_run, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ENCODERS",
     "CoordinateError",
+    "Evaluation",
     "LocationEncoder",
     "PositionEncoder",
+    "Run",
     "check_lonlat",
+    "evaluate",
     "great_circle_distance",
     "has_location",
+    "load_run",
     "location_encoder",
     "lonlat_from_unit_vectors",
     "position_encoder",
     "register_encoder",
     "sample_sphere",
+    "train",
     "unit_vectors",
 ]

@@ -1,0 +1,108 @@
+"""Facts about metrics: ranks by definition, agreement with scikit-learn, intervals that cover."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics as sk
+
+from tslab import metrics
+
+
+def test_ranks_without_ties_are_positions_in_the_sorted_list() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand((200, 37), generator=generator, dtype=torch.float64)
+    target = torch.randint(37, (200,), generator=generator)
+    order = scores.argsort(dim=1, descending=True)
+    position = (order == target[:, None]).nonzero()[:, 1] + 1
+    assert torch.equal(metrics.true_class_ranks(scores, target), position.float())
+
+
+def test_a_tie_costs_half_a_rank_and_no_class_number_matters() -> None:
+    scores = torch.tensor([[0.5, 0.2, 0.2, 0.0, 0.0, 0.0]])
+    expected = [1.0, 2.5, 2.5, 5.0, 5.0, 5.0]
+    got = [float(metrics.true_class_ranks(scores, torch.tensor([c]))) for c in range(6)]
+    assert got == expected
+    assert np.isclose(sum(got), 6 * 7 / 2)  # ties share the ranks they stand on
+
+
+def test_all_classes_tied_at_zero_probability_rank_in_the_middle() -> None:
+    log_scores = torch.full((1, 9), -torch.inf)
+    assert float(metrics.true_class_ranks(log_scores, torch.tensor([3]))) == 5.0
+
+
+def test_ranks_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randint(5, (100, 7), generator=generator).float()
+    target = torch.randint(7, (100,), generator=generator)
+    whole = metrics.true_class_ranks(scores, target)
+    monkeypatch.setattr(metrics, "CHUNK_ELEMENTS", 21)
+    assert torch.equal(metrics.true_class_ranks(scores, target), whole)
+
+
+def test_ranks_refuse_nan_and_wrong_shapes() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.true_class_ranks(torch.tensor([[0.1, torch.nan]]), torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"\(n, k\)"):
+        metrics.true_class_ranks(torch.zeros(3, 4), torch.zeros(2, dtype=torch.long))
+
+
+def test_top_k_agrees_with_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.rand((500, 11), generator=generator, dtype=torch.float64)
+    target = torch.randint(11, (500,), generator=generator)
+    ranks = metrics.true_class_ranks(scores, target)
+    for k in (1, 3, 5):
+        expected = sk.top_k_accuracy_score(target.numpy(), scores.numpy(), k=k, labels=range(11))
+        assert metrics.top_k_accuracy(ranks, k) == pytest.approx(expected, abs=1e-12)
+    one_hot = np.eye(11)[target.numpy()]
+    expected_mrr = sk.label_ranking_average_precision_score(one_hot, scores.numpy())
+    assert metrics.mean_reciprocal_rank(ranks) == pytest.approx(expected_mrr, abs=1e-6)
+
+
+def test_regression_metrics_agree_with_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(3)
+    label = 1000 + 50 * torch.randn(400, generator=generator, dtype=torch.float64)
+    prediction = label + 30 * torch.randn(400, generator=generator, dtype=torch.float64)
+    a, b = label.numpy(), prediction.numpy()
+    assert metrics.r2(prediction, label) == pytest.approx(sk.r2_score(a, b), abs=1e-12)
+    assert metrics.mae(prediction, label) == pytest.approx(sk.mean_absolute_error(a, b), abs=1e-9)
+    assert metrics.rmse(prediction, label) == pytest.approx(sk.root_mean_squared_error(a, b), abs=1e-9)
+
+
+def test_a_calibrated_forecast_has_no_calibration_error() -> None:
+    generator = torch.Generator().manual_seed(4)
+    confidence = torch.rand(200_000, generator=generator, dtype=torch.float64)
+    correct = torch.rand(200_000, generator=generator, dtype=torch.float64) < confidence
+    assert metrics.expected_calibration_error(confidence, correct) < 0.005
+    certain = torch.ones(1000)
+    half = torch.arange(1000) % 2 == 0
+    assert metrics.expected_calibration_error(certain, half) == pytest.approx(0.5)
+
+
+def test_reliability_counts_every_row_once_and_puts_one_into_the_last_bin() -> None:
+    confidence = torch.tensor([0.0, 0.25, 0.2500001, 0.5, 1.0])
+    table = metrics.reliability(confidence, torch.ones(5), bins=4)
+    assert table["n"].sum() == 5
+    assert table["n"].iloc[-1] == 1
+    assert table["n"].iloc[0] == 2  # 0.0 and 0.25: intervals are open below, closed above
+
+
+def test_bootstrap_interval_of_a_mean_matches_its_standard_error() -> None:
+    values = torch.randn((2000, 1), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    low, high = metrics.bootstrap_interval(values, lambda m: m[..., 0], replicates=1000)
+    error = float(values.std() / 2000**0.5)
+    assert low < float(values.mean()) < high
+    assert (high - low) == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_summary_has_intervals_around_each_metric() -> None:
+    generator = torch.Generator().manual_seed(6)
+    label = torch.randn(300, generator=generator).numpy()
+    frame = pd.DataFrame({"prediction": label + 0.3, "label": label})
+    out = metrics.summarise(frame, intervals=True)
+    assert out["mae"] == pytest.approx(0.3, abs=1e-6)
+    for name in ("r2", "mae", "rmse"):
+        assert out[f"{name}_low"] <= out[name] <= out[f"{name}_high"]
+    with pytest.raises(ValueError, match="columns"):
+        metrics.summarise(pd.DataFrame({"x": [1.0]}))

@@ -1,0 +1,198 @@
+"""Metrics: ranks with honest ties, calibration, regression errors, and intervals for all of them.
+
+Per-sample results come first (a rank, an error), summaries second, so that every summary can be taken over
+any part of the Earth and every one can have an interval. Tensors stay on their device; nothing loops over rows.
+"""
+
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+CHUNK_ELEMENTS = 2**24
+
+
+def true_class_ranks(scores: Float[Tensor, "n k"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Rank of the true class in each row: 1 + (number of classes that score higher) + (number that tie) / 2.
+
+    Ties are common, because sparse image predictions hold exact zeros. Sorting breaks them by position, so
+    the rank of a class would depend on its number; here a tie costs half a rank, whoever is tied. A row in
+    which all K classes tie has rank (K + 1) / 2. float32, on the device of ``scores``; log probabilities
+    serve as well, -inf included.
+
+    Raises:
+        ValueError: shapes that do not match, or NaN among the scores.
+    """
+    if scores.ndim != 2 or target.shape != scores.shape[:1]:
+        raise ValueError(
+            f"scores must be (n, k) and target (n,), got {tuple(scores.shape)} and {tuple(target.shape)}"
+        )
+    rows = max(1, CHUNK_ELEMENTS // max(scores.shape[1], 1))
+    out = torch.empty(len(scores), dtype=torch.float32, device=scores.device)
+    for ranks, block, truth in zip(out.split(rows), scores.split(rows), target.split(rows), strict=True):
+        own = block.gather(1, truth[:, None])
+        greater, equal = (block > own).sum(1), (block == own).sum(1) - 1
+        ranks.copy_(1 + greater + equal / 2)
+    # a NaN score equals nothing, itself included: it would count as a rank of 1/2 or be silently passed over
+    if bool(scores.isnan().any()):
+        raise ValueError(
+            "scores hold NaN; a row without a location must fall back to the image before ranking"
+        )
+    return out
+
+
+def top_k_accuracy(ranks: Float[Tensor, " n"], k: int) -> float:
+    """Share of rows whose true class has rank <= ``k``; a tie for the last place does not count."""
+    return _mean(ranks <= k)
+
+
+def mean_reciprocal_rank(ranks: Float[Tensor, " n"]) -> float:
+    """Mean of 1 / rank."""
+    return _mean(ranks.double().reciprocal())
+
+
+def reliability(
+    confidence: Float[Tensor, " n"], correct: Shaped[Tensor, " n"], *, bins: int = 15
+) -> pd.DataFrame:
+    """Data of a reliability diagram: for each of ``bins`` equal intervals of confidence in (0, 1], how often
+    the model was right.
+
+    Columns: low, high (edges), n, confidence (mean), accuracy (mean); the means are NaN in an empty bin.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    confidence, correct = confidence.double().cpu(), correct.double().cpu()
+    index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
+    count = torch.bincount(index, minlength=bins)
+    mean = [torch.bincount(index, weights=value, minlength=bins) / count for value in (confidence, correct)]
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    columns = {"low": edges[:-1], "high": edges[1:], "n": count, "confidence": mean[0], "accuracy": mean[1]}
+    return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
+
+
+def expected_calibration_error(
+    confidence: Float[Tensor, " n"], correct: Shaped[Tensor, " n"], *, bins: int = 15
+) -> float:
+    """Mean over rows of |accuracy - confidence| of the row's bin (see `reliability`).
+
+    Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
+    """
+    table = reliability(confidence, correct, bins=bins)
+    gap = (table["accuracy"] - table["confidence"]).abs().fillna(0.0)
+    return float((gap * table["n"]).sum() / max(int(table["n"].sum()), 1))
+
+
+def r2(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"]) -> float:
+    """R^2 = 1 - SSE / SST, SST about the mean of these labels; negative for a model worse than that mean,
+    NaN if SST is 0."""
+    return _regression_statistics(prediction, label)["r2"]
+
+
+def mae(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"]) -> float:
+    """Mean absolute error, in the unit of the label."""
+    return _regression_statistics(prediction, label)["mae"]
+
+
+def rmse(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"]) -> float:
+    """Root of the mean squared error, in the unit of the label."""
+    return _regression_statistics(prediction, label)["rmse"]
+
+
+def bootstrap_interval(
+    values: Float[Tensor, "n m"],
+    statistic: Callable[[Float[Tensor, "*b m"]], Float[Tensor, "*b"]],
+    *,
+    level: float = 0.95,
+    replicates: int = 500,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic that is a function of means.
+
+    Rows of ``values`` are drawn with replacement, ``replicates`` times; ``statistic`` gets the means of
+    their m columns. The mean itself is ``lambda m: m[..., 0]``. (nan, nan) for fewer than two rows.
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    values = values.double().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.stack([_resampled_mean(values, generator) for _ in range(replicates)])
+    tail = (1 - level) / 2
+    low, high = torch.quantile(statistic(means), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def summarise(
+    results: pd.DataFrame,
+    *,
+    intervals: bool = False,
+    level: float = 0.95,
+    replicates: int = 500,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Metrics of per-sample results, by the columns that they have.
+
+    Classification (``reciprocal_rank``, ``hit1``, ``hit3``): n, top1, top3, mrr.
+    Regression (``prediction``, ``label``): n, r2, mae, rmse.
+    With ``intervals=True``, each metric also has ``<name>_low`` and ``<name>_high`` (`bootstrap_interval` over rows).
+    """
+    if "reciprocal_rank" in results:
+        columns = {"top1": "hit1", "top3": "hit3", "mrr": "reciprocal_rank"}
+        values = torch.tensor(results[list(columns.values())].to_numpy(dtype=float))
+        statistics: Mapping[str, Callable[[Tensor], Tensor]] = {
+            name: itemgetter((..., i)) for i, name in enumerate(columns)
+        }
+    elif "prediction" in results:
+        label = torch.tensor(results["label"].to_numpy(dtype=float))
+        values = _regression_values(torch.tensor(results["prediction"].to_numpy(dtype=float)), label)
+        statistics = REGRESSION_STATISTICS
+    else:
+        raise ValueError(
+            "results need the columns reciprocal_rank, hit1, hit3 (classification) or prediction, label (regression)"
+        )
+    out: dict[str, float] = {"n": len(results)}
+    means = values.mean(0) if len(values) else torch.full(values.shape[1:], float("nan"))
+    for name, statistic in statistics.items():
+        out[name] = float(statistic(means))
+        if intervals:
+            low, high = bootstrap_interval(values, statistic, level=level, replicates=replicates, seed=seed)
+            out[f"{name}_low"], out[f"{name}_high"] = low, high
+    return out
+
+
+REGRESSION_STATISTICS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "r2": lambda m: 1 - m[..., 0] / (m[..., 3] - m[..., 2] ** 2).clamp_min(0),
+    "mae": lambda m: m[..., 1],
+    "rmse": lambda m: m[..., 0].sqrt(),
+}
+"""Metrics as functions of the means of: squared error, absolute error, centred label, its square."""
+
+
+def _regression_values(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"]) -> Float[Tensor, "n 4"]:
+    if prediction.shape != label.shape or prediction.ndim != 1:
+        raise ValueError(
+            f"prediction and label must both be (n,), got {tuple(prediction.shape)} and {tuple(label.shape)}"
+        )
+    prediction, label = prediction.double(), label.double()
+    error, centred = prediction - label, label - label.mean()
+    return torch.stack([error**2, error.abs(), centred, centred**2], dim=1)
+
+
+def _regression_statistics(prediction: Tensor, label: Tensor) -> dict[str, float]:
+    means = _regression_values(prediction, label).mean(0)
+    return {name: float(statistic(means)) for name, statistic in REGRESSION_STATISTICS.items()}
+
+
+def _resampled_mean(values: Float[Tensor, "n m"], generator: torch.Generator) -> Float[Tensor, " m"]:
+    """Mean over rows drawn with replacement, through the counts of the rows (far cheaper than gathering them)."""
+    n = len(values)
+    counts = torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n)
+    return counts.to(values.dtype) @ values / n
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

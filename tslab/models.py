@@ -1,0 +1,284 @@
+"""The benchmark's two models around a location encoder: a class prior, and a regressor that can also see an image.
+
+`LocationClassifier` says how likely each class is at a place. `Regressor` predicts a number from a place,
+from image features or from both. A location that is missing is handled here and nowhere else: a prior has
+nothing to say about it (its row is NaN, and whoever combines it with an image falls back to the image), a
+regressor uses a learned vector in its place.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tslab.coords import has_location
+from tslab.encoders import LocationEncoder
+from tslab.encoders.networks import ACTIVATIONS, xavier_linear
+
+FUSIONS = ("concat", "hadamard", "none")
+IMAGE_KINDS = ("feats", "scalar")
+
+
+class LocationClassifier(nn.Module):
+    """P(class c is here | place x) = sigmoid(w_c . Enc(x)), independently for each class.
+
+    Called with places (n, 2) in degrees, it returns logits (n, ``num_classes``); rows without a location are NaN.
+
+    Args:
+        encoder: the location encoder.
+        num_classes: K.
+        generator: random source of the class weights.
+
+    Source: Mac Aodha et al., Presence-only geographical priors for fine-grained image classification, ICCV 2019.
+    """
+
+    def __init__(
+        self, encoder: LocationEncoder, num_classes: int, *, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.encoder = encoder
+        self.classes: nn.Linear = nn.utils.skip_init(nn.Linear, encoder.out_features, num_classes, bias=False)
+        nn.init.kaiming_uniform_(self.classes.weight, a=5**0.5, generator=generator)
+
+    @property
+    def num_classes(self) -> int:
+        return self.classes.out_features
+
+    def forward(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
+        return self.classes(self.encoder(lonlat))
+
+    def log_prior(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
+        """ln P(class is here | place), finite however small the probability."""
+        return F.logsigmoid(self(lonlat).float())
+
+    def predict_proba(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
+        """P(class is here | place). The rows do not add up to 1: several classes can live at one place."""
+        return torch.sigmoid(self(lonlat).float())
+
+
+class Regressor(nn.Module):
+    """A number predicted from a place, from image features, or from both.
+
+    Image features pass a small branch, the place passes its encoder; with ``fusion="concat"`` the two
+    vectors stand side by side, with "hadamard" they are multiplied (the location as a gate on the image),
+    with "none" exactly one of them is there. A head follows. Inputs and the label are standardised inside,
+    with statistics of the training rows (`fit_scales`): the model takes and returns the data's own units.
+
+    Called with places (n, 2) and image features (n, d) (None for the part that the model does not have), it
+    returns (n,) predictions. A missing place is replaced by a learned embedding.
+
+    Args:
+        encoder: location encoder, or None for a model of the image alone.
+        image_features: d, or 0 for a model of the place alone.
+        fusion: "concat", "hadamard" or "none".
+        image_kind: "feats" (a feature vector) or "scalar" (one positive number such as a night light, see
+            `ScalarFeatures`).
+        embedding_dim: width of the image branch; the encoder's own width when there is one.
+        head: widths of the hidden layers of the head.
+        location_activation: "identity", or "sigmoid" as in the released code.
+        dropout: probability in the head and in the image branch.
+        generator: random source of the weights.
+    """
+
+    label_mean: Tensor
+    label_scale: Tensor
+    image_mean: Tensor
+    image_scale: Tensor
+
+    def __init__(
+        self,
+        encoder: LocationEncoder | None,
+        image_features: int = 0,
+        *,
+        fusion: str = "concat",
+        image_kind: str = "feats",
+        embedding_dim: int = 256,
+        head: tuple[int, ...] = (256, 256),
+        location_activation: str = "identity",
+        dropout: float = 0.1,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_parts(encoder, image_features, fusion, image_kind, location_activation)
+        self.fusion = fusion
+        self.encoder = encoder
+        self.location_activation: nn.Module = (
+            nn.Sigmoid() if location_activation == "sigmoid" else nn.Identity()
+        )
+        width = encoder.out_features if encoder is not None else embedding_dim
+        self.missing = nn.Parameter(torch.zeros(width)) if encoder is not None else None
+        self.scalar = ScalarFeatures() if image_kind == "scalar" and image_features else None
+        branch_in = self.scalar.out_features if self.scalar is not None else image_features
+        self.image = (
+            mlp((branch_in, max(width, 2), width), dropout=dropout, generator=generator)
+            if image_features
+            else None
+        )
+        self.register_buffer("image_mean", torch.zeros(image_features))
+        self.register_buffer("image_scale", torch.ones(image_features))
+        self.register_buffer("label_mean", torch.zeros(()))
+        self.register_buffer("label_scale", torch.ones(()))
+        fused = 2 * width if fusion == "concat" else width
+        self.head = mlp((fused, *head, 1), dropout=dropout, generator=generator)
+
+    @torch.no_grad()
+    def fit_scales(
+        self,
+        label: Float[Tensor, " n"],
+        image: Float[Tensor, "n d"] | None,
+        *,
+        standardise_label: bool = True,
+    ) -> None:
+        """Take mean and scale of the label, and of the image features, from the training rows."""
+        if standardise_label:
+            self.label_mean.copy_(label.double().mean())
+            self.label_scale.copy_(label.double().std(correction=0).clamp_min(1e-12))
+        if image is None or self.image is None:
+            return
+        if self.scalar is not None:
+            self.scalar.fit(image[:, 0])
+        else:
+            self.image_mean.copy_(image.double().mean(0))
+            scale = image.double().std(0, correction=0)
+            self.image_scale.copy_(torch.where(scale > 1e-12, scale, torch.ones_like(scale)))
+
+    def forward(
+        self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, " n"]:
+        return self.standardised(lonlat, image).float() * self.label_scale + self.label_mean
+
+    def standardised(
+        self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """The prediction in units of the label's standard deviation, which the loss compares."""
+        location = self._embed_location(lonlat) if self.encoder is not None else None
+        features = self._embed_image(image) if self.image is not None else None
+        if location is None or features is None:
+            fused = location if location is not None else features
+        elif self.fusion == "hadamard":
+            fused = location * features
+        else:
+            fused = torch.cat([features, location], dim=-1)
+        return self.head(fused).squeeze(-1)
+
+    def _embed_location(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n e"]:
+        assert self.encoder is not None and self.missing is not None
+        present = has_location(lonlat)[:, None]
+        embedding = self.location_activation(self.encoder(lonlat.where(present, 0.0)))
+        return torch.where(present, embedding, self.missing.to(embedding.dtype))
+
+    def _embed_image(self, image: Float[Tensor, "n d"] | None) -> Float[Tensor, "n e"]:
+        assert self.image is not None
+        if image is None:
+            raise ValueError(
+                f"this model needs image features of width {len(self.image_mean)}; pass image=, "
+                "or train with fusion='none'"
+            )
+        if self.scalar is not None:
+            return self.image(self.scalar(image[:, 0]))
+        return self.image((image - self.image_mean) / self.image_scale)
+
+
+class ScalarFeatures(nn.Module):
+    """One non-negative number v, such as a mean night light, as features a network can use.
+
+    u = ln(1 + max(v, 0)); features are u standardised and exp(-(u - a_j)^2 / (2 s^2)) for anchors a_j at
+    quantiles of the training values, s their median spacing. (In the released code all columns of this layer
+    are the same and zero: see the reproduction chapter.)
+    """
+
+    anchors: Tensor
+    width: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, num_anchors: int = 32) -> None:
+        super().__init__()
+        self.out_features = num_anchors + 1
+        self.register_buffer("anchors", torch.linspace(0, 5, num_anchors))
+        self.register_buffer("width", torch.tensor(5 / num_anchors))
+        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, values: Float[Tensor, " n"]) -> None:
+        """Take anchors, width, mean and scale from the training values."""
+        u = values.float().clamp_min(0).log1p()
+        low, high = float(u.min()), max(float(u.max()), float(u.min()) + 1e-3)
+        quantiles = torch.quantile(u.unique(), torch.linspace(0, 1, len(self.anchors), device=u.device))
+        even = torch.linspace(low, high, len(self.anchors), device=u.device)
+        self.anchors.copy_((quantiles + even) / 2)  # dense where the data are, without leaving gaps
+        self.width.copy_(self.anchors.diff().median().clamp_min(1e-3 * (high - low)))
+        self.centre.copy_(u.mean())
+        self.scale.copy_(u.std(correction=0).clamp_min(1e-6))
+
+    def forward(self, values: Float[Tensor, " n"]) -> Float[Tensor, "n out_features"]:
+        u = values.float().clamp_min(0).log1p()[:, None]
+        bumps = torch.exp(-(((u - self.anchors) / self.width) ** 2) / 2)
+        return torch.cat([(u - self.centre) / self.scale, bumps], dim=-1)
+
+
+class Ensemble(nn.Module):
+    """The mean prediction of several trained regressors, or the mean class probability of several priors."""
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        if not members:
+            raise ValueError("an ensemble needs at least one member")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        return torch.stack([member(*inputs) for member in self.members]).mean(0)
+
+    def log_prior(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
+        """ln of the mean probability of the members (which are `LocationClassifier`)."""
+        logs = torch.stack([member.log_prior(lonlat) for member in self.members])  # type: ignore[operator]
+        return torch.logsumexp(logs, dim=0) - torch.log(
+            torch.tensor(float(len(self.members)), device=logs.device)
+        )
+
+
+def mlp(
+    widths: tuple[int, ...],
+    *,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """Linear layers of the given widths with activation and dropout between them, and none after the last."""
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(pairwise(widths)):
+        layers.append(xavier_linear(a, b, generator))
+        if i < len(widths) - 2:
+            layers += [ACTIVATIONS[activation](), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
+
+
+def _check_parts(
+    encoder: LocationEncoder | None,
+    image_features: int,
+    fusion: str,
+    image_kind: str,
+    location_activation: str,
+) -> None:
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion {fusion!r} is not known; choose one of {', '.join(FUSIONS)}")
+    if image_kind not in IMAGE_KINDS:
+        raise ValueError(f"image_kind {image_kind!r} is not known; choose one of {', '.join(IMAGE_KINDS)}")
+    if location_activation not in ("identity", "sigmoid"):
+        raise ValueError(f'location_activation must be "identity" or "sigmoid", got {location_activation!r}')
+    both = encoder is not None and image_features > 0
+    if encoder is None and image_features == 0:
+        raise ValueError("a regressor needs a location encoder, image features, or both")
+    if both and fusion == "none":
+        raise ValueError(
+            'fusion="none" takes one input, got an encoder and image features; use "concat" or "hadamard"'
+        )
+    if not both and fusion != "none":
+        raise ValueError(
+            f'fusion={fusion!r} needs an encoder and image features; use fusion="none" for one of them'
+        )
