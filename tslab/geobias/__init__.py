@@ -4,10 +4,12 @@
 from tslab.geobias.background import background_count, background_density, background_grid
 from tslab.geobias.moments import exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
+from tslab.geobias.relative import SRIResult, sri
 from tslab.geobias.self_information import SSIResult, ssi, ssi_on_graph
 
 __all__ = [
     "NeighborGraph",
+    "SRIResult",
     "SSIResult",
     "background_count",
     "background_density",
@@ -15,6 +17,7 @@ __all__ = [
     "exact_moments",
     "neighbor_graph",
     "published_moments",
+    "sri",
     "ssi",
     "ssi_on_graph",
     "surprisal",
