@@ -20,6 +20,7 @@ from tslab.released_files import (
     DATASET_TOKENS,
     ENCODER_TOKENS,
     SOURCES,
+    EmptyFileError,
     FetchError,
     NotReleasedError,
     ReleasedFile,
@@ -129,7 +130,7 @@ def test_siblings_of_different_length_are_refused(root):
 def test_an_empty_file_is_not_released(root):
     path = root / "eval_results" / "classification" / "eval_fmow__val_spherical_harmonics.csv"
     path.write_text("\n")
-    with pytest.raises(NotReleasedError, match="is empty in the release"):
+    with pytest.raises(EmptyFileError, match="is empty in the release"):
         load_released_results("fmow", "siren_sh", root)
 
 

@@ -25,6 +25,7 @@ import pandas as pd
 from tslab.released_files import (
     ENCODER_TOKENS,
     HOW_TO_GET,
+    EmptyFileError,
     NotReleasedError,
     ReleasedFilesMissingError,
     ReleasedResultsError,
@@ -73,14 +74,14 @@ def load_released_results(
 
     Raises:
         ValueError: unknown dataset or encoder.
-        NotReleasedError: the release has no such file, or an empty one (siren_sh on fmow, all encoders on
-        inat2017).
+        NotReleasedError: the release has no such file, or (`EmptyFileError`) an empty one (siren_sh on fmow,
+            all encoders on inat2017).
         ReleasedFilesMissingError: the file is not on this machine; says how to get it.
         ReleasedResultsError: the file is damaged or contradicts its siblings.
     """
     path = result_path(dataset, encoder, root)
     if path.stat().st_size < 16:
-        raise NotReleasedError(
+        raise EmptyFileError(
             f"{path.name} is empty in the release ({path.stat().st_size} bytes): there are no results of "
             f"{encoder} on {dataset} "
             "to read; use another encoder, or train this one with tslab.train"

@@ -117,6 +117,10 @@ class NotReleasedError(ReleasedResultsError):
     """The release has no such file, or an empty one: there is nothing to fetch."""
 
 
+class EmptyFileError(NotReleasedError):
+    """The release has the file, without content."""
+
+
 class FetchError(ReleasedResultsError):
     """A download that did not end in a verified file. Nothing was left behind."""
 
@@ -273,7 +277,10 @@ def fetch_released(
             outcome[file.path] = "skipped"
         else:
             used = _fetch_one(file, target, preferred, host, retries)
-            preferred = [used, *(source for source in preferred if source != used)]  # what answered goes first
+            preferred = [
+                used,
+                *(source for source in preferred if source != used),
+            ]  # what answered goes first
             outcome[file.path] = "fetched"
         if report:
             report(file, outcome[file.path])

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS, published_tables
 from tslab.released import load_released_results
-from tslab.released_files import NotReleasedError
+from tslab.released_files import EmptyFileError, NotReleasedError
 
 VERDICTS: dict[str, str] = {
     "reproduced": "The released per-sample results give the published number, within the tolerance.",
@@ -154,7 +154,7 @@ def _recompute_cell(
     try:
         results = load_released_results(dataset, encoder, root)
     except NotReleasedError as error:
-        note = "empty file" if "is empty" in str(error) else "no file"
+        note = "empty file" if isinstance(error, EmptyFileError) else "no file"
         return cell | nothing | {"verdict": "not released", "note": note}
     top1, n = 100 * float(results["hit1"].mean()), len(results)
     if results.attrs["n_located"]:
