@@ -21,6 +21,9 @@ from tslab.encoders import (
     register_encoder,
 )
 from tslab.evaluation import Evaluation, evaluate
+from tslab.published import published_tables
+from tslab.released import load_released_results
+from tslab.tasks import Table, Task, TaskMeta, load_task
 from tslab.training import Run, load_run, train
 
 __version__ = "0.1.0"
@@ -32,14 +35,20 @@ __all__ = [
     "LocationEncoder",
     "PositionEncoder",
     "Run",
+    "Table",
+    "Task",
+    "TaskMeta",
     "check_lonlat",
     "evaluate",
     "great_circle_distance",
     "has_location",
+    "load_released_results",
     "load_run",
+    "load_task",
     "location_encoder",
     "lonlat_from_unit_vectors",
     "position_encoder",
+    "published_tables",
     "register_encoder",
     "sample_sphere",
     "train",
