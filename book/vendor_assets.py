@@ -116,10 +116,16 @@ def export_models() -> None:
     if stamp.exists() and stamp.read_text() == key and (out / "manifest.json").exists():
         return
     print("Exporting the encoders to ONNX ...", flush=True)
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    subprocess.run([sys.executable, "-m", "tslab.widgets.export", os.fspath(out)], check=True, cwd=ROOT)
+    new = VENDOR / ".models-new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    command = [sys.executable, "-m", "tslab.widgets.export", os.fspath(new)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise SystemExit(f"Exporting the encoders failed:\n{run.stdout}{run.stderr}")
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new.rename(out)
     stamp.write_text(key)
 
 

@@ -22,6 +22,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from docstrings import rewrite
 from repository import ROOT, colab_url, repository_address
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -48,6 +49,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("tslab_execution_key", "", "env")
     app.connect("config-inited", configure, priority=100)
     app.connect("html-page-context", fit_page, priority=900)
+    app.connect("autodoc-process-docstring", rewrite)
     app.connect("build-finished", drop_icon_script, priority=900)
     app.connect("build-finished", check_html, priority=950)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
