@@ -73,7 +73,7 @@ def evaluate(
         run_or_model: what `tslab.train` returns, a model of `tslab.models`, a baseline of `tslab.baselines`,
             or "no_prior".
         table: a split of a task, for example ``task.test``.
-        use_image: None means: if the table has image predictions.
+        use_image: None means: if the table has image predictions, one column for each class.
         intervals: add 95 % bootstrap intervals.
         block_deg: size of the spatial blocks, in degrees.
         bins: bins of the reliability diagram.
@@ -148,10 +148,13 @@ def block_metrics(results: pd.DataFrame, block_deg: float = 10.0) -> pd.DataFram
 def _classification_results(model: Any, table: Table, use_image: bool | None) -> tuple[pd.DataFrame, Tensor]:
     """Per-sample results and, row by row, the largest normalised score."""
     prior = _prior_of(model)
-    has_image = table.image is not None
+    classes = getattr(model, "num_classes", None)
+    has_image = table.image is not None and table.image.shape[1] == (classes or table.image.shape[1])
     use_image = has_image if use_image is None else use_image
     if use_image and not has_image:
-        raise ValueError("use_image=True but the table has no image predictions; leave use_image out")
+        raise ValueError(
+            "use_image=True but the table has no image predictions (one column for each class); leave use_image out"
+        )
     if prior is None and not use_image:
         raise ValueError('"no_prior" is the image alone, and there are no image predictions to use')
     if not use_image and not bool(has_location(table.lonlat).any()):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tslab._files import atomic_path, atomic_write
 from tslab.coords import has_location
-from tslab.distributed import process_group
+from tslab.distributed import join_processes
 from tslab.encoders import ENCODERS, LocationEncoder, location_encoder
 from tslab.evaluation import quick_metrics
 from tslab.hyperparameters import hyperparameters
@@ -339,46 +339,46 @@ def _run(
     compile: bool | None,
 ) -> Run:
     where = resolve_device(device)
-    with process_group(where):
-        model = build_model(config, task, None if isinstance(encoder, str) else encoder).to(where)
-        objective, trained = _objective(config, task, model, where)
-        environment = environment_of(where)
-        if folder is not None and resume_from is None and _writes():
-            atomic_write(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
-            atomic_write(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-        settings = LoopSettings(
-            epochs=config.epochs,
-            lr=config.lr,
-            lr_decay=config.lr_decay,
-            schedule=config.schedule,
-            weight_decay=config.weight_decay,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            patience=config.patience,
-            precision=config.precision,
-            compile=where.type == "cuda" and current_share().world == 1 if compile is None else compile,
-        )
-        validate = None
-        if config.patience is not None:
-            if len(task.val) == 0:
-                raise ValueError(
-                    f"patience needs a validation split and {task.name} has none; leave patience out"
-                )
-            validation = task.val.to(where)
-            validate = lambda: quick_metrics(model, validation)  # noqa: E731
-        state = fit(
-            model,
-            objective,
-            settings,
-            where,
-            trained=trained,
-            validate=validate,
-            checkpoint=None if folder is None else folder / CHECKPOINT_FILE,
-            resume_from=resume_from,
-            on_epoch=on_epoch,
-            progress=progress,
-            label=f"{config.task} · {config.encoder}",
-        )
+    join_processes(where)
+    model = build_model(config, task, None if isinstance(encoder, str) else encoder).to(where)
+    objective, trained = _objective(config, task, model, where)
+    environment = environment_of(where)
+    if folder is not None and resume_from is None and _writes():
+        atomic_write(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+        atomic_write(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    settings = LoopSettings(
+        epochs=config.epochs,
+        lr=config.lr,
+        lr_decay=config.lr_decay,
+        schedule=config.schedule,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        patience=config.patience,
+        precision=config.precision,
+        compile=where.type == "cuda" and current_share().world == 1 if compile is None else compile,
+    )
+    validate = None
+    if config.patience is not None:
+        if len(task.val) == 0:
+            raise ValueError(
+                f"patience needs a validation split and {task.name} has none; leave patience out"
+            )
+        validation = task.val.to(where)
+        validate = lambda: quick_metrics(model, validation)  # noqa: E731
+    state = fit(
+        model,
+        objective,
+        settings,
+        where,
+        trained=trained,
+        validate=validate,
+        checkpoint=None if folder is None else folder / CHECKPOINT_FILE,
+        resume_from=resume_from,
+        on_epoch=on_epoch,
+        progress=progress,
+        label=f"{config.task} · {config.encoder}",
+    )
     history = pd.DataFrame(state.history)
     if folder is not None and _writes():
         with atomic_path(folder / HISTORY_FILE) as temporary:
