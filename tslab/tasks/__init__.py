@@ -1,34 +1,28 @@
 """Tasks: the datasets of the benchmark, released or synthetic, behind one function.
 
 `load_task` is the way in. `tslab.tasks.task` says what a task is, `tslab.tasks.splits` how to split one so that a test
-means what you think it means.
+means what you think it means, `tslab.tasks.verification` whether an archive is the published one.
 """
 
-from typing import Any, Literal
-
+from tslab.tasks.datasets import DATASETS, DatasetInfo, dataset_info, licence_table
+from tslab.tasks.loading import TASK_NAMES, load_task
 from tslab.tasks.task import LazyRows, Table, TableDataset, Task, TaskDataError, TaskMeta
-from tslab.tasks.toy import sphere_toy
-
-Source = Literal["synthetic", "locbench", "released", "native"]
-Scale = Literal["tiny", "small", "full"]
-
-
-def load_task(name: str, *, seed: int = 0, **options: Any) -> Task:
-    """Load a task by name."""
-    if name == "sphere_toy":
-        return sphere_toy(seed, **options)
-    raise ValueError(f"no task {name!r}")
-
+from tslab.tasks.verification import Check, Report, verify
 
 __all__ = [
+    "DATASETS",
+    "TASK_NAMES",
+    "Check",
+    "DatasetInfo",
     "LazyRows",
-    "Scale",
-    "Source",
+    "Report",
     "Table",
     "TableDataset",
     "Task",
     "TaskDataError",
     "TaskMeta",
+    "dataset_info",
+    "licence_table",
     "load_task",
-    "sphere_toy",
+    "verify",
 ]

@@ -153,8 +153,8 @@ def spatial_blocks(
 def equal_area_cells(size_km: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The grid behind ``spatial_blocks(size_km=...)``: cells per band of latitude and the limits of the bands.
 
-    With n_j cells in band j and N in all, the limits are s_0 = -1 and s_{j+1} = s_j + 2 n_j / N: each cell covers the same
-    area, 4 pi R² / N.
+    With n_j cells in band j and N in all, the limits are, in sin(latitude), s_0 = -1 and s_{j+1} = s_j + 2 n_j / N:
+    each cell covers the same area, 4 pi R² / N.
     """
     if not 0 < size_km <= np.pi * EARTH_RADIUS_KM:
         raise ValueError(

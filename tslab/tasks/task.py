@@ -79,6 +79,9 @@ class LazyRows:
 ImageInput: TypeAlias = Tensor | sp.csr_array | LazyRows | None
 """What a table may hold as image input: a dense tensor, a sparse matrix, rows on disk, or nothing."""
 
+EXTRA_COLUMNS = ("user", "date", "id", "group", "year")
+"""Columns besides coordinates, target and image input."""
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Table:
@@ -91,9 +94,10 @@ class Table:
         user: (n,) int64 photographer, -1 where unknown.
         date: (n,) float32 fraction of the year in [0, 1), NaN where unknown.
         id: (n,) int64, the row's name in its source.
-        group: (n,) int64 the group the row belongs to (country, site, class genus), -1 for none.
+        group: (n,) int64 the group the row belongs to (country, site, stratum), -1 for none; see ``TaskMeta.groups``.
+        year: (n,) int64 calendar year, -1 where unknown.
 
-    Left out, ``user`` and ``group`` are -1, ``date`` is NaN and ``id`` counts rows.
+    Left out, ``user``, ``group`` and ``year`` are -1, ``date`` is NaN and ``id`` counts rows.
 
     Raises:
         TaskDataError: columns of different lengths, NaN or negative targets.
@@ -107,6 +111,7 @@ class Table:
     date: Float[Tensor, " n"] = None  # type: ignore[assignment]
     id: Int[Tensor, " n"] = None  # type: ignore[assignment]
     group: Int[Tensor, " n"] = None  # type: ignore[assignment]
+    year: Int[Tensor, " n"] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         n, device = len(self.lonlat), self.lonlat.device
@@ -115,6 +120,7 @@ class Table:
             "date": lambda: torch.full((n,), torch.nan, device=device),
             "id": lambda: torch.arange(n, device=device),
             "group": lambda: torch.full((n,), -1, device=device),
+            "year": lambda: torch.full((n,), -1, device=device),
         }
         for name, make in defaults.items():
             if getattr(self, name) is None:
@@ -123,7 +129,7 @@ class Table:
 
     def _check(self, n: int) -> None:
         check_lonlat(self.lonlat)
-        for name in ("target", "image", "user", "date", "id", "group"):
+        for name in ("target", "image", *EXTRA_COLUMNS):
             column = getattr(self, name)
             if column is not None and column.shape[0] != n:
                 raise TaskDataError(
@@ -162,9 +168,7 @@ class Table:
         index = torch.as_tensor(mask, device=self.device)
         if index.dtype == torch.bool and len(index) != len(self):
             raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
-        columns = {
-            name: getattr(self, name)[index] for name in ("lonlat", "target", "user", "date", "id", "group")
-        }
+        columns = {name: getattr(self, name)[index] for name in ("lonlat", "target", *EXTRA_COLUMNS)}
         image = self.image
         if isinstance(image, LazyRows):
             image = image.select(index.cpu().numpy())
@@ -200,7 +204,7 @@ class Table:
         return TableDataset(self)
 
     def to_pandas(self) -> pd.DataFrame:
-        """Columns id, lon, lat, target, user, date, group (and ``image`` where the image input is one scalar)."""
+        """Columns id, lon, lat, target, user, date, group, year (and ``image`` where the image input is one scalar)."""
         lonlat = self.lonlat.cpu().numpy()
         columns: dict[str, Any] = {
             "id": self.id,
@@ -208,7 +212,7 @@ class Table:
             "lat": lonlat[:, 1],
             "target": self.target,
         }
-        columns |= {"user": self.user, "date": self.date, "group": self.group}
+        columns |= {name: getattr(self, name) for name in ("user", "date", "group", "year")}
         if self.image is not None and self.image.shape[1] == 1:
             columns["image"] = self.image_rows(device="cpu")[:, 0]
         return pd.DataFrame(
@@ -230,7 +234,7 @@ class Table:
                 f"the frame has no column {', '.join(missing)} "
                 f"(it has {', '.join(map(str, frame.columns))}); rename yours"
             )
-        kinds = {"user": np.int64, "date": np.float32, "id": np.int64, "group": np.int64}
+        kinds = {name: np.float32 if name == "date" else np.int64 for name in EXTRA_COLUMNS}
         extra = {
             n: torch.from_numpy(frame[n].to_numpy(kind).copy()) for n, kind in kinds.items() if n in frame
         }
@@ -302,13 +306,14 @@ class TableDataset(Dataset[dict[str, Tensor]]):
         return rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TaskMeta:
     """What is known about a task beyond its rows.
 
     Attributes:
         kind: ``classification`` or ``regression``.
         classes: class names, in the order of the targets; empty for regression.
+        groups: names of the group numbers, where they have any.
         label_name, label_unit, label_transform: what the target is; the transform that was applied to the unit.
         image_kind: ``probs`` (class probabilities of an image model), ``feats`` (features), ``scalar`` or ``none``.
         image_model: where the image input comes from.
@@ -324,6 +329,7 @@ class TaskMeta:
 
     kind: TaskKind
     classes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     label_name: str = "class"
     label_unit: str = ""
     label_transform: str = "none"
@@ -344,6 +350,16 @@ class TaskMeta:
     def num_classes(self) -> int:
         """Number of classes; 0 for regression."""
         return len(self.classes)
+
+    def __repr__(self) -> str:
+        shown = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name != "classes" and getattr(self, f.name)
+        }
+        if self.classes:
+            shown["classes"] = f"{self.num_classes} names"
+        return f"TaskMeta({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 class Truth(Protocol):
@@ -400,33 +416,49 @@ class Task:
     @property
     def image_dim(self) -> int:
         """Width of the image input; 0 without one."""
-        return 0 if self.train.image is None else int(self.train.image.shape[1])
+        return next((int(t.image.shape[1]) for t in self.tables.values() if t.image is not None), 0)
 
     def to(self, device: torch.device | str) -> "Task":
         """The task with all columns on ``device``."""
         return replace(self, **{name: table.to(device) for name, table in self.tables.items()})  # type: ignore[arg-type]
 
     def with_validation(
-        self, fraction: float = 0.1, *, seed: int = 0, block_degrees: float | None = None
+        self,
+        fraction: float = 0.1,
+        *,
+        seed: int = 0,
+        size_degrees: float | None = None,
+        size_km: float | None = None,
     ) -> "Task":
-        """The task with its validation rows taken from train: at random, or in spatial blocks of ``block_degrees``.
+        """The task with its validation rows taken from train: at random, or in spatial blocks if a size is given.
 
-        An existing validation split is kept as it is (returns the task unchanged).
+        A task that has validation rows is returned as it is.
         """
-        from tslab.tasks.splits import block_split, random_split
-
         if len(self.val):
             return self
-        if block_degrees is None:
-            train, val = random_split(len(self.train), (1 - fraction, fraction), seed=seed)
-        else:
-            train, val = block_split(
-                self.train.lonlat, (1 - fraction, fraction), size_degrees=block_degrees, seed=seed
-            )
-        how = "at random" if block_degrees is None else f"in blocks of {block_degrees:g} degrees"
-        note = f"Validation rows: {len(val):,} of the training rows, chosen {how} (seed {seed})."
+        parts, how = _split(self.train, (1 - fraction, fraction), seed, size_degrees, size_km)
+        note = f"Validation rows: {len(parts[1]):,} of the training rows, chosen {how} (seed {seed})."
         meta = replace(self.meta, notes=(*self.meta.notes, note))
-        return replace(self, train=self.train.where(train), val=self.train.where(val), meta=meta)
+        return replace(self, train=self.train.where(parts[0]), val=self.train.where(parts[1]), meta=meta)
+
+    def resplit(
+        self,
+        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        *,
+        seed: int = 0,
+        size_degrees: float | None = None,
+        size_km: float | None = None,
+    ) -> "Task":
+        """All rows of the three tables, split anew into train, val and test: at random, or in spatial blocks.
+
+        Ceilings no longer hold for other test rows and are left out.
+        """
+        whole = concatenate(list(self.tables.values()))
+        parts, how = _split(whole, fractions, seed, size_degrees, size_km)
+        note = f"All rows split anew {how} (seed {seed}): this is not the split of the source."
+        meta = replace(self.meta, notes=(*self.meta.notes, note), ceiling={}, eval_split="test")
+        train, val, test = (whole.where(part) for part in parts)
+        return replace(self, train=train, val=val, test=test, meta=meta)
 
     def __repr__(self) -> str:
         from tslab.tasks.display import task_text
@@ -439,6 +471,17 @@ class Task:
         return task_html(self)
 
 
+def concatenate(tables: Sequence[Table]) -> Table:
+    """The rows of several tables, one after the other. On-disk image inputs must come from the same file."""
+    filled = [table for table in tables if len(table)]
+    if len(filled) <= 1:
+        return filled[0] if filled else tables[0]
+    columns = {
+        name: torch.cat([getattr(t, name) for t in filled]) for name in ("lonlat", "target", *EXTRA_COLUMNS)
+    }
+    return Table(image=_concatenate_images([table.image for table in filled]), **columns)
+
+
 def check_classes(target: Tensor, num_classes: int, name: str) -> None:
     """Raise `TaskDataError` if a target is no class index in [0, ``num_classes``)."""
     if target.is_floating_point():
@@ -449,6 +492,36 @@ def check_classes(target: Tensor, num_classes: int, name: str) -> None:
             f"{name}: row {row} has class {int(target[row])}, but there are {num_classes} classes "
             f"(0 to {num_classes - 1}); class numbers must start at 0"
         )
+
+
+def _concatenate_images(images: Sequence[Any]) -> ImageInput:
+    if all(image is None for image in images):
+        return None
+    if all(isinstance(image, Tensor) for image in images):
+        return torch.cat(list(images))
+    if all(sp.issparse(image) for image in images):
+        return sp.vstack(images, format="csr")
+    if all(isinstance(image, LazyRows) and image.array is images[0].array for image in images):
+        rows = [np.arange(len(image.array)) if image.rows is None else image.rows for image in images]
+        return LazyRows(images[0].array, np.concatenate(rows))
+    kinds = ", ".join("none" if image is None else type(image).__name__ for image in images)
+    raise TaskDataError(
+        f"the tables have different kinds of image input ({kinds}); "
+        "remove it first with dataclasses.replace(table, image=None)"
+    )
+
+
+def _split(
+    table: Table, fractions: Sequence[float], seed: int, size_degrees: float | None, size_km: float | None
+) -> tuple[tuple[Tensor, ...], str]:
+    """Parts of a table and how they were chosen, in words."""
+    from tslab.tasks.splits import block_split, random_split
+
+    if size_degrees is None and size_km is None:
+        return random_split(len(table), fractions, seed=seed), "at random"
+    size = f"{size_degrees:g} degrees" if size_km is None else f"{size_km:g} km, equal areas"
+    blocks = block_split(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
+    return blocks, f"in spatial blocks of {size}"
 
 
 def _import_geopandas() -> Any:
@@ -473,4 +546,5 @@ __all__ = [
     "TaskMeta",
     "Truth",
     "check_classes",
+    "concatenate",
 ]

@@ -1,0 +1,65 @@
+"""`load_task`: one way to every task."""
+
+import os
+from typing import Any, Literal, get_args
+
+from tslab.tasks.datasets import DATASETS
+from tslab.tasks.locbench import load_locbench, locbench_root
+from tslab.tasks.native import read_task
+from tslab.tasks.released_points import released_task
+from tslab.tasks.task import Task
+from tslab.tasks.toy import sphere_toy
+
+Source = Literal["synthetic", "locbench", "released", "native"]
+
+Scale = Literal["tiny", "small", "full"]
+SCALES = get_args(Scale)
+
+TASK_NAMES = (*DATASETS, "sphere_toy")
+"""Every name that `load_task` knows."""
+
+
+def load_task(
+    name: str,
+    source: Source = "synthetic",
+    root: str | os.PathLike[str] | None = None,
+    scale: Scale = "small",
+    seed: int = 0,
+    **options: Any,
+) -> Task:
+    """Load a task.
+
+    Args:
+        name: one of the seventeen LocBench datasets (`tslab.tasks.DATASETS`) or ``sphere_toy``.
+        source:
+            ``synthetic``: a generated stand-in, no data needed (`tslab.tasks.synthetic`);
+            ``locbench``: the released archive, unpacked (`tslab.tasks.locbench.load_locbench`, options image, variant
+            and fraction);
+            ``released``: the MOSAIKS points inside the released results (`tslab.tasks.released_points.released_task`,
+            options split, fractions, size_degrees, size_km);
+            ``native``: a folder written by `tslab.tasks.native.write_task`.
+        root: where the files are: the folder that holds the dataset folders; for ``released`` a copy of the TorchSpatial
+            repository.
+        scale: size of synthetic data: ``tiny`` for tests, ``small`` for a laptop, ``full`` for the released counts.
+        seed: of generated data, of splits and of draws.
+
+    Raises:
+        ValueError: unknown name, source or scale.
+        FileNotFoundError: the files are not there; says how to get them.
+        TaskDataError, tslab.CoordinateError: files that are not what they should be.
+    """
+    if name not in TASK_NAMES:
+        raise ValueError(f"no task {name!r}; use one of {', '.join(TASK_NAMES)}")
+    if source not in get_args(Source):
+        raise ValueError(f"no source {source!r}; use one of {', '.join(get_args(Source))}")
+    if scale not in SCALES:
+        raise ValueError(f"no scale {scale!r}; use one of {', '.join(SCALES)}")
+    if source == "native":
+        return read_task(locbench_root(root) / name)
+    if source == "locbench":
+        return load_locbench(name, root, seed=seed, **options)
+    if source == "released":
+        return released_task(name, root, seed=seed, **options)
+    if name == "sphere_toy":
+        return sphere_toy(seed, **options)
+    raise ValueError(f"no synthetic stand-in of {name!r}")
