@@ -123,6 +123,25 @@ def test_a_figure_loads_the_smallest_bundle_that_draws_it(kinds: list[str], bund
     assert run.stdout.strip() == bundle
 
 
+def test_a_docstring_keeps_its_stars_and_bars() -> None:
+    from docstrings import to_rst
+
+    rst = to_rst("Ratio |a| / |b| * 2.\n\nArgs:\n    a: the first,\n        continued.\n    b: the second.")
+    assert rst.split("\n") == [
+        "Ratio \\|a\\| / \\|b\\| \\* 2.", "",
+        "**Args**", "",
+        "* ``a``: the first, continued.", "",
+        "* ``b``: the second.", "", "",
+    ]  # fmt: skip
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    import tslab
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == tslab.__version__
+
+
 def _files(node: object) -> list[str]:
     """Every document named in a table of contents."""
     if isinstance(node, list):

@@ -42,6 +42,9 @@ CLEARER_MARKUP = {
     'role="doc-biblioentry"': 'role="listitem"',
 }
 
+#: The parameters of a long signature come as a definition list without terms; lines of text are enough.
+_SIGNATURE_LIST = re.compile(r'<dl>\s*((?:<dd><em class="sig-param">.*</dd>\s*)+)</dl>')
+
 logger = logging.getLogger(__name__)
 
 
@@ -121,6 +124,7 @@ def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
     body = context.get("body") or ""
     for old, new in CLEARER_MARKUP.items():
         body = body.replace(old, new)
+    body = _SIGNATURE_LIST.sub(_signature_lines, body)
     context["body"] = body = _without_thebe_block(body)
     scripts = context.get("script_files")
     if isinstance(scripts, list):
@@ -133,6 +137,10 @@ def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
         for entry in button.get("buttons", []):
             if "/blob/" in entry.get("url", "") and entry.get("text") == "Colab":
                 entry["url"] = colab_url(pagename)
+
+
+def _signature_lines(match: re.Match[str]) -> str:
+    return match[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
 
 
 def _is_thebe(script: Any) -> bool:
