@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from tslab.losses import BACKGROUNDS, background_points, csp_loss, presence_only_loss
+from tslab.losses import (
+    BACKGROUNDS,
+    background_points,
+    csp_loss,
+    presence_only_loss,
+    presence_only_loss_of_pass,
+)
 
 
 def slow_loss(
@@ -46,6 +52,24 @@ def test_gradient_is_the_derivative() -> None:
     background = torch.randn((4, 3), generator=generator, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([0, 2, 1, 1])
     assert torch.autograd.gradcheck(lambda a, b: presence_only_loss(a, target, b), (logits, background))
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_closed_form_gradient_is_that_of_the_formula(weight: float) -> None:
+    generator = torch.Generator().manual_seed(6)
+    logits = (5 * torch.randn((9, 6), generator=generator, dtype=torch.float64)).requires_grad_()
+    target = torch.tensor([0, 5, 2, 2])
+
+    def fused(z: torch.Tensor) -> torch.Tensor:
+        return presence_only_loss_of_pass(z, target, background_weight=weight)
+
+    plain = presence_only_loss(logits[:4], target, logits[4:], background_weight=weight)
+    torch.testing.assert_close(fused(logits), plain, rtol=1e-12, atol=0)
+    assert torch.autograd.gradcheck(fused, (logits,))
+    expected = torch.autograd.grad(plain, logits)[0]
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * fused(logits), logits)[0], 3 * expected, rtol=1e-12, atol=1e-15
+    )
 
 
 def test_hopeless_logits_still_have_a_gradient_in_log_space_but_not_with_eps() -> None:

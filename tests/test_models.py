@@ -196,3 +196,18 @@ def test_grid_cells_know_date_line_poles_and_corners() -> None:
     assert cell_corner(int(cells[3])) == (-10.0, -90.0)
     with pytest.raises(ValueError, match="divide 180"):
         grid_cells(lonlat, 7.0)
+
+
+def test_dropout_keeps_the_mean_drops_its_share_and_does_nothing_in_evaluation() -> None:
+    from tslab.encoders.networks import Dropout
+
+    ones = torch.ones((400, 501))
+    for p in (0.1, 0.5, 0.9):
+        layer = Dropout(p).train()
+        torch.manual_seed(0)
+        out = layer(ones)
+        assert float((out == 0).float().mean()) == pytest.approx(p, abs=0.005)
+        assert float(out.mean()) == pytest.approx(1, abs=0.02)
+        torch.manual_seed(0)
+        assert torch.equal(layer(ones), out)
+        assert torch.equal(layer.eval()(ones), ones)

@@ -45,7 +45,16 @@ def test_the_known_bayes_optimum_is_reached_within_tolerance() -> None:
     assert task.truth is not None
     best = float((task.truth(task.test.lonlat).argmax(1) == task.test.target).double().mean())
     scales = {"num_scales": 8, "min_radius": 0.1, "hidden_dim": 128, "dropout": 0.1}
-    run = train(task, "sphere2vec_sphereC+", epochs=25, lr=1e-2, batch_size=512, progress=False, **scales)
+    run = train(
+        task,
+        "sphere2vec_sphereC+",
+        epochs=25,
+        lr=1e-2,
+        schedule="cosine",
+        batch_size=512,
+        progress=False,
+        **scales,
+    )
     reached = evaluate(run, task.test).metrics["top1"]
     assert reached == pytest.approx(best, abs=0.015)
 

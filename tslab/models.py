@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tslab.coords import has_location
 from tslab.encoders import LocationEncoder
-from tslab.encoders.networks import ACTIVATIONS, xavier_linear
+from tslab.encoders.networks import ACTIVATIONS, Dropout, xavier_linear
 
 FUSIONS = ("concat", "hadamard", "none")
 IMAGE_KINDS = ("feats", "scalar")
@@ -254,7 +254,7 @@ def mlp(
     for i, (a, b) in enumerate(pairwise(widths)):
         layers.append(xavier_linear(a, b, generator))
         if i < len(widths) - 2:
-            layers += [ACTIVATIONS[activation](), nn.Dropout(dropout)]
+            layers += [ACTIVATIONS[activation](), Dropout(dropout)]
     return nn.Sequential(*layers)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tslab.coords import check_lonlat, has_location
-from tslab.losses import background_points, presence_only_loss
+from tslab.losses import background_points, presence_only_loss, presence_only_loss_of_pass
 from tslab.models import Regressor
 from tslab.tasks.task import Table
 
@@ -94,8 +94,10 @@ class PresenceOnly(Objective):
         lonlat, target, rows = batch
         logits = forward(lonlat)  # one pass for data and background
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        data, background = logits[: len(target)], logits[len(target) :]
         weight = self.background_weight
+        if self.eps == 0 and not torch.compiler.is_compiling():  # a compiler fuses the formula by itself
+            return presence_only_loss_of_pass(logits, target, background_weight=weight, rows=rows)
+        data, background = logits[: len(target)], logits[len(target) :]
         return presence_only_loss(data, target, background, background_weight=weight, eps=self.eps, rows=rows)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -20,9 +21,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class FFN(nn.Module):
     """The benchmark's feed-forward network.
 
-    Each hidden layer is Linear, activation, dropout, skip connection (where the widths match), LayerNorm. The output layer
-    is Linear; ``final_activation=True`` puts the activation and dropout behind it too, which the released checkpoints
-    need. Weights are Xavier-uniform, biases zero.
+    Each hidden layer is Linear, activation, dropout, skip connection (where the widths match), LayerNorm. The
+    output layer is Linear; ``final_activation=True`` puts the activation and dropout behind it too, which the
+    released checkpoints need. Weights are Xavier-uniform, biases zero.
 
     Args:
         in_features, out_features: widths of input and output.
@@ -55,12 +56,16 @@ class FFN(nn.Module):
             raise ValueError(f"num_hidden_layers must not be negative, got {num_hidden_layers}")
         widths = [in_features, *[hidden_dim] * num_hidden_layers]
         self.layers = nn.ModuleList(
-            FFNLayer(a, b, activation, dropout, layer_norm=layer_norm, skip=skip and a == b, generator=generator)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            FFNLayer(
+                a, b, activation, dropout, layer_norm=layer_norm, skip=skip and a == b, generator=generator
+            )
+            for a, b in pairwise(widths)
         )
         last = activation if final_activation else None
         self.layers.append(
-            FFNLayer(widths[-1], out_features, last, dropout, layer_norm=False, skip=False, generator=generator)
+            FFNLayer(
+                widths[-1], out_features, last, dropout, layer_norm=False, skip=False, generator=generator
+            )
         )
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
@@ -70,7 +75,7 @@ class FFN(nn.Module):
 
 
 class FFNLayer(nn.Module):
-    """Linear, then activation and dropout (neither if ``activation`` is None), skip connection and LayerNorm if asked."""
+    """Linear, activation and dropout (neither if ``activation`` is None), skip connection, LayerNorm."""
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class FFNLayer(nn.Module):
         super().__init__()
         self.linear = xavier_linear(in_features, out_features, generator)
         self.activation = nn.Identity() if activation is None else make_activation(activation)
-        self.dropout = nn.Identity() if activation is None else nn.Dropout(dropout)
+        self.dropout = nn.Identity() if activation is None else Dropout(dropout)
         self.norm = nn.LayerNorm(out_features) if layer_norm else nn.Identity()
         self.skip = skip
 
@@ -96,7 +101,9 @@ class FFNLayer(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """The network of the ``wrap`` encoder: Linear, ReLU, then blocks of Linear, ReLU, dropout, Linear, ReLU added to their input.
+    """The network of the ``wrap`` encoder.
+
+    Linear, ReLU, then blocks of Linear, ReLU, dropout, Linear, ReLU, each added to its input.
 
     Source: Mac Aodha et al., ICCV 2019.
     """
@@ -117,7 +124,7 @@ class ResidualNet(nn.Module):
             nn.Sequential(
                 xavier_linear(out_features, out_features, generator),
                 nn.ReLU(),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 xavier_linear(out_features, out_features, generator),
                 nn.ReLU(),
             )
@@ -134,7 +141,8 @@ class ResidualNet(nn.Module):
 class Siren(nn.Module):
     """A sine-activated network: x -> sin(omega (W x + b)), then a linear output layer.
 
-    Weights of the first layer are U(-1/d, 1/d), of the later ones U(-sqrt(6/d)/omega, sqrt(6/d)/omega), d the input width.
+    Weights of the first layer are U(-1/d, 1/d), of the later ones U(-sqrt(6/d)/omega, sqrt(6/d)/omega), d the
+    input width.
 
     Args:
         in_features, out_features, hidden_dim: widths.
@@ -161,19 +169,40 @@ class Siren(nn.Module):
         super().__init__()
         check_widths(in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
         if num_hidden_layers < 1:
-            raise ValueError(f"a SIREN needs at least one sine layer, got num_hidden_layers={num_hidden_layers}")
+            raise ValueError(
+                f"a SIREN needs at least one sine layer, got num_hidden_layers={num_hidden_layers}"
+            )
         widths = [in_features, *[hidden_dim] * num_hidden_layers, out_features]
         self.omegas = [first_omega, *[omega] * (num_hidden_layers - 1)]
         self.layers = nn.ModuleList()
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (a, b) in enumerate(pairwise(widths)):
             bound = 1 / a if i == 0 else math.sqrt(6 / a) / omega
             self.layers.append(uniform_linear(a, b, bound, generator))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
         for omega, layer in zip(self.omegas, self.layers, strict=False):
             features = self.dropout(torch.sin(omega * layer(features)))
         return self.layers[-1](features)
+
+
+class Dropout(nn.Dropout):
+    """Dropout that draws its mask on a CPU from 16 random bits an element, four elements for one number.
+
+    On other devices, and while the call is compiled, it is the ordinary one. The probability is rounded to a
+    multiple of 2^-16, and the elements that stay are scaled by its exact inverse, so the mean is kept. Random
+    numbers come from torch's own generator.
+    """
+
+    def forward(self, features: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        n, dropped = features.numel(), round(self.p * 2**16)
+        plain = features.device.type != "cpu" or torch.compiler.is_compiling()
+        if plain or not self.training or not 0 < dropped < 2**16:
+            return super().forward(features)
+        draws = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        bits = draws.view(torch.int16)[:n].view(features.shape)
+        mask = (bits >= dropped - 2**15).to(features.dtype).mul_(2**16 / (2**16 - dropped))
+        return features * mask
 
 
 def make_activation(name: str) -> nn.Module:
