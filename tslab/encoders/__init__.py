@@ -1,7 +1,15 @@
-"""Location encoders: position encodings of the sphere and the plane, the networks behind them, and the registry that names them."""
+"""Location encoders: position encodings of the sphere and the plane, the networks behind them, and the
+registry that names them."""
 
-from tslab.encoders.base import MultiScaleEncoder, PositionEncoder, WaveEncoder, geometric_scales, scales_between, sin_cos
-from tslab.encoders.location import LocationEncoder
+from tslab.encoders.base import (
+    MultiScaleEncoder,
+    PositionEncoder,
+    WaveEncoder,
+    geometric_scales,
+    scales_between,
+    sin_cos,
+)
+from tslab.encoders.location import EncoderConfig, LocationEncoder
 from tslab.encoders.registry import (
     ENCODERS,
     EncoderInfo,
@@ -10,19 +18,27 @@ from tslab.encoders.registry import (
     position_encoder,
     register_encoder,
 )
+from tslab.encoders.released import ReleasedModel, load_released_checkpoint
+from tslab.encoders.storage import CheckpointError, load_encoder, save_encoder
 
 __all__ = [
     "ENCODERS",
+    "CheckpointError",
+    "EncoderConfig",
     "EncoderInfo",
     "LocationEncoder",
     "MultiScaleEncoder",
     "PositionEncoder",
+    "ReleasedModel",
     "WaveEncoder",
     "encoder_info",
     "geometric_scales",
+    "load_encoder",
+    "load_released_checkpoint",
     "location_encoder",
     "position_encoder",
     "register_encoder",
+    "save_encoder",
     "scales_between",
     "sin_cos",
 ]

@@ -1,4 +1,5 @@
-"""Real spherical harmonics: the waves of the sphere itself, which SIREN networks are put on (key ``siren_sh``)."""
+"""Real spherical harmonics: the waves of the sphere itself, which SIREN networks are put on (key
+``siren_sh``)."""
 
 import math
 
@@ -16,8 +17,8 @@ class SphericalHarmonics(PositionEncoder):
     """Real spherical harmonics Y_l^m of degree l < L, orthonormal on the unit sphere.
 
     Y_l^m(lambda, phi) = sqrt(2) P_l^|m|(sin phi) sin(|m| lambda) for m < 0, P_l^0(sin phi) for m = 0 and
-    sqrt(2) P_l^m(sin phi) cos(m lambda) for m > 0, with P the fully normalised associated Legendre functions without
-    the Condon-Shortley phase. Order: l, then m from -l to l. L^2 features.
+    sqrt(2) P_l^m(sin phi) cos(m lambda) for m > 0, with P the fully normalised associated Legendre functions
+    without the Condon-Shortley phase. Order: l, then m from -l to l. L^2 features.
 
     Computed from the unit vector alone: cos^m(phi) (cos, sin)(m lambda) are the real and imaginary part of
     (x + iy)^m, and Q_l^m = P_l^m / cos^m(phi) is a polynomial in z with the stable recurrence
@@ -29,13 +30,14 @@ class SphericalHarmonics(PositionEncoder):
     degree 100. The released benchmark has no spherical harmonics in its code path as published (the import is
     commented out); order and normalisation are ours.
 
-    Date line: continuous. Poles: single-valued. The kernel <PE(x), PE(y)> depends on the great-circle distance only.
+    Date line: continuous. Poles: single-valued. The kernel <PE(x), PE(y)> depends on the great-circle
+    distance only.
 
     Args:
         degree: L, the number of degrees l = 0 ... L - 1; at most 100.
 
-    Source: Russwurm et al., Geographic location encoding with spherical harmonics and sinusoidal representation
-    networks, ICLR 2024; recurrence: Holmes and Featherstone, Journal of Geodesy 76, 2002.
+    Source: Russwurm et al., Geographic location encoding with spherical harmonics and sinusoidal
+    representation networks, ICLR 2024; recurrence: Holmes and Featherstone, Journal of Geodesy 76, 2002.
     """
 
     def __init__(self, degree: int = 10) -> None:
@@ -48,7 +50,10 @@ class SphericalHarmonics(PositionEncoder):
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n degree*degree"]:
         x, y, z = unit_vectors(lonlat).unbind(-1)
         columns: list[Tensor] = [x] * self.out_features
-        cos_m, sin_m = torch.ones_like(x), torch.zeros_like(x)  # cos^m(phi) times cos(m lambda), sin(m lambda)
+        cos_m, sin_m = (
+            torch.ones_like(x),
+            torch.zeros_like(x),
+        )  # cos^m(phi) times cos(m lambda), sin(m lambda)
         q_mm = math.sqrt(1 / (4 * math.pi))
         for m in range(self.degree):
             if m > 0:

@@ -1,7 +1,7 @@
 """Encoders that treat longitude and latitude as a plane: tile, wrap, rbf, rff and the two Space2Vec encoders.
 
-They are simple and strong in the middle latitudes, where most labelled data lies. What the plane costs them shows at the date line
-and at the poles: every class says which of the two it gets right.
+They are simple and strong in the middle latitudes, where most labelled data lies. What the plane costs them
+shows at the date line and at the poles: every class says which of the two it gets right.
 """
 
 import math
@@ -23,15 +23,18 @@ Extent = tuple[float, float, float, float]
 class Tile(PositionEncoder):
     """Tile: one learned vector for each cell of a regular longitude/latitude grid.
 
-    PE(lon, lat) = table[row * n_cols + col], col = floor((lon - lon_min) / cell_size), row = floor((lat - lat_min) / cell_size).
+    PE(lon, lat) = table[row * n_cols + col],
+    col = floor((lon - lon_min) / cell_size), row = floor((lat - lat_min) / cell_size).
 
-    Places outside the extent belong to its nearest edge cell; when the extent spans 360 degrees, longitude 180 is longitude -180.
-    The table (cells, ``num_features``) starts as N(0, 1 / num_features).
+    Places outside the extent belong to its nearest edge cell; when the extent spans 360 degrees, longitude
+    180 is longitude -180. The table (cells, ``num_features``) starts as N(0, 1 / num_features).
 
-    The released code of the benchmark never passes its cell size on: the default of 1,000,000 degrees makes one single cell, and the
-    published ``tile`` rows are a constant. ``preset="locbench2024"`` restores that cell.
+    The released code of the benchmark never passes its cell size on: the default of 1,000,000 degrees makes
+    one single cell, and the published ``tile`` rows are a constant. ``preset="locbench2024"`` restores that
+    cell.
 
-    Date line: single-valued, but every cell edge is a jump. Poles: each pole is split between the cells of its row.
+    Date line: single-valued, but every cell edge is a jump. Poles: each pole is split between the cells of
+    its row.
 
     Args:
         cell_size: side of a cell in degrees.
@@ -39,7 +42,8 @@ class Tile(PositionEncoder):
         extent: (lon_min, lon_max, lat_min, lat_max) in degrees.
         generator: random source of the initial table.
 
-    Source: Tang et al., Improving image classification with location context, ICCV 2015; Mai et al., ICLR 2020 (baseline "tile").
+    Source: Tang et al., Improving image classification with location context, ICCV 2015; Mai et al., ICLR
+    2020 (baseline "tile").
     """
 
     def __init__(
@@ -58,8 +62,8 @@ class Tile(PositionEncoder):
         self.n_rows = math.ceil((lat_max - lat_min) / cell_size)
         if self.n_cols * self.n_rows * num_features > 2**31:
             raise ValueError(
-                f"cell_size={cell_size} needs {self.n_rows} x {self.n_cols} cells of {num_features} numbers, over 8 GB; "
-                "choose larger cells or a smaller extent"
+                f"cell_size={cell_size} needs {self.n_rows} x {self.n_cols} cells of {num_features} numbers, over "
+                "8 GB; choose larger cells or a smaller extent"
             )
         self.out_features = num_features
         table = torch.randn((self.n_rows * self.n_cols, num_features), generator=generator)
@@ -91,10 +95,11 @@ class Wrap(WaveEncoder):
 
     The same four numbers feed a residual network (key ``wrap``) or the ordinary one (key ``wrap_ffn``).
 
-    Date line: continuous. Poles: longitude still matters there, and because latitude has a period of 180 degrees, the North and the
-    South Pole get the same values.
+    Date line: continuous. Poles: longitude still matters there, and because latitude has a period of 180
+    degrees, the North and the South Pole get the same values.
 
-    Source: Mac Aodha et al., Presence-only geographical priors for fine-grained image classification, ICCV 2019.
+    Source: Mac Aodha et al., Presence-only geographical priors for fine-grained image classification, ICCV
+    2019.
     """
 
     out_features = 4
@@ -111,9 +116,10 @@ class RBF(PositionEncoder):
 
     PE_m(x) = exp(-|x - a_m|^2 / (2 sigma^2)), with x, a_m and sigma in degrees.
 
-    The benchmark draws its anchors from the training places: pass those as ``anchors``. Without ``anchors``, ``num_anchors`` places are
-    drawn uniformly from the sphere. Anchors are a buffer, saved with the weights. (The released code draws them anew at every start and
-    does not store them, so its rbf checkpoints cannot be restored.)
+    The benchmark draws its anchors from the training places: pass those as ``anchors``. Without ``anchors``,
+    ``num_anchors`` places are drawn uniformly from the sphere. Anchors are a buffer, saved with the weights.
+    (The released code draws them anew at every start and does not store them, so its rbf checkpoints cannot
+    be restored.)
 
     Date line: a break, an anchor at 179 degrees does not see -179. Poles: longitude still matters.
 
@@ -144,19 +150,23 @@ class RBF(PositionEncoder):
                 raise ValueError(f"num_anchors must be at least 1, got {count}")
             anchors = sample_sphere(count, generator=generator)
         elif num_anchors not in (None, len(anchors)):
-            raise ValueError(f"num_anchors={num_anchors} but {len(anchors)} anchors are given; leave num_anchors out")
+            raise ValueError(
+                f"num_anchors={num_anchors} but {len(anchors)} anchors are given; leave num_anchors out"
+            )
         check_lonlat(anchors, name="anchors")
         if not bool(has_location(anchors).all()):
             raise ValueError("anchors must not hold missing places; use anchors[tslab.has_location(anchors)]")
         self.kernel_size = kernel_size
         self.out_features = len(anchors)
-        self.register_buffer("anchors", anchors.detach().clone())
+        # (m, 2), but column by column in memory: a compiled encoder then reads each coordinate in one sweep
+        self.register_buffer("anchors", anchors.detach().T.clone(memory_format=torch.contiguous_format).T)
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n m"]:
         lon, lat = lonlat.unbind(-1)
         anchor_lon, anchor_lat = self.anchors.to(lonlat.dtype).unbind(-1)
         squared_degrees = (lon[:, None] - anchor_lon) ** 2 + (lat[:, None] - anchor_lat) ** 2
-        return torch.exp(squared_degrees * (-0.5 / self.kernel_size**2))
+        # 2^(x / ln 2) = e^x, without the slow path of exp for results near zero, which most of them are
+        return torch.exp2(squared_degrees * (-0.5 / (self.kernel_size**2 * math.log(2))))
 
     def extra_repr(self) -> str:
         return f"num_anchors={self.out_features}, kernel_size={self.kernel_size:g}"
@@ -165,13 +175,14 @@ class RBF(PositionEncoder):
 class RFF(PositionEncoder):
     """RFF: random Fourier features, waves in random directions over the map.
 
-    PE(x) = sqrt(2 / F) cos(W x' + b), x' the coordinates scaled to [-1, 1] over the extent, W ~ N(0, s^2 I), b ~ U[0, 2 pi).
+    PE(x) = sqrt(2 / F) cos(W x' + b), x' the coordinates scaled to [-1, 1] over the extent,
+    W ~ N(0, s^2 I), b ~ U[0, 2 pi).
 
-    <PE(x), PE(y)> approximates the Gaussian kernel exp(-s^2 |x' - y'|^2 / 2). ``kernel_size`` is the variance s^2 of the directions, the
-    name that the released code gives it: a larger value is a *narrower* kernel.
+    <PE(x), PE(y)> approximates the Gaussian kernel exp(-s^2 |x' - y'|^2 / 2). ``kernel_size`` is the variance
+    s^2 of the directions, the name that the released code gives it: a larger value is a *narrower* kernel.
 
-    The directions and shifts are buffers, saved with the weights; the extent is part of the saved configuration. (Reloading a released
-    checkpoint with another extent cost up to 66 points of accuracy.)
+    The directions and shifts are buffers, saved with the weights; the extent is part of the saved
+    configuration. (Reloading a released checkpoint with another extent cost up to 66 points of accuracy.)
 
     Date line: a break. Poles: longitude still matters.
 
@@ -222,8 +233,9 @@ class RFF(PositionEncoder):
 class Space2VecGrid(MultiScaleEncoder):
     """Space2Vec-grid: sine and cosine of each coordinate at many scales.
 
-    PE(lon, lat) = for each coordinate c, for each scale f: sin(c / s_f), cos(c / s_f), with c in degrees taken as the number itself
-    (not converted to radians); s_f geometric from ``min_radius`` to ``max_radius`` (see `tslab.encoders.geometric_scales`).
+    PE(lon, lat) = for each coordinate c, for each scale f: sin(c / s_f), cos(c / s_f), with c in degrees
+    taken as the number itself (not converted to radians); s_f geometric from ``min_radius`` to ``max_radius``
+    (see `tslab.encoders.geometric_scales`).
 
     The wavelength of scale f is 2 pi s_f degrees: 6.3 ``min_radius`` at the finest.
 
@@ -234,7 +246,8 @@ class Space2VecGrid(MultiScaleEncoder):
         min_radius: finest scale, in degrees.
         max_radius: coarsest scale, in degrees.
 
-    Source: Mai et al., Multi-scale representation learning for spatial feature distributions using grid cells, ICLR 2020.
+    Source: Mai et al., Multi-scale representation learning for spatial feature distributions using grid
+    cells, ICLR 2020.
     """
 
     turns_per_unit: ClassVar[float] = 1 / (2 * math.pi)
@@ -249,13 +262,14 @@ class Space2VecGrid(MultiScaleEncoder):
 
 
 class Space2VecTheory(MultiScaleEncoder):
-    """Space2Vec-theory: waves in three directions 120 degrees apart, at many scales, as grid cells in a brain fire.
+    """Space2Vec-theory: waves in three directions 120 degrees apart, at many scales.
 
-    PE(x) = for each scale f, for each direction v_j: sin(<x, v_j> / s_f), cos(<x, v_j> / s_f), with x = (lon, lat) in degrees taken as
-    numbers and v_j the unit vectors at 0, 120 and 240 degrees; s_f as in `Space2VecGrid`.
+    PE(x) = for each scale f, for each direction v_j: sin(<x, v_j> / s_f), cos(<x, v_j> / s_f), with
+    x = (lon, lat) in degrees taken as numbers and v_j the unit vectors at 0, 120 and 240 degrees; s_f as in
+    `Space2VecGrid`. It is modelled on the grid cells of the mammalian brain.
 
-    Within one scale the kernel <PE(x), PE(y)> depends on the difference x - y only, and is nearly round for short distances *on the map*
-    (on the globe it is not: a degree of longitude shrinks towards the poles).
+    Within one scale the kernel <PE(x), PE(y)> depends on the difference x - y only, and is nearly round for
+    short distances *on the map* (on the globe it is not: a degree of longitude shrinks towards the poles).
 
     Date line: a break. Poles: longitude still matters.
 
@@ -264,7 +278,8 @@ class Space2VecTheory(MultiScaleEncoder):
         min_radius: finest scale, in degrees.
         max_radius: coarsest scale, in degrees.
 
-    Source: Mai et al., ICLR 2020; Gao et al., Learning grid cells as vector representation of self-position, ICLR 2019.
+    Source: Mai et al., ICLR 2020; Gao et al., Learning grid cells as vector representation of self-position,
+    ICLR 2019.
     """
 
     turns_per_unit: ClassVar[float] = 1 / (2 * math.pi)
@@ -276,8 +291,8 @@ class Space2VecTheory(MultiScaleEncoder):
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6*f"]:
         lon, lat = lonlat.double().unbind(-1)
         along = [lon, -lon / 2 + math.sqrt(3) / 2 * lat, -lon / 2 - math.sqrt(3) / 2 * lat]
-        sine, cosine = sin_cos(torch.stack(along, dim=-1)[:, None, :], self.frequencies[:, None], lonlat.dtype)  # (n, f, j)
-        return torch.stack([sine, cosine], dim=-1).flatten(1)
+        waves = [wave for x in along for wave in sin_cos(x[:, None], self.frequencies, lonlat.dtype)]
+        return torch.stack(waves, dim=-1).flatten(1)
 
 
 def check_extent(extent: Extent) -> Extent:
@@ -289,6 +304,8 @@ def check_extent(extent: Extent) -> Extent:
     values = tuple(float(value) for value in extent)
     if len(values) != 4 or not (values[0] < values[1] and values[2] < values[3]):
         raise ValueError(
-            f"extent must be (lon_min, lon_max, lat_min, lat_max) with lon_min < lon_max and lat_min < lat_max, got {extent}"
+            "extent must be (lon_min, lon_max, lat_min, lat_max) with lon_min < lon_max and lat_min < lat_max, "
+            f"got {extent}"
         )
-    return values  # type: ignore[return-value]
+    lon_min, lon_max, lat_min, lat_max = values
+    return lon_min, lon_max, lat_min, lat_max

@@ -1,7 +1,7 @@
 """The encoders by name: which class stands behind a key, what it takes, and how others can join.
 
-`ENCODERS` is a plain dict. `position_encoder` builds the fixed part PE(x), `location_encoder` puts the network behind it,
-`register_encoder` adds an encoder of your own, which then works everywhere a key does.
+`ENCODERS` is a plain dict. `position_encoder` builds the fixed part PE(x), `location_encoder` puts the
+network behind it, `register_encoder` adds an encoder of your own, which then works everywhere a key does.
 """
 
 import inspect
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tslab.encoders.base import PositionEncoder
 from tslab.encoders.harmonics import SphericalHarmonics
-from tslab.encoders.location import LocationEncoder
+from tslab.encoders.location import EncoderConfig, LocationEncoder
 from tslab.encoders.networks import FFN, ResidualNet, Siren
 from tslab.encoders.planar import RBF, RFF, Space2VecGrid, Space2VecTheory, Tile, Wrap
 from tslab.encoders.spherical import DFS, XYZ, NeRF, SphereC, SphereCPlus, SphereM, SphereMPlus
@@ -33,7 +33,8 @@ class EncoderInfo:
         key: its name in tables and calls.
         name: its name in prose.
         family: one of `FAMILIES`; figures colour by it.
-        build: class or function that makes the position encoder; its signature says which parameters it takes.
+        build: class or function that makes the position encoder; its signature says which parameters it
+            takes.
         network: key of `NETWORKS` that stands behind it by default.
         presets: for each preset, the position parameters that it changes, and ``network`` if it changes that.
         summary: one line on what it computes.
@@ -66,35 +67,96 @@ class EncoderInfo:
 def _built_in() -> dict[str, EncoderInfo]:
     released = "locbench2024"
     infos = [
-        EncoderInfo("tile", "Tile", "baseline", Tile, summary="a learned vector for each cell of a map grid",
-                    presets={released: {"cell_size": 1e6}}),
-        EncoderInfo("wrap", "Wrap", "planar", Wrap, network="residual",
-                    summary="one sine and cosine of each coordinate, with a residual network"),
-        EncoderInfo("wrap_ffn", "Wrap + FFN", "planar", Wrap, summary="one sine and cosine of each coordinate"),
+        EncoderInfo(
+            "tile",
+            "Tile",
+            "baseline",
+            Tile,
+            summary="a learned vector for each cell of a map grid",
+            presets={released: {"cell_size": 1e6}},
+        ),
+        EncoderInfo(
+            "wrap",
+            "Wrap",
+            "planar",
+            Wrap,
+            network="residual",
+            summary="one sine and cosine of each coordinate, with a residual network",
+        ),
+        EncoderInfo(
+            "wrap_ffn", "Wrap + FFN", "planar", Wrap, summary="one sine and cosine of each coordinate"
+        ),
         EncoderInfo("rbf", "RBF", "kernel", RBF, summary="Gaussian similarity to anchor places"),
         EncoderInfo("rff", "RFF", "kernel", RFF, summary="random waves over the map"),
-        EncoderInfo("space2vec_grid", "Space2Vec-grid", "multi-scale planar", Space2VecGrid,
-                    summary="waves of each coordinate at many scales"),
-        EncoderInfo("space2vec_theory", "Space2Vec-theory", "multi-scale planar", Space2VecTheory,
-                    summary="waves in three directions at many scales"),
+        EncoderInfo(
+            "space2vec_grid",
+            "Space2Vec-grid",
+            "multi-scale planar",
+            Space2VecGrid,
+            summary="waves of each coordinate at many scales",
+        ),
+        EncoderInfo(
+            "space2vec_theory",
+            "Space2Vec-theory",
+            "multi-scale planar",
+            Space2VecTheory,
+            summary="waves in three directions at many scales",
+        ),
         EncoderInfo("xyz", "xyz", "spherical", XYZ, summary="the point on the unit sphere"),
-        EncoderInfo("nerf", "NeRF", "spherical", NeRF, summary="octaves of the point on the unit sphere",
-                    presets={released: {"num_scales": 16}}),
-        EncoderInfo("sphere2vec_sphereC", "Sphere2Vec-sphereC", "sphere2vec", SphereC,
-                    summary="unit vectors of scaled angles"),
-        EncoderInfo("sphere2vec_sphereC+", "Sphere2Vec-sphereC+", "sphere2vec", SphereCPlus,
-                    summary="sphereC and the waves of each coordinate"),
-        EncoderInfo("sphere2vec_sphereM", "Sphere2Vec-sphereM", "sphere2vec", SphereM,
-                    summary="one angle scaled at a time"),
-        EncoderInfo("sphere2vec_sphereM+", "Sphere2Vec-sphereM+", "sphere2vec", SphereMPlus,
-                    summary="sphereM and the waves of each coordinate",
-                    presets={released: {"scales": "released"}}),
-        EncoderInfo("sphere2vec_dfs", "Sphere2Vec-dfs", "sphere2vec", DFS,
-                    summary="all products of waves of longitude and latitude",
-                    presets={released: {"scales": "released"}}),
-        EncoderInfo("siren_sh", "Siren(SH)", "harmonic", SphericalHarmonics, network="siren",
-                    summary="spherical harmonics, with a sine-activated network",
-                    presets={released: {"degree": 8, "network": "ffn"}}),
+        EncoderInfo(
+            "nerf",
+            "NeRF",
+            "spherical",
+            NeRF,
+            summary="octaves of the point on the unit sphere",
+            presets={released: {"num_scales": 16}},
+        ),
+        EncoderInfo(
+            "sphere2vec_sphereC",
+            "Sphere2Vec-sphereC",
+            "sphere2vec",
+            SphereC,
+            summary="unit vectors of scaled angles",
+        ),
+        EncoderInfo(
+            "sphere2vec_sphereC+",
+            "Sphere2Vec-sphereC+",
+            "sphere2vec",
+            SphereCPlus,
+            summary="sphereC and the waves of each coordinate",
+        ),
+        EncoderInfo(
+            "sphere2vec_sphereM",
+            "Sphere2Vec-sphereM",
+            "sphere2vec",
+            SphereM,
+            summary="one angle scaled at a time",
+        ),
+        EncoderInfo(
+            "sphere2vec_sphereM+",
+            "Sphere2Vec-sphereM+",
+            "sphere2vec",
+            SphereMPlus,
+            summary="sphereM and the waves of each coordinate",
+            presets={released: {"scales": "released"}},
+        ),
+        EncoderInfo(
+            "sphere2vec_dfs",
+            "Sphere2Vec-dfs",
+            "sphere2vec",
+            DFS,
+            summary="all products of waves of longitude and latitude",
+            presets={released: {"scales": "released"}},
+        ),
+        EncoderInfo(
+            "siren_sh",
+            "Siren(SH)",
+            "harmonic",
+            SphericalHarmonics,
+            network="siren",
+            summary="spherical harmonics, with a sine-activated network",
+            presets={released: {"degree": 8, "network": "ffn"}},
+        ),
     ]
     return {info.key: info for info in infos}
 
@@ -106,10 +168,11 @@ ENCODERS: dict[str, EncoderInfo] = _built_in()
 def position_encoder(key: str, *, preset: Preset | None = None, **parameters: Any) -> PositionEncoder:
     """Build the position encoder PE(x) called ``key``.
 
-    Parameters are those of its class, for example ``num_scales``, ``min_radius``, ``max_radius``, ``extent``, ``num_anchors``,
-    ``kernel_size``, ``anchors``, ``cell_size``, ``degree``, ``generator``: whichever apply. The paper's definition is the default;
-    ``preset="locbench2024"`` gives what the released code computes where that differs (tile: one cell; nerf: always 16 octaves;
-    sphereM+ and dfs: all frequencies 1; siren_sh: degree 8). Parameters that you pass win over the preset.
+    Parameters are those of its class, for example ``num_scales``, ``min_radius``, ``max_radius``, ``extent``,
+    ``num_anchors``, ``kernel_size``, ``anchors``, ``cell_size``, ``degree``, ``generator``: whichever apply.
+    The paper's definition is the default; ``preset="locbench2024"`` gives what the released code computes
+    where that differs (tile: one cell; nerf: always 16 octaves; sphereM+ and dfs: all frequencies 1;
+    siren_sh: degree 8). Parameters that you pass win over the preset.
 
     Raises:
         KeyError: unknown key, with the list of keys.
@@ -120,7 +183,9 @@ def position_encoder(key: str, *, preset: Preset | None = None, **parameters: An
     _reject_unknown(key, parameters, info.parameters)
     encoder = info.build(**{**info.preset_parameters(preset), **parameters})
     if not isinstance(getattr(encoder, "out_features", None), int):
-        raise TypeError(f"encoder {key!r} was built without an integer attribute out_features; set it in its constructor")
+        raise TypeError(
+            f"encoder {key!r} was built without an integer attribute out_features; set it in its constructor"
+        )
     return encoder
 
 
@@ -133,39 +198,64 @@ def location_encoder(
     generator: torch.Generator | None = None,
     **parameters: Any,
 ) -> LocationEncoder:
-    """Build a location encoder Enc(x) = NN(PE(x)): places (n, 2) in degrees to embeddings (n, ``embedding_dim``).
+    """Build a location encoder Enc(x) = NN(PE(x)): places (n, 2) in degrees to embeddings (n,
+    ``embedding_dim``).
 
-    Takes the parameters of `position_encoder` and those of the network: ``hidden_dim``, ``num_hidden_layers``, ``activation``,
-    ``dropout``, ``layer_norm``, ``skip``, ``final_activation`` for "ffn" (the default of most encoders), ``num_blocks`` and
-    ``dropout`` for "residual" (wrap), ``hidden_dim``, ``num_hidden_layers``, ``first_omega``, ``omega`` and ``dropout`` for
-    "siren" (siren_sh).
+    Takes the parameters of `position_encoder` and those of the network: ``hidden_dim``,
+    ``num_hidden_layers``, ``activation``, ``dropout``, ``layer_norm``, ``skip``, ``final_activation`` for
+    "ffn" (the default of most encoders), ``num_blocks`` and ``dropout`` for "residual" (wrap),
+    ``hidden_dim``, ``num_hidden_layers``, ``first_omega``, ``omega`` and ``dropout`` for "siren" (siren_sh).
 
-    ``preset="locbench2024"`` puts activation and dropout on the output layer, as the released checkpoints need, takes the
-    released position encoding (see `position_encoder`) and puts the ordinary network behind spherical harmonics.
+    ``preset="locbench2024"`` puts activation and dropout on the output layer, as the released checkpoints
+    need, takes the released position encoding (see `position_encoder`) and puts the ordinary network behind
+    spherical harmonics.
 
     Raises:
-        KeyError, TypeError, ValueError: as `position_encoder`; a parameter that neither part takes is rejected by name.
+        KeyError, TypeError, ValueError: as `position_encoder`; a parameter that neither part takes is
+            rejected by name.
     """
     info = encoder_info(key)
     overrides = dict(info.presets.get(preset, {})) if preset else {}
     network = network or overrides.get("network") or info.network
-    if network not in NETWORKS:
-        raise ValueError(f"network {network!r} is not known; choose one of {', '.join(NETWORKS)}")
-    build_network = NETWORKS[network]
-    keyword_only = inspect.Parameter.KEYWORD_ONLY
-    signature = inspect.signature(build_network).parameters
-    network_names = tuple(p.name for p in signature.values() if p.kind is keyword_only and p.name != "generator")
-    position_names = tuple(name for name in info.parameters if name != "generator")
-    _reject_unknown(key, parameters, (*position_names, *network_names, "generator"))
-    position_parameters = {k: v for k, v in parameters.items() if k in position_names}
-    network_parameters = {k: v for k, v in parameters.items() if k in network_names}
+    build_network = network_class(network)
+    network_names = tuple(_parameters(build_network, inspect.Parameter.KEYWORD_ONLY))
+    _reject_unknown(key, parameters, tuple(dict.fromkeys([*info.parameters, *network_names, "generator"])))
+    position = {
+        **info.preset_parameters(preset),
+        **{k: v for k, v in parameters.items() if k in info.parameters},
+    }
+    behind = {k: v for k, v in parameters.items() if k in network_names}
     if preset and "final_activation" in network_names:
-        network_parameters.setdefault("final_activation", True)
+        behind.setdefault("final_activation", True)
+    random: dict[str, Any] = {}
     if generator is not None and "generator" in info.parameters:
-        position_parameters["generator"] = generator
-    encoder = position_encoder(key, preset=preset, **position_parameters)
-    net = build_network(encoder.out_features, embedding_dim, generator=generator, **network_parameters)
-    return LocationEncoder(encoder, net, embedding_dim)
+        random["generator"] = generator
+    encoder = position_encoder(key, **position, **random)
+    net = build_network(encoder.out_features, embedding_dim, generator=generator, **behind)
+    config = EncoderConfig(
+        key=key,
+        embedding_dim=embedding_dim,
+        position=_plain_parameters(_parameters(info.build), position),
+        network=network,
+        network_parameters=_plain_parameters(
+            _parameters(build_network, inspect.Parameter.KEYWORD_ONLY), behind
+        ),
+    )
+    return LocationEncoder(encoder, net, embedding_dim, config)
+
+
+def build_encoder(config: EncoderConfig) -> LocationEncoder:
+    """A location encoder with the given configuration and random weights.
+
+    Raises:
+        KeyError: the key is not in `ENCODERS`; an encoder of your own must be registered first.
+        TypeError, ValueError: parameters that the encoder or its network does not take.
+    """
+    encoder = position_encoder(config.key, **config.position)
+    net = network_class(config.network)(
+        encoder.out_features, config.embedding_dim, **config.network_parameters
+    )
+    return LocationEncoder(encoder, net, config.embedding_dim, config)
 
 
 def register_encoder(
@@ -181,8 +271,8 @@ def register_encoder(
 ) -> EncoderInfo:
     """Add an encoder of your own under ``key``; it then works wherever a key of `ENCODERS` does.
 
-    ``build`` is a `PositionEncoder` subclass or a function that returns one; the names of its parameters become the parameters of
-    `position_encoder(key, ...)`.
+    ``build`` is a `PositionEncoder` subclass or a function that returns one; the names of its parameters
+    become the parameters of `position_encoder(key, ...)`.
 
     Raises:
         ValueError: the key is taken (pass ``overwrite=True`` to replace it), or an unknown family or network.
@@ -191,8 +281,7 @@ def register_encoder(
         raise ValueError(f"encoder {key!r} exists already; choose another key or pass overwrite=True")
     if family not in FAMILIES:
         raise ValueError(f"family {family!r} is not known; choose one of {', '.join(FAMILIES)}")
-    if network not in NETWORKS:
-        raise ValueError(f"network {network!r} is not known; choose one of {', '.join(NETWORKS)}")
+    network_class(network)
     ENCODERS[key] = EncoderInfo(key, name or key, family, build, network, dict(presets or {}), summary)
     return ENCODERS[key]
 
@@ -202,6 +291,31 @@ def encoder_info(key: str) -> EncoderInfo:
     if key not in ENCODERS:
         raise KeyError(f"encoder {key!r} is not known; choose one of {', '.join(ENCODERS)}")
     return ENCODERS[key]
+
+
+def network_class(network: str) -> Callable[..., nn.Module]:
+    """The entry of `NETWORKS`, or a ValueError that lists the keys."""
+    if network not in NETWORKS:
+        raise ValueError(f"network {network!r} is not known; choose one of {', '.join(NETWORKS)}")
+    return NETWORKS[network]
+
+
+def _parameters(build: Callable[..., Any], kind: Any = None) -> dict[str, Any]:
+    """Parameters of ``build`` (of one kind, if given) with their defaults, without the random generator."""
+    parameters = inspect.signature(build).parameters.values()
+    return {p.name: p.default for p in parameters if p.name != "generator" and kind in (None, p.kind)}
+
+
+def _plain_parameters(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Given parameters and the defaults of the others. A tensor is saved with the weights: only its length
+    stays here."""
+    plain: dict[str, Any] = {}
+    for name, value in {**defaults, **given}.items():
+        if not isinstance(value, Tensor):
+            plain.setdefault(name, value)
+        elif f"num_{name}" in defaults:
+            plain[f"num_{name}"] = len(value)
+    return {name: value for name, value in plain.items() if value is not inspect.Parameter.empty}
 
 
 def _reject_unknown(key: str, given: Mapping[str, Any], valid: tuple[str, ...]) -> None:

@@ -1,9 +1,9 @@
 """Encoders built for the sphere: xyz, NeRF on the unit vector, and the Sphere2Vec family.
 
-The five Sphere2Vec encoders replace latitude and longitude by scaled copies of themselves in the formula of the
-unit vector. They share one notation: for scale s_f, phi_f = phi / s_f and lambda_f = lambda / s_f in radians, with
-scales in geometric progression from ``min_radius`` to ``max_radius`` (at most 1, where the angle is unscaled).
-phi is latitude, lambda longitude; an angle without an index is unscaled.
+The five Sphere2Vec encoders replace latitude and longitude by scaled copies of themselves in the formula of
+the unit vector. They share one notation: for scale s_f, phi_f = phi / s_f and lambda_f = lambda / s_f in
+radians, with scales in geometric progression from ``min_radius`` to ``max_radius`` (at most 1, where the
+angle is unscaled). phi is latitude, lambda longitude; an angle without an index is unscaled.
 """
 
 from typing import ClassVar
@@ -23,9 +23,9 @@ class XYZ(PositionEncoder):
 
     PE(lambda, phi) = (cos phi cos lambda, cos phi sin lambda, sin phi).
 
-    Date line: continuous. Poles: single-valued. The inner product of two encodings is the cosine of the great-circle
-    angle between the places, whatever the direction; rotating the Earth rotates the encoding. What it lacks is scale:
-    every feature is a wave once around the globe.
+    Date line: continuous. Poles: single-valued. The inner product of two encodings is the cosine of the
+    great-circle angle between the places, whatever the direction; rotating the Earth rotates the encoding.
+    What it lacks is scale: every feature is a wave once around the globe.
 
     Source: Mai et al., Sphere2Vec, ISPRS Journal of Photogrammetry and Remote Sensing 2023 (baseline "xyz").
     """
@@ -39,17 +39,22 @@ class XYZ(PositionEncoder):
 class NeRF(WaveEncoder):
     """NeRF: sines and cosines of the unit vector at F octaves.
 
-    PE(x, y, z) = [sin(2^f pi x) ... ; cos(2^f pi x) ...], f = 0 ... F - 1, in the order sine or cosine, axis, f.
+    PE(x, y, z) = [sin(2^f pi x) ... ; cos(2^f pi x) ...], f = 0 ... F - 1, in the order sine or cosine, axis,
+    f.
 
-    Date line: continuous. Poles: single-valued. The finest wavelength is 2^(2 - F) Earth radii along an axis, but how
-    fast a feature changes with place depends on the angle between the surface and the axis: features are not isotropic.
+    Date line: continuous. Poles: single-valued. The finest wavelength is 2^(2 - F) Earth radii along an axis,
+    but how
+    fast a feature changes with place depends on the angle between the surface and the axis: features are not
+    isotropic.
 
-    The released code always uses F = 16, whatever frequency its file names carry; so does ``preset="locbench2024"``.
+    The released code always uses F = 16, whatever frequency its file names carry; so does
+    ``preset="locbench2024"``.
 
     Args:
         num_scales: F; `out_features` is 6 F.
 
-    Source: Mildenhall et al., NeRF: Representing scenes as neural radiance fields for view synthesis, ECCV 2020.
+    Source: Mildenhall et al., NeRF: Representing scenes as neural radiance fields for view synthesis, ECCV
+    2020.
     """
 
     def __init__(self, num_scales: int = 16) -> None:
@@ -75,8 +80,8 @@ class Sphere2Vec(MultiScaleEncoder):
         min_radius: the finest scale; 0.001 makes waves 1000 times shorter than the globe.
         max_radius: the coarsest scale; 1 is the unscaled angle.
 
-    Source: Mai et al., Sphere2Vec: A general-purpose location representation learning over a spherical surface for
-    large-scale geospatial predictions, ISPRS Journal of Photogrammetry and Remote Sensing 2023.
+    Source: Mai et al., Sphere2Vec: A general-purpose location representation learning over a spherical
+    surface for large-scale geospatial predictions, ISPRS Journal of Photogrammetry and Remote Sensing 2023.
     """
 
     turns_per_unit: ClassVar[float] = TURNS_PER_DEGREE
@@ -87,7 +92,8 @@ class Sphere2Vec(MultiScaleEncoder):
         self.out_features = self.features_per_scale * num_scales
 
     def collapse_scales(self, scales: str) -> None:
-        """Keep the geometric scales, or set every scale to ``max_radius`` as the released code does for M+ and dfs."""
+        """Keep the geometric scales, or set every scale to ``max_radius`` as the released code does for M+
+        and dfs."""
         if scales not in ("geometric", "released"):
             raise ValueError(f'scales must be "geometric" or "released", got {scales!r}')
         self.scales = scales
@@ -123,7 +129,8 @@ class SphereC(Sphere2Vec):
 
 
 class SphereCPlus(Sphere2Vec):
-    """Sphere2Vec-sphereC+: sphereC together with the waves of each coordinate alone (Space2Vec-grid on angles).
+    """Sphere2Vec-sphereC+: sphereC together with the waves of each coordinate alone (Space2Vec-grid on
+    angles).
 
     PE = for each scale f: [sin phi_f, cos phi_f, sin lambda_f, cos lambda_f, cos phi_f cos lambda_f,
     cos phi_f sin lambda_f].
@@ -145,8 +152,8 @@ class SphereM(Sphere2Vec):
     PE = for each scale f: [sin phi_f, cos phi_f cos lambda, cos phi cos lambda_f, cos phi_f sin lambda,
     cos phi sin lambda_f].
 
-    Date line: the features with lambda_f break as in `SphereC`, those with lambda are continuous. Poles: the features
-    with cos phi vanish there, those with cos phi_f keep longitude unless s_f = 1.
+    Date line: the features with lambda_f break as in `SphereC`, those with lambda are continuous. Poles: the
+    features with cos phi vanish there, those with cos phi_f keep longitude unless s_f = 1.
     """
 
     features_per_scale = 5
@@ -162,16 +169,18 @@ class SphereM(Sphere2Vec):
 
 
 class SphereMPlus(Sphere2Vec):
-    """Sphere2Vec-sphereM+: sphereM together with the waves of each coordinate alone (Space2Vec-grid on angles).
+    """Sphere2Vec-sphereM+: sphereM together with the waves of each coordinate alone (Space2Vec-grid on
+    angles).
 
-    PE = for each scale f: [sin phi_f, cos phi_f, sin lambda_f, cos lambda_f, cos phi_f cos lambda, cos phi cos lambda_f,
-    cos phi_f sin lambda, cos phi sin lambda_f].
+    PE = for each scale f: [sin phi_f, cos phi_f, sin lambda_f, cos lambda_f, cos phi_f cos lambda, cos phi
+    cos lambda_f, cos phi_f sin lambda, cos phi sin lambda_f].
 
-    The golden outputs of the released code show all F frequencies equal to 1, as in `DFS`: whatever F, the encoding has
-    eight different columns. ``preset="locbench2024"`` (here ``scales="released"``) restores that; ``scales="geometric"``
-    is the paper's definition.
+    The golden outputs of the released code show all F frequencies equal to 1, as in `DFS`: whatever F, the
+    encoding has eight different columns. ``preset="locbench2024"`` (here ``scales="released"``) restores
+    that; ``scales="geometric"`` is the paper's definition.
 
-    Date line: as `SphereM` (continuous as released). Poles: the two waves of longitude alone keep its value at a pole.
+    Date line: as `SphereM` (continuous as released). Poles: the two waves of longitude alone keep its value
+    at a pole.
 
     Args:
         num_scales: F, the number of scales.
@@ -183,7 +192,11 @@ class SphereMPlus(Sphere2Vec):
     features_per_scale = 8
 
     def __init__(
-        self, num_scales: int = 64, min_radius: float = 1e-3, max_radius: float = 1.0, scales: str = "geometric"
+        self,
+        num_scales: int = 64,
+        min_radius: float = 1e-3,
+        max_radius: float = 1.0,
+        scales: str = "geometric",
     ) -> None:
         super().__init__(num_scales, min_radius, max_radius)
         self.collapse_scales(scales)
@@ -201,15 +214,16 @@ class SphereMPlus(Sphere2Vec):
 class DFS(Sphere2Vec):
     """Sphere2Vec-dfs: all products of a wave of longitude and a wave of latitude, the double Fourier sphere.
 
-    PE = [{sin lambda_f, cos lambda_f} x {sin phi_g, cos phi_g} for all f, g; then for each f: sin phi_f, cos phi_f,
-    sin lambda_f, cos lambda_f]. The products are the flattened (2 F, 2 F) outer product, longitude along the rows,
-    sines before cosines: 4 F^2 + 4 F features.
+    PE = [{sin lambda_f, cos lambda_f} x {sin phi_g, cos phi_g} for all f, g; then for each f: sin phi_f, cos
+    phi_f, sin lambda_f, cos lambda_f]. The products are the flattened (2 F, 2 F) outer product, longitude
+    along the rows, sines before cosines: 4 F^2 + 4 F features.
 
-    The released code computes its scales as 1 / r_max^(f / (F - 1)) with r_max = 1, so that all F frequencies are 1 and
-    the encoding has rank 8. ``preset="locbench2024"`` (here ``scales="released"``) restores that; ``scales="geometric"``
-    is the paper's definition.
+    The released code computes its scales as 1 / r_max^(f / (F - 1)) with r_max = 1, so that all F frequencies
+    are 1 and the encoding has rank 8. ``preset="locbench2024"`` (here ``scales="released"``) restores that;
+    ``scales="geometric"`` is the paper's definition.
 
-    Date line: as `SphereC` (continuous as released, where every scale is 1). Poles: longitude keeps its value.
+    Date line: as `SphereC` (continuous as released, where every scale is 1). Poles: longitude keeps its
+    value.
 
     Args:
         num_scales: F.
@@ -221,7 +235,11 @@ class DFS(Sphere2Vec):
     features_per_scale = 0  # the number of features is quadratic in F
 
     def __init__(
-        self, num_scales: int = 8, min_radius: float = 1e-2, max_radius: float = 1.0, scales: str = "geometric"
+        self,
+        num_scales: int = 8,
+        min_radius: float = 1e-2,
+        max_radius: float = 1.0,
+        scales: str = "geometric",
     ) -> None:
         super().__init__(num_scales, min_radius, max_radius)
         self.collapse_scales(scales)

@@ -1,0 +1,217 @@
+"""Encoders in files: tslab's own format, and a safe way to read the files of others.
+
+An encoder is saved as a folder with two files: ``config.json``, which says how to build it, and its weights
+as safetensors. The configuration names the weights by their checksum and is written last, so that a save that
+is interrupted leaves the older encoder in place, and files of two saves never mix.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tslab._files import atomic_write
+from tslab.encoders.location import EncoderConfig, LocationEncoder
+from tslab.encoders.registry import build_encoder
+
+FORMAT = "tslab location encoder"
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+
+
+class CheckpointError(ValueError):
+    """A file that does not hold what was expected. The message names the file, the reason and the next
+    step."""
+
+
+def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path:
+    """Save a location encoder, its configuration and its weights, as the folder ``path``; returns the folder.
+
+    Everything that `load_encoder` needs is in it, also anchors, directions and extents. An encoder that was
+    saved there before is replaced in one step.
+
+    Raises:
+        ValueError: the encoder was put together by hand and has no configuration, or a parameter of a
+            registered encoder is not a plain value (number, string, list) that JSON can hold.
+        FileExistsError: ``path`` is a file.
+    """
+    from safetensors.torch import save
+
+    folder = Path(path)
+    if encoder.config is None:
+        raise ValueError(
+            "this LocationEncoder has no configuration, so nobody could build it again; make it with "
+            "tslab.location_encoder(...), after tslab.register_encoder(...) if the position encoder is your own"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
+    weights = save({name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()})
+    checksum = hashlib.sha256(weights).hexdigest()
+    weights_file = f"weights-{checksum[:12]}.safetensors"
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "torch_version": torch.__version__,
+        "weights": {"file": weights_file, "sha256": checksum},
+        "dtype": str(network_dtype(encoder)).removeprefix("torch."),
+        "encoder": asdict(encoder.config),
+    }
+    text = _to_json(config)
+    atomic_write(folder / weights_file, weights)
+    atomic_write(folder / CONFIG_FILE, text)
+    for older in folder.glob("weights-*.safetensors"):
+        if older.name != weights_file:
+            older.unlink()
+    return folder
+
+
+def load_encoder(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> LocationEncoder:
+    """Load a location encoder that `save_encoder` wrote, in evaluation mode (no dropout; ``.train()`` to go
+    on).
+
+    Raises:
+        FileNotFoundError: no such folder, or not one of `save_encoder`.
+        CheckpointError: the files are damaged, of an unknown format version, or do not fit the configuration;
+            the message lists each tensor that is missing, unexpected or of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    folder = Path(path)
+    config_path = folder / CONFIG_FILE
+    if not config_path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {CONFIG_FILE}; give the folder that tslab.save_encoder wrote"
+        )
+    config = _read_config(config_path)
+    weights_path = folder / Path(config["weights"]["file"]).name
+    if not weights_path.is_file():
+        raise FileNotFoundError(
+            f"{config_path} names {weights_path.name}, which is missing; copy the whole folder"
+        )
+    content = weights_path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != config["weights"]["sha256"]:
+        raise CheckpointError(
+            f"{weights_path} is damaged: its checksum is not the one in {CONFIG_FILE}; copy it again"
+        )
+    try:
+        weights = load(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights_path} is not a safetensors file: {error}") from error
+    try:
+        encoder = build_encoder(_encoder_config(config["encoder"]))
+    except KeyError as error:
+        raise CheckpointError(
+            f"{config_path}: {error.args[0]}; if it is an encoder of your own, call tslab.register_encoder first"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{config_path} does not describe an encoder of this version of tslab: {error}"
+        ) from error
+    encoder.to(getattr(torch, config["dtype"]))
+    load_weights(encoder, weights, weights_path)
+    return encoder.eval().to(device)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Copy ``weights`` into ``module``, all of them and nothing else.
+
+    Raises:
+        CheckpointError: names differ or shapes do not match; lists which, and names ``source``.
+    """
+    expected = module.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is not expected" for name in weights if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    if problems:
+        raise CheckpointError(f"{source} does not fit the encoder: {'; '.join(problems)}")
+    module.load_state_dict(dict(weights))
+
+
+def read_torch_file(path: str | os.PathLike[str]) -> Any:
+    """Read a file of ``torch.save`` without running any code from it: tensors, plain values and NumPy scalars
+    only.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: not such a file, damaged, or holding objects that could run code.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    allow = getattr(torch.serialization, "safe_globals", None)  # torch >= 2.5
+    try:
+        with allow(_numpy_scalars()) if allow else nullcontext():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # truncated archives, foreign pickles and text raise half a dozen types
+        if found := re.search(r"Unsupported (?:global|class|operand)[^\n.]*", str(error)):
+            raise CheckpointError(
+                f"{path} holds more than tensors and plain values, and reading that could run code, so it was not "
+                f"read ({found[0].strip()}). If you trust its source, open it there and save only its state dict"
+            ) from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} is not a readable torch file ({reason[:200]}); an incomplete download? Fetch it again"
+        ) from None
+
+
+def network_dtype(module: nn.Module) -> torch.dtype:
+    """dtype of the first floating point parameter; float32 if there is none."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); copy the folder again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not the configuration of a {FORMAT}")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {config.get('format_version')}, this tslab reads version {FORMAT_VERSION}; "
+            "install a newer tslab"
+        )
+    weights = config.get("weights")
+    complete = isinstance(weights, dict) and {"file", "sha256"} <= weights.keys() and "encoder" in config
+    if not complete or config.get("dtype") not in ("float16", "bfloat16", "float32", "float64"):
+        raise CheckpointError(f"{path} is incomplete; save the encoder again")
+    return config
+
+
+def _encoder_config(values: Any) -> EncoderConfig:
+    names = {field.name for field in fields(EncoderConfig)}
+    if not isinstance(values, dict) or set(values) != names:
+        raise ValueError(f'"encoder" must be an object with {", ".join(sorted(names))}')
+    return EncoderConfig(**values)
+
+
+def _to_json(config: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(config, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the configuration of the encoder cannot be written as JSON ({error}); the parameters of a registered "
+            "encoder must be numbers, strings, lists or None"
+        ) from error
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickled NumPy number needs: a constructor of scalars and the plain numeric dtypes, nothing
+    callable else."""
+    core = getattr(np, "_core", None) or np.core
+    scalar = core.multiarray.scalar
+    named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype]
+    return [*named, *(type(np.dtype(kind)) for kind in ("int32", "int64", "float32", "float64", "bool"))]
