@@ -16,7 +16,7 @@ BOOK_FLAGS ?= -n -W --keep-going
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser lint notebooks assets clean distclean
+.PHONY: help book serve test test-browser lint notebooks reproduce assets clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check $(wildcard $(LINT))
 	$(BIN)/mypy
 	$(BIN)/mypy book/_ext book/vendor_assets.py book/make_notebooks.py
+
+reproduce: $(READY) ## recompute all 652 published numbers from the released files, as far as they are not done yet
+	$(BIN)/python -m tslab.benchmark run --table all --source released
+	$(BIN)/python -m tslab.benchmark record
 
 notebooks: $(READY) ## regenerate book/notebooks/ (what Colab opens) from the chapters
 	$(BIN)/python book/make_notebooks.py

@@ -1,23 +1,75 @@
 """Reproducing the published benchmark: what we get, beside what was printed, with a verdict that follows from
 a rule.
 
-`tslab.benchmark.top1` recomputes Table 1 from the released per-sample results; `tslab.benchmark.records`
-writes and reads the committed record of such a recomputation. Published numbers come from `tslab.published`
-and are never changed.
+- `tslab.benchmark.recompute`: one number and its interval from per-sample results;
+- `tslab.benchmark.runs` and `tslab.benchmark.driver`: doing many runs, and a store that remembers what is done
+  (``python -m tslab.benchmark run``);
+- `tslab.benchmark.cells`: the record of all 652 published numbers, with verdict and reason;
+- `tslab.benchmark.comparison`: whether two encoders differ, and which rankings survive;
+- `tslab.benchmark.top1` and `tslab.benchmark.records`: Table 1 and the record behind its chapter.
+
+Published numbers come from `tslab.published` and are never changed.
 """
 
-from tslab.benchmark.records import Provenance, find_record, read_record, write_record
-from tslab.benchmark.top1 import NOTES, VERDICTS, explain, recompute_top1, standard_error, verdict
+from tslab.benchmark.cells import MARKS, REASONS, VERDICTS, audit, cells_csv, judge, read_cells, write_cells
+from tslab.benchmark.comparison import (
+    RankTest,
+    best_group,
+    compare_hits,
+    compare_released,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    rank_test,
+    ranking_survival,
+    write_comparisons,
+)
+from tslab.benchmark.driver import Outcome, estimate, probe, produce, run_all
+from tslab.benchmark.notebook import Reproduction, reproduce
+from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
+from tslab.benchmark.records import Provenance, find_record, read_provenance, read_record, write_record
+from tslab.benchmark.runs import SOURCES, TABLES, ResultStore, RunSpec, plan
+from tslab.benchmark.top1 import recompute_top1, standard_error
 
 __all__ = [
-    "NOTES",
+    "MARKS",
+    "REASONS",
+    "SOURCES",
+    "TABLES",
     "VERDICTS",
+    "Measured",
+    "NothingToRecomputeError",
+    "Outcome",
     "Provenance",
-    "explain",
+    "RankTest",
+    "Reproduction",
+    "ResultStore",
+    "RunSpec",
+    "audit",
+    "best_group",
+    "cells_csv",
+    "compare_hits",
+    "compare_released",
+    "estimate",
     "find_record",
+    "holm",
+    "judge",
+    "mcnemar",
+    "measure",
+    "paired_bootstrap",
+    "plan",
+    "probe",
+    "produce",
+    "rank_test",
+    "ranking_survival",
+    "read_cells",
+    "read_provenance",
     "read_record",
     "recompute_top1",
+    "reproduce",
+    "run_all",
     "standard_error",
-    "verdict",
+    "write_cells",
+    "write_comparisons",
     "write_record",
 ]

@@ -19,6 +19,8 @@ import pandas as pd
 from tslab._files import atomic_write
 from tslab.released_files import RELEASE, REPOSITORY
 
+NUMBERS = ("recomputed", "low", "high")
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -47,6 +49,8 @@ class Provenance:
     def now(cls, table: pd.DataFrame) -> "Provenance":
         """Provenance of a table recomputed just now (columns recomputed and n, attribute located)."""
         done = table[table["recomputed"].notna()]
+        if "source" in done:  # the record of the audit: a file stands behind several cells
+            done = done[done["metric"].isin(["top1", "r2"]) & (done["dataset"] != "avg_species")]
         index = (files("tslab") / "data" / "released_files.csv").read_bytes()
         return cls(
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -70,7 +74,7 @@ def write_record(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
     """Write a table of cells to ``path`` and its `Provenance` beside it (``.json``), each completely or not
     at all.
 
-    Columns ``published`` and ``recomputed`` are written with 2 and 6 decimals.
+    ``published`` is written with 2 decimals, ``recomputed`` and its interval with 6.
 
     Returns:
         ``written``; ``unchanged`` if the record already says exactly this (its date then stays); ``kept`` if
@@ -101,16 +105,25 @@ def read_record(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, Provenance]
             f"no record at {source}; recompute it with the released files, or clone the repository"
         )
     table = pd.read_csv(
-        source, dtype={"n": "Int64"}, keep_default_na=False, na_values={"recomputed": [""], "n": [""]}
+        source,
+        dtype={"n": "Int64"},
+        keep_default_na=False,
+        na_values={name: [""] for name in (*NUMBERS, "n")},
     )
-    return table, Provenance(**json.loads(source.with_suffix(".json").read_text(encoding="utf-8")))
+    return table, read_provenance(source)
+
+
+def read_provenance(path: str | os.PathLike[str]) -> Provenance:
+    """The provenance of the record at ``path``, from the JSON file beside it."""
+    return Provenance(**json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8")))
 
 
 def find_record(path: str | os.PathLike[str]) -> Path:
     """The record at ``path``, or the committed one of the same name if ``path`` is not there.
 
     The committed record is looked for in ``book/results`` of the working folder and the folders above it, and
-    of the repository that tslab is installed from.
+    of the repository that tslab is installed from; then in the installed package itself, which carries a copy
+    (``setup.py`` puts it there).
 
     Raises:
         FileNotFoundError: none is there.
@@ -118,6 +131,7 @@ def find_record(path: str | os.PathLike[str]) -> Path:
     wanted = Path(path)
     here = Path.cwd()
     folders = [*(folder / "book" / "results" for folder in (here, *here.parents, Path(__file__).parents[2]))]
+    folders.append(Path(str(files("tslab"))) / "data" / "results")
     for candidate in (wanted, *(folder / wanted.name for folder in folders)):
         if candidate.is_file():
             return candidate
@@ -131,7 +145,8 @@ def _as_csv(table: pd.DataFrame) -> str:
     """The text of the CSV file; equal tables give equal text."""
     rows = table.copy()
     rows["published"] = rows["published"].map("{:.2f}".format)
-    rows["recomputed"] = rows["recomputed"].map(lambda value: "" if pd.isna(value) else f"{value:.6f}")
+    for name in [name for name in NUMBERS if name in rows]:
+        rows[name] = rows[name].map(lambda value: "" if pd.isna(value) else f"{value:.6f}")
     return rows.to_csv(index=False, lineterminator="\n")
 
 

@@ -1,7 +1,7 @@
 """Table 1 of TorchSpatial, recomputed: Top-1 accuracy from the released per-sample results.
 
-Every cell gets a verdict and, where one fits, a note from a fixed vocabulary. Both follow from the numbers by
-the rules in this module; none is written by hand. The chapter on Table 1 shows and discusses the result.
+Every cell gets a verdict and a note, by the rule of `tslab.benchmark.cells.judge`; none is written by hand. The
+chapter on Table 1 shows and discusses the result.
 """
 
 import math
@@ -10,48 +10,11 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from tslab.benchmark.cells import judge
+from tslab.benchmark.recompute import NothingToRecomputeError, measure_top1, released_samples
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS, published_tables
-from tslab.released import load_released_results
-from tslab.released_files import EmptyFileError, NotReleasedError
 
-VERDICTS: dict[str, str] = {
-    "reproduced": "The released per-sample results give the published number, within the tolerance.",
-    "differs": "The released per-sample results give another number.",
-    "not released": "The release holds no per-sample results for this cell, so nothing can be recomputed.",
-    "published only": "The number was never meant to be recomputed from the release (GPT-4V).",
-}
-"""Verdict of a cell and what it says."""
-
-NOTES: dict[str, str] = {
-    "no file": "No per-sample file of this encoder and dataset is among the released files.",
-    "empty file": "The released per-sample file is empty.",
-    "no per-sample results": "The paper asked GPT-4V itself; no per-sample answers were released.",
-    "one-cell tile": (
-        "The released tile encoder has one cell that covers the whole map (its cell size was never passed "
-        "on), so it is a "
-        "constant class prior: the same for every location."
-    ),
-    "reloaded rbf": (
-        "More than two standard errors below the published number, and rbf models are known to break on "
-        "reloading: "
-        "the released code draws the anchor points anew at every start and ignores the saved ones."
-    ),
-    "reloaded rff": (
-        "More than two standard errors below the published number, and rff models are known to break on "
-        "reloading: "
-        "evaluation scaled coordinates by a box around the United States, training by the globe."
-    ),
-    "within noise": (
-        "Another number, closer than two standard errors of the recomputed one, which is how far another "
-        "draw of "
-        "test images would move it."
-    ),
-    "another run": "Further off than two standard errors, and no known cause fits: another run or other "
-    "settings.",
-}
-"""Note on a cell and what it says; a cell can carry several, joined by ``; ``."""
-
-COLUMNS = ("dataset", "encoder", "metric", "published", "recomputed", "n", "verdict", "note")
+COLUMNS = ("dataset", "encoder", "metric", "published", "recomputed", "low", "high", "n", "verdict", "note")
 
 
 def recompute_top1(
@@ -75,8 +38,9 @@ def recompute_top1(
 
     Returns:
         One row per cell, in the order of the table: dataset, encoder, metric (``top1``), published and
-        recomputed (percent; NaN if there is nothing to recompute from), n (rows read, <NA> likewise),
-        verdict, note.
+        recomputed (percent; NaN if there is nothing to recompute from), low and high (95 % bootstrap interval of
+        recomputed), n (rows read, <NA> likewise), verdict (`tslab.benchmark.VERDICTS`), note
+        (`tslab.benchmark.REASONS`).
 
     Raises:
         ValueError: unknown dataset or encoder.
@@ -95,20 +59,11 @@ def recompute_top1(
             rows.append(
                 _recompute_cell(dataset, encoder, float(printed[dataset, encoder]), root, tolerance, located)
             )
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"n": "Int64", "recomputed": "float64"})
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
+        {"n": "Int64", "recomputed": float, "low": float, "high": float}
+    )
     table.attrs["located"] = {key: located[key] for key in CLASSIFICATION_DATASETS if key in located}
     return table
-
-
-def verdict(published: float, recomputed: float | None, tolerance: float = 0.01) -> str:
-    """``reproduced`` or ``differs``, or ``not released`` if there is no recomputed number.
-
-    The difference is compared with the tolerance at full precision; 1e-9 points cover floating-point
-    rounding.
-    """
-    if recomputed is None or math.isnan(recomputed):
-        return "not released"
-    return "reproduced" if abs(recomputed - published) <= tolerance + 1e-9 else "differs"
 
 
 def standard_error(top1: float, n: int) -> float:
@@ -118,24 +73,6 @@ def standard_error(top1: float, n: int) -> float:
     """
     share = top1 / 100
     return 100 * math.sqrt(share * (1 - share) / n)
-
-
-def explain(encoder: str, published: float, recomputed: float, n: int, tolerance: float = 0.01) -> str:
-    """The note on a cell that was recomputed: codes of `NOTES` joined by ``; ``, or the empty string.
-
-    Rules, in this order: every ``tile`` cell is a one-cell tile. A cell that differs is, within two standard
-    errors of the recomputed number, ``within noise``; else, if it lies below the published number and the
-    encoder is known to break on reloading (rbf, rff), that is the note; else it is ``another run``.
-    """
-    notes = ["one-cell tile"] if encoder == "tile" else []
-    if verdict(published, recomputed, tolerance) == "differs":
-        if abs(recomputed - published) <= 2 * standard_error(recomputed, n):
-            notes.append("within noise")
-        elif encoder in ("rbf", "rff") and recomputed < published:
-            notes.append(f"reloaded {encoder}")
-        else:
-            notes.append("another run")
-    return "; ".join(notes)
 
 
 def _recompute_cell(
@@ -148,22 +85,19 @@ def _recompute_cell(
 ) -> dict[str, object]:
     """One row of the record; notes in ``located`` how many images of the dataset have a location."""
     cell = {"dataset": dataset, "encoder": encoder, "metric": "top1", "published": published}
-    nothing = {"recomputed": math.nan, "n": pd.NA}
-    if encoder == "gpt4v":
-        return cell | nothing | {"verdict": "published only", "note": "no per-sample results"}
     try:
-        results = load_released_results(dataset, encoder, root)
-    except NotReleasedError as error:
-        note = "empty file" if isinstance(error, EmptyFileError) else "no file"
-        return cell | nothing | {"verdict": "not released", "note": note}
-    top1, n = 100 * float(results["hit1"].mean()), len(results)
+        results, _ = released_samples(dataset, encoder, root)
+    except NothingToRecomputeError as error:
+        nothing = {"recomputed": math.nan, "low": math.nan, "high": math.nan, "n": pd.NA}
+        word = "published only" if encoder == "gpt4v" else "not released"
+        return cell | nothing | {"verdict": word, "note": error.reason}
+    top1 = measure_top1(results, dataset)
     if results.attrs["n_located"]:
         located[dataset] = results.attrs["n_located"]
+    word, reason = judge("top1", encoder, published, top1.value, top1.low, top1.high, tolerance)
     return cell | {
-        "recomputed": top1,
-        "n": n,
-        "verdict": verdict(published, top1, tolerance),
-        "note": explain(encoder, published, top1, n, tolerance),
+        **{"recomputed": top1.value, "low": top1.low, "high": top1.high, "n": top1.n},
+        **{"verdict": word, "note": reason},
     }
 
 

@@ -17,6 +17,7 @@ Both are therefore marked scores. Expect values within a few per cent of the pub
 import math
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -75,18 +76,7 @@ def base_and_relative(
 
     Centres at one place share neighbourhood, background and shuffles. NaN if there is no centre to average over.
     """
-    outcome = torch.as_tensor(hits)
-    if outcome.shape != (len(lonlat),):
-        raise ValueError(f"hits must have shape ({len(lonlat)},), got {tuple(outcome.shape)}")
-    right = outcome > 0
-    misses = (~right.cpu() & ~lonlat.detach().cpu().isnan().any(-1)).nonzero()[:, 0]
-    if max_centers is not None and len(misses) > max_centers:
-        drawn = torch.randperm(len(misses), generator=torch.Generator().manual_seed(seed))[:max_centers]
-        misses = misses[drawn.sort()[0]]
-    graph = neighbor_graph(lonlat, radius_rad=radius_rad, max_neighbors=100, centers=misses, device=device)
-    marks = torch.where(right.to(graph.device)[graph.order], 1.0, -1.0).double()
-    repeats = torch.bincount(graph.neighborhood[graph.neighborhood >= 0], minlength=len(graph.sizes)).double()
-    size = chunk or (48 if graph.device.type == "cpu" else 1024)
+    graph, marks, repeats, size = _centers(lonlat, hits, max_centers, seed, radius_rad, chunk, device)
 
     base, relative = [], []
     used = graph.sizes >= min_samples
@@ -108,6 +98,58 @@ def base_and_relative(
         num_relative_centers=int(repeats[used_relative].sum()),
         num_seeds=num_seeds,
     )
+
+
+def center_scores(
+    lonlat: Float[Tensor, "n 2"],
+    hits: Float[Tensor, " n"],
+    *,
+    seed: int = 0,
+    min_samples: int = 5,
+    num_shuffles: int = 30,
+    max_centers: int | None = None,
+    radius_rad: float = RADIUS_RAD,
+    chunk: int | None = None,
+    device: str | torch.device | None = None,
+) -> pd.DataFrame:
+    """The scores behind `base_and_relative`, one row for each centre, for one seed.
+
+    Returns:
+        columns row (of ``lonlat``), n (samples in the neighbourhood), score, and lowest (the smallest score among the
+        shuffles); both scores are NaN where n < ``min_samples``. Base is the mean of score cut at `DENSITY_CEILING`,
+        relative the mean of score - lowest over finite scores.
+    """
+    graph, marks, _, size = _centers(lonlat, hits, max_centers, seed, radius_rad, chunk, device)
+    generator = torch.Generator(device=graph.device).manual_seed(seed)
+    score, lowest = _scores(graph, marks, graph.sizes >= min_samples, num_shuffles, generator, size)
+    of = graph.neighborhood
+    columns = {"row": graph.center_rows, "n": graph.sizes[of], "score": score[of], "lowest": lowest[of]}
+    return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
+
+
+def _centers(
+    lonlat: Tensor,
+    hits: Tensor,
+    max_centers: int | None,
+    seed: int,
+    radius_rad: float,
+    chunk: int | None,
+    device: str | torch.device | None,
+) -> tuple[NeighborGraph, Tensor, Tensor, int]:
+    """Neighbourhoods of the misses, marks of all samples, centres for each neighbourhood, and a chunk size."""
+    outcome = torch.as_tensor(hits)
+    if outcome.shape != (len(lonlat),):
+        raise ValueError(f"hits must have shape ({len(lonlat)},), got {tuple(outcome.shape)}")
+    right = outcome > 0
+    misses = (~right.cpu() & ~lonlat.detach().cpu().isnan().any(-1)).nonzero()[:, 0]
+    if max_centers is not None and len(misses) > max_centers:
+        drawn = torch.randperm(len(misses), generator=torch.Generator().manual_seed(seed))[:max_centers]
+        misses = misses[drawn.sort()[0]]
+    graph = neighbor_graph(lonlat, radius_rad=radius_rad, max_neighbors=100, centers=misses, device=device)
+    marks = torch.where(right.to(graph.device)[graph.order], 1.0, -1.0).double()
+    repeats = torch.bincount(graph.neighborhood[graph.neighborhood >= 0], minlength=len(graph.sizes)).double()
+    size = chunk or (48 if graph.device.type == "cpu" else 1024)
+    return graph, marks, repeats, size
 
 
 def _mean(values: Tensor, weight: Tensor) -> float:

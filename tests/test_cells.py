@@ -1,0 +1,214 @@
+"""The record of the audit: 652 verdicts that follow from numbers by a rule."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tslab.benchmark import REASONS, VERDICTS, ResultStore, audit, cells_csv, judge, plan, read_cells, write_cells
+from tslab.benchmark.cells import NUMBERS, SPECIES, table_of
+from tslab.benchmark.recompute import measure_r2, measure_top1, top1_replicates
+from tslab.benchmark.runs import TABLES
+from tslab.published import published_tables
+
+KEYS = ["dataset", "encoder", "metric"]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return read_cells()
+
+
+# --- the rule ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "encoder", "published", "recomputed", "interval", "expected"),
+    [
+        ("top1", "xyz", 70.07, 70.0707, (68, 72), ("reproduced", "same results")),
+        ("top1", "xyz", 70.07, 70.08, (68, 72), ("reproduced", "same results")),
+        ("top1", "xyz", 70.07, 70.0801, (68, 72), ("within noise", "another run")),
+        ("top1", "xyz", 70.07, 68.0, (67, 69), ("differs", "another run")),
+        ("top1", "rbf", 70.07, 68.0, (67, 69), ("differs", "reloaded rbf")),
+        ("top1", "rff", 70.07, 68.0, (67, 69), ("differs", "reloaded rff")),
+        ("top1", "rbf", 70.07, 69.5, (68, 71), ("within noise", "another run")),
+        ("top1", "rbf", 70.07, 72.0, (71, 73), ("differs", "another run")),  # a broken reload cannot be better
+        ("top1", "tile", 70.07, 70.07, (68, 72), ("reproduced", "one-cell tile")),
+        ("r2", "tile", 0.76, -0.58, (-0.62, -0.55), ("differs", "one-cell tile")),
+        ("r2", "nerf", 0.76, 0.757, (0.72, 0.79), ("reproduced", "same results")),
+        ("r2", "nerf", 0.76, 0.73, (0.70, 0.77), ("within noise", "another draw")),
+        ("r2", "nerf", 0.76, 0.73, (0.70, 0.755), ("differs", "another draw")),  # 0.03 <= sqrt(2) 0.025
+        ("r2", "nerf", 0.76, 0.70, (0.68, 0.72), ("differs", "another run")),
+        ("geobias_base", "nerf", 9.0, 8.0, (7, 10), ("within noise", "inferred recipe")),
+        ("geobias_relative", "tile", 9.0, 8.0, (7, 8.5), ("differs", "inferred recipe")),
+    ],
+)
+def test_verdict_and_reason_follow_from_the_numbers(metric, encoder, published, recomputed, interval, expected):
+    assert judge(metric, encoder, published, recomputed, *interval) == expected
+
+
+def test_every_metric_of_every_dataset_belongs_to_one_table():
+    for metric, dataset in published_tables()[["metric", "dataset"]].drop_duplicates().itertuples(index=False):
+        assert metric in TABLES[table_of(metric, dataset)][1]
+
+
+# --- intervals -----------------------------------------------------------
+
+
+def test_the_interval_of_a_share_has_the_width_of_the_binomial():
+    samples = pd.DataFrame({"hit1": np.arange(10_000) < 7000})
+    top1 = measure_top1(samples, "yfcc")
+    assert top1.value == 70
+    assert (top1.high - top1.low) / 2 == pytest.approx(1.96 * 100 * math.sqrt(0.7 * 0.3 / 10_000), rel=0.05)
+
+
+def test_the_interval_of_r2_has_the_width_of_the_normal_theory():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=5000)
+    samples = pd.DataFrame({"prediction": x, "label": x + rng.normal(size=5000)})
+    r2 = measure_r2(samples)
+    assert r2.value == pytest.approx(0.5, abs=0.03)
+    # for a correlation r, R2 of the best prediction has a standard error of 2 r (1 - r^2) / sqrt(n)
+    assert (r2.high - r2.low) / 2 == pytest.approx(1.96 * 2 * math.sqrt(0.5) * 0.5 / math.sqrt(5000), rel=0.15)
+
+
+def test_the_two_birdsnap_rows_are_the_same_images_and_share_their_draws():
+    assert (top1_replicates(1585, 2262, "birdsnap") == top1_replicates(1585, 2262, "birdsnap_ebird")).all()
+    draws = np.corrcoef(top1_replicates(1000, 2000, "birdsnap"), top1_replicates(1000, 2000, "nabirds"))
+    assert abs(draws[0, 1]) < 0.1
+
+
+# --- the committed record ------------------------------------------------
+
+
+def test_each_published_number_has_one_row_with_a_verdict_and_a_reason(cells):
+    published = published_tables()
+    assert len(cells) == len(published) == 652
+    pd.testing.assert_frame_equal(cells[[*KEYS, "published"]], published[[*KEYS, "published"]], check_dtype=False)
+    assert set(cells["verdict"]) <= set(VERDICTS)
+    assert set(cells["reason"]) <= set(REASONS) - {"not computed"}
+    assert cells["command"].str.startswith("python -m tslab.benchmark run --table ").all()
+
+
+def test_verdicts_of_the_record_follow_from_its_numbers(cells):
+    for cell in cells.itertuples():
+        if cell.encoder == "gpt4v":
+            assert cell.verdict == "published only"
+        elif math.isnan(cell.recomputed):
+            assert cell.verdict == "not released"
+        else:
+            ruled = judge(
+                *(cell.metric, cell.encoder, cell.published),
+                *(cell.recomputed, cell.recomputed_low, cell.recomputed_high),
+            )
+            assert (cell.verdict, cell.reason) == ruled, cell
+
+
+def test_numbers_lie_inside_their_intervals(cells):
+    done = cells[cells["recomputed"].notna()]
+    inside = done["recomputed"].between(done["recomputed_low"], done["recomputed_high"])
+    assert inside.all(), done[~inside]
+    assert (done["n"] > 0).all() and (done["source"] != "").all()
+    assert cells.loc[cells["recomputed"].isna(), "n"].isna().all()
+
+
+def test_nothing_is_said_about_what_was_not_released(cells):
+    sustainbench = cells[cells["dataset"].str.startswith("sustainbench")]
+    assert len(sustainbench) == 96
+    assert (sustainbench["reason"] == "no SustainBench files").all()
+    average = cells[(cells["dataset"] == "avg_species") & (cells["encoder"] != "gpt4v")]
+    assert average.set_index("encoder")["verdict"].value_counts().to_dict() == {"not released": 15, "reproduced": 1}
+    assert cells["retrained"].isna().all()  # the archive was not at hand
+
+
+def test_a_cell_command_is_one_the_command_line_understands(cells):
+    from tslab.benchmark.__main__ import _parser, _plan
+
+    for command in cells["command"].drop_duplicates():
+        arguments = _parser().parse_args(command.removeprefix("python -m tslab.benchmark ").split())
+        assert len(_plan(arguments)) in (1, len(SPECIES))
+
+
+def test_a_record_only_grows(tmp_path, cells):
+    path = tmp_path / "cells.csv"
+    assert write_cells(cells, path) == "written"
+    before = path.read_bytes()
+    assert write_cells(cells, path) == "unchanged"
+    poorer = cells.assign(**dict.fromkeys(NUMBERS, np.nan))
+    assert write_cells(poorer, path) == "kept" and path.read_bytes() == before
+    pd.testing.assert_frame_equal(read_cells(path), cells)
+    assert cells_csv(read_cells(path)) == before.decode()
+
+
+# --- from runs to the record ---------------------------------------------
+
+
+def fake_store(folder, source="released", values=(80.0,), **changes):
+    """A store with made-up outcomes of nerf on yfcc, one for each value."""
+    store = ResultStore(folder)
+    for seed, value in enumerate(values):
+        (spec,) = plan(["top1"], datasets=["yfcc"], encoders=["nerf"], source=source, seeds=[seed])
+        measured = {"value": value, "low": value - 1, "high": value + 1, "n": 100, "details": {}}
+        outcome = {"metrics": {"top1": measured}, "reason": "", "file": "f.csv", "seconds": 1.0, "code": "x"}
+        store.save(spec, outcome | changes)
+    return store
+
+
+def cell_of(table, dataset="yfcc", encoder="nerf", metric="top1"):
+    rows = table.query("dataset == @dataset and encoder == @encoder and metric == @metric")
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_a_run_becomes_a_cell(tmp_path):
+    cell = cell_of(audit(fake_store(tmp_path, values=[50.9])))
+    assert (cell["recomputed"], cell["n"], cell["source"]) == (50.9, 100, "f.csv")
+    assert (cell["verdict"], cell["reason"]) == ("within noise", "another run")  # 51.27 was printed
+
+
+def test_cells_without_a_run_say_so(tmp_path):
+    table = audit(fake_store(tmp_path))
+    assert cell_of(table, "fmow")["reason"] == "not computed"
+    assert cell_of(table, "avg_species")["reason"] == "incomplete average"
+    assert cell_of(table, encoder="gpt4v")["verdict"] == "published only"
+
+
+def test_only_training_on_the_archive_counts_as_retrained(tmp_path):
+    values = [50.0, 51.0, 52.0]
+    trained = cell_of(audit(fake_store(tmp_path / "archive", "locbench", values)))
+    half = 4.302653 / math.sqrt(3)  # Student's t, two degrees of freedom, standard deviation 1
+    assert trained["retrained"] == 51
+    assert trained["retrained_high"] - trained["retrained"] == pytest.approx(half, abs=1e-4)
+    assert math.isnan(trained["recomputed"])
+    for source in ("synthetic", "released"):
+        assert math.isnan(cell_of(audit(fake_store(tmp_path / source, source, values[:1])))["retrained"])
+
+
+@pytest.mark.mirror
+def test_top1_and_r2_of_the_record_come_out_again(mirror, tmp_path, cells):
+    from tslab.benchmark import run_all
+
+    chosen = ["no_prior", "nerf", "rbf"]
+    specs = plan(["top1", "r2_mosaiks", "r2_sustainbench"], encoders=chosen)
+    outcome = run_all(specs, tmp_path, root=mirror, progress=False)
+    assert not outcome.failed
+    again = audit(ResultStore(tmp_path))
+    rows = again["encoder"].isin(chosen) & again["metric"].isin(["top1", "r2"])
+    assert cells_csv(again[rows]) == cells_csv(cells[rows.to_numpy()])
+
+
+@pytest.mark.mirror
+@pytest.mark.slow
+def test_geobias_of_the_record_comes_out_again(mirror, tmp_path, cells):
+    from tslab.benchmark import run_all
+
+    specs = plan(["geobias_classification"], datasets=["birdsnap"], encoders=["nerf"])
+    specs += plan(["geobias_regression"], datasets=["mosaiks_elevation"], encoders=["xyz", "wrap"])
+    run_all(specs, tmp_path, root=mirror, progress=False)
+    again = audit(ResultStore(tmp_path))
+    rows = again["metric"].str.startswith("geobias") & (again["reason"] != "not computed")
+    committed = cells[rows.to_numpy()]
+    assert rows.sum() > 5
+    np.testing.assert_allclose(again.loc[rows, "recomputed"], committed["recomputed"], atol=2e-3)
+    assert (again.loc[rows, "verdict"] == committed["verdict"].to_numpy()).all()
