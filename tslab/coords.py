@@ -56,7 +56,9 @@ def check_lonlat_shape(lonlat: Float[Tensor, "n 2"], *, name: str = "lonlat") ->
             f"{name} must have shape (n, 2), longitude then latitude, got {tuple(lonlat.shape)}{hint}"
         )
     if not lonlat.is_floating_point():
-        raise CoordinateError(f"{name} must be floating point degrees, got {lonlat.dtype}; use {name}.float()")
+        raise CoordinateError(
+            f"{name} must be floating point degrees, got {lonlat.dtype}; use {name}.float()"
+        )
 
 
 def has_location(lonlat: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
@@ -148,7 +150,7 @@ def _sin_deg(degrees: Tensor) -> Tensor:
     """Sine of an angle in degrees, |angle| <= 360: exactly 0 at multiples of 180, +-1 at +-90 and +-270."""
     turns = degrees / 360
     turns = turns - turns.round()  # [-1/2, 1/2], exact
-    folded = torch.where(turns.abs() > 0.25, torch.copysign(torch.full_like(turns, 0.5), turns) - turns, turns)
+    folded = torch.where(turns.abs() > 0.25, 0.5 * turns.sign() - turns, turns)
     return torch.sin(2 * torch.pi * folded)
 
 

@@ -1,0 +1,218 @@
+// Who computes: the kernel of a live notebook, or ONNX Runtime Web in a page without one. Both run the same torch
+// modules (the second as ONNX graphs exported from them) and answer the same call:
+//
+//   await backend.compute({encoder, parameters, place, channel, measure})
+//   -> {outFeatures, channel, feature, similarity, value, seamGap, poleSpread, wavelengths}
+//
+// `feature` and `similarity` are Float32Arrays over the grid, `value` is the feature at the place.
+
+/** An error whose message is a sentence for the reader, with a next step. */
+export class Trouble extends Error {}
+
+/** Live: asks the Python side of the widget. */
+export class KernelBackend {
+  constructor(model, patience = 30_000) {
+    this.model = model;
+    this.patience = patience;
+    this.waiting = new Map();
+    this.last = 0;
+    this.prefix = Math.random().toString(36).slice(2);
+    this.receive = (content, buffers) => {
+      const waiting = this.waiting.get(content.id);
+      if (!waiting) return;
+      this.waiting.delete(content.id);
+      clearTimeout(waiting.timer);
+      if (content.kind === "error") waiting.reject(new Trouble(content.text));
+      else waiting.resolve({ ...content.result, ...unpack(buffers) });
+    };
+    model.on("msg:custom", this.receive);
+  }
+
+  async open() {}
+
+  compute(request) {
+    const id = `${this.prefix}-${++this.last}`;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.waiting.delete(id);
+        reject(new Trouble("The kernel does not answer. Start it again, run the cell, and the picture comes alive."));
+      }, this.patience);
+      this.waiting.set(id, { resolve, reject, timer });
+      this.model.send({ kind: "compute", id, ...request });
+    });
+  }
+
+  close() {
+    this.model.off("msg:custom", this.receive);
+    for (const { timer } of this.waiting.values()) clearTimeout(timer);
+  }
+}
+
+function unpack([feature, similarity]) {
+  const floats = (view) =>
+    new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+  return { feature: floats(feature), similarity: floats(similarity) };
+}
+
+/** Static page: ONNX Runtime Web and the exported graphs below `base`, fetched by `open`. */
+export class OnnxBackend {
+  constructor(base, measures) {
+    this.base = base;
+    this.measures = measures;
+    this.sessions = new Map();
+    this.grid = null;
+    this.encoded = { key: "" };
+  }
+
+  async open() {
+    if (location.protocol === "file:")
+      throw new Trouble(
+        "A page opened from a file may not load the encoders. Serve the book (make serve) or read it on the web.",
+      );
+    const manifest = await this.fetch("models/manifest.json", "the list of encoders");
+    this.manifest = await manifest.json();
+    try {
+      this.ort = await import(/* webpackIgnore: true */ `${this.base}ort/ort.wasm.bundle.min.mjs`);
+      this.ort.env.wasm.wasmPaths = `${this.base}ort/`;
+      this.ort.env.wasm.numThreads = 1; // threads would need special headers from the server
+      this.ort.env.logLevel = "error";
+    } catch (error) {
+      throw new Trouble(`ONNX Runtime Web could not be loaded (${error.message}). Reload the page and try again.`);
+    }
+    const places = await this.fetch(`models/${this.manifest.meter_places.file}`, "the places of the meters");
+    this.meterPlaces = new Float64Array(await places.arrayBuffer());
+    this.grid = gridPlaces(this.manifest.grid_step_deg);
+  }
+
+  async compute({ encoder, parameters, place, channel, measure }) {
+    const entry = this.manifest.encoders[encoder];
+    if (!entry) throw new Trouble(`The page holds no graph of the encoder ${encoder}. Choose another one.`);
+    const session = await this.session(entry);
+    const inputs = this.inputs(entry, parameters);
+    const key = JSON.stringify([encoder, parameters]);
+    if (this.encoded.key !== key) {
+      const { features, width, wavelengths } = await this.encode(session, inputs, this.grid);
+      const probes = await this.encode(session, inputs, this.meterPlaces);
+      const meters = await this.run(this.manifest.meters, {
+        features: new this.ort.Tensor("float32", probes.features, [probes.features.length / width, width]),
+      });
+      const [seamGap, poleSpread] = meters.meters.data;
+      this.encoded = { key, features, width, wavelengths, seamGap, poleSpread };
+    }
+    const { features, width, wavelengths, seamGap, poleSpread } = this.encoded;
+    const here = (await this.encode(session, inputs, Float64Array.from(place))).features;
+    const similarity = await this.similarities(features, width, here, this.measures.indexOf(measure));
+    const chosen = Math.min(channel, width - 1);
+    const feature = Float32Array.from({ length: features.length / width }, (_, i) => features[i * width + chosen]);
+    const value = here[chosen];
+    return { outFeatures: width, channel: chosen, feature, similarity, value, seamGap, poleSpread, wavelengths };
+  }
+
+  /** Features of places (flat pairs of degrees), block by block, so that the page can answer in between. */
+  async encode(session, inputs, places) {
+    const { Tensor } = this.ort;
+    const count = places.length / 2;
+    let features = null;
+    let width = 0;
+    let wavelengths = [];
+    for (let from = 0; from < count; from += this.manifest.block_rows) {
+      const to = Math.min(count, from + this.manifest.block_rows);
+      const lonlat = new Tensor("float64", places.subarray(2 * from, 2 * to), [to - from, 2]);
+      const out = await session.run({ lonlat, ...inputs });
+      width = out.features.dims[1];
+      features ||= new Float32Array(count * width);
+      features.set(out.features.data, from * width);
+      wavelengths = Array.from(out.wavelengths.data);
+      await breathe();
+    }
+    return { features, width, wavelengths };
+  }
+
+  async similarities(features, width, here, column) {
+    const { Tensor } = this.ort;
+    const count = features.length / width;
+    const similarity = new Float32Array(count);
+    const place = new Tensor("float32", here, [1, width]);
+    for (let from = 0; from < count; from += this.manifest.block_rows) {
+      const to = Math.min(count, from + this.manifest.block_rows);
+      const block = new Tensor("float32", features.subarray(from * width, to * width), [to - from, width]);
+      const { data } = (await this.run(this.manifest.similarity, { features: block, place })).similarity;
+      for (let i = from; i < to; i++) similarity[i] = data[2 * (i - from) + column];
+      await breathe();
+    }
+    return similarity;
+  }
+
+  inputs(entry, parameters) {
+    const { Tensor } = this.ort;
+    return Object.fromEntries(
+      entry.parameters.map(({ name, kind }) => [
+        name,
+        kind === "count"
+          ? new Tensor("int64", BigInt64Array.from({ length: parameters[name] }, (_, i) => BigInt(i)))
+          : new Tensor("float64", [parameters[name]], []),
+      ]),
+    );
+  }
+
+  async run(entry, inputs) {
+    return (await this.session(entry)).run(inputs);
+  }
+
+  session(entry) {
+    if (!this.sessions.has(entry.file)) {
+      const loading = this.load(entry);
+      loading.catch(() => this.sessions.delete(entry.file)); // the next try asks again
+      this.sessions.set(entry.file, loading);
+    }
+    return this.sessions.get(entry.file);
+  }
+
+  async load(entry) {
+    const response = await this.fetch(`models/${entry.file}?${entry.sha256.slice(0, 12)}`, "the encoder");
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    try {
+      return await this.ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    } catch (error) {
+      throw new Trouble(
+        `Your browser could not start the encoder (${error.message}). A current Firefox, Chrome, Edge or Safari can.`,
+      );
+    }
+  }
+
+  async fetch(path, what) {
+    let response;
+    try {
+      response = await fetch(this.base + path);
+    } catch {
+      throw new Trouble(`The server does not answer, so ${what} could not be loaded. Check the connection and try again.`);
+    }
+    if (!response.ok)
+      throw new Trouble(`This site does not hold ${what} (${path}). Build the book again with: make book`);
+    return response;
+  }
+
+  close() {
+    for (const session of this.sessions.values()) session.then((s) => s.release()).catch(() => {});
+  }
+}
+
+/** Centres of the grid cells as flat pairs, row by row from the north-west corner. */
+export function gridPlaces(step) {
+  const [rows, columns] = [180 / step, 360 / step];
+  const places = new Float64Array(2 * rows * columns);
+  for (let row = 0, k = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++) {
+      places[k++] = (column + 0.5) * step - 180;
+      places[k++] = 90 - (row + 0.5) * step;
+    }
+  return places;
+}
+
+let lastPause = 0;
+/** Lets the browser paint and react if it has waited for more than one frame. */
+async function breathe() {
+  if (performance.now() - lastPause < 16) return;
+  await new Promise((resolve) => setTimeout(resolve));
+  lastPause = performance.now();
+}
