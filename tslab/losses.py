@@ -153,7 +153,7 @@ class _PresenceOnly(torch.autograd.Function):
     """See `presence_only_loss_of_pass`."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         context: Any, logits: Tensor, target: Tensor, data_scale: float, background_scale: float
     ) -> Tensor:
         b, k = len(target), logits.shape[1]
@@ -165,7 +165,7 @@ class _PresenceOnly(torch.autograd.Function):
         return (losses[:b].sum() + at_truth) * data_scale + losses[b:].sum() * background_scale
 
     @staticmethod
-    def backward(context: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(context: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         logits, target = context.saved_tensors
         data_scale, background_scale = context.scales
         b, k = len(target), logits.shape[1]

@@ -114,15 +114,26 @@ def bootstrap_interval(
     Rows of ``values`` are drawn with replacement, ``replicates`` times; ``statistic`` gets the means of
     their m columns. The mean itself is ``lambda m: m[..., 0]``. (nan, nan) for fewer than two rows.
     """
+    return interval_of(statistic(bootstrap_means(values, replicates=replicates, seed=seed)), level=level)
+
+
+def bootstrap_means(
+    values: Float[Tensor, "n m"], *, replicates: int = 500, seed: int = 0
+) -> Float[Tensor, "replicates m"]:
+    """Means of the columns over rows drawn with replacement, once for each replicate; NaN for fewer than two rows."""
+    values = values.double().cpu()
     if len(values) < 2:
-        return float("nan"), float("nan")
+        return values.new_full((replicates, values.shape[1]), float("nan"))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([_resampled_mean(values, generator) for _ in range(replicates)])
+
+
+def interval_of(replicates: Float[Tensor, " b"], *, level: float = 0.95) -> tuple[float, float]:
+    """The middle ``level`` of replicated values, as (low, high)."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-    values = values.double().cpu()
-    generator = torch.Generator().manual_seed(seed)
-    means = torch.stack([_resampled_mean(values, generator) for _ in range(replicates)])
     tail = (1 - level) / 2
-    low, high = torch.quantile(statistic(means), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
 
 
@@ -156,11 +167,11 @@ def summarise(
         )
     out: dict[str, float] = {"n": len(results)}
     means = values.mean(0) if len(values) else torch.full(values.shape[1:], float("nan"))
+    resampled = bootstrap_means(values, replicates=replicates, seed=seed) if intervals else None
     for name, statistic in statistics.items():
         out[name] = float(statistic(means))
-        if intervals:
-            low, high = bootstrap_interval(values, statistic, level=level, replicates=replicates, seed=seed)
-            out[f"{name}_low"], out[f"{name}_high"] = low, high
+        if resampled is not None:
+            out[f"{name}_low"], out[f"{name}_high"] = interval_of(statistic(resampled), level=level)
     return out
 
 
