@@ -1,24 +1,61 @@
 """Geo-bias: how unevenly a model performs over the Earth, measured around every sample.
+
+- `ssi` (spatial self-information): how surprising is the pattern of hits and misses around each centre?
+- `sri` (spatial relative information): how much do the parts of a neighbourhood differ from the whole?
+- `summary`: a data set's scores with intervals, a significance map and hot spots.
+- `neighbor_graph`: the neighbourhoods, found once for all models of a data set.
+- `marked_ssi_loss`: the score as a training loss.
+- `released_geobias`: all of it for a released (dataset, encoder) pair.
 """
 
+from tslab.geobias.aggregate import (
+    GeoBiasSummary,
+    SignificanceMap,
+    block_bootstrap,
+    significance_map,
+    spatial_blocks,
+    summary,
+)
 from tslab.geobias.background import background_count, background_density, background_grid
+from tslab.geobias.fairness import density_weights, marked_ssi_loss, straight_through_marks
+from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran
 from tslab.geobias.moments import exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.relative import SRIResult, sri
+from tslab.geobias.released import released_geobias, released_hits
 from tslab.geobias.self_information import SSIResult, ssi, ssi_on_graph
+from tslab.geobias.torchspatial import BaseRelative, base_and_relative
 
 __all__ = [
+    "BaseRelative",
+    "GeoBiasSummary",
+    "GetisOrd",
+    "LocalMoran",
     "NeighborGraph",
     "SRIResult",
     "SSIResult",
+    "SignificanceMap",
     "background_count",
     "background_density",
     "background_grid",
+    "base_and_relative",
+    "block_bootstrap",
+    "density_weights",
     "exact_moments",
+    "false_discovery",
+    "getis_ord",
+    "local_moran",
+    "marked_ssi_loss",
     "neighbor_graph",
     "published_moments",
+    "released_geobias",
+    "released_hits",
+    "significance_map",
+    "spatial_blocks",
     "sri",
     "ssi",
     "ssi_on_graph",
+    "straight_through_marks",
+    "summary",
     "surprisal",
 ]

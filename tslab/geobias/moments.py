@@ -1,8 +1,8 @@
 """Mean and spread of the statistic under "values are scattered at random", and the score made from them.
 
-The statistic of spatial self-information is the un-normalised Moran sum I = sum_ij w_ij x_i x_j of centred values x. How
-surprising a value of I is depends on its distribution when the values are shuffled over the nodes. This module has
-both versions of its first two moments, the published approximation and the exact ones of the permutation
+The statistic of spatial self-information is the un-normalised Moran sum I = sum_ij w_ij x_i x_j of centred values x.
+How surprising a value of I is depends on its distribution when the values are shuffled over the nodes. This module
+has both versions of its first two moments, the published approximation and the exact ones of the permutation
 distribution, and the two published ways to turn (I, mean, sigma) into a score, in log space throughout.
 """
 
@@ -76,9 +76,9 @@ def exact_moments(
     """Mean and sigma of sum_ij w_ij x_i x_j over all permutations of the values (Cliff and Ord 1981).
 
     ``weight_sum`` W = sum w_ij, ``s1`` = sum (w_ij + w_ji)^2 / 2, ``s2`` = sum_i (sum_j w_ij + sum_j w_ji)^2,
-    ``power_sums`` = sums of z, z^2, z^3, z^4 over the ``num_nodes`` = N > 3 nodes. With x = z - mean(z), S = sum x^2 and
-    b2 = N sum x^4 / S^2:
-        mean = -W S / (N (N - 1)) / N * N = -S W / (N (N - 1))
+    ``power_sums`` = sums of z, z^2, z^3, z^4 over the ``num_nodes`` = N > 3 nodes. With x = z - mean(z),
+    S = sum x^2 and b2 = N sum x^4 / S^2:
+        mean = -W S / (N (N - 1))
         E[(I N / (W S))^2] = [N ((N^2 - 3 N + 3) S1 - N S2 + 3 W^2) - b2 ((N^2 - N) S1 - 2 N S2 + 6 W^2)]
                              / ((N - 1) (N - 2) (N - 3) W^2)
     """
@@ -113,7 +113,8 @@ def surprisal(statistic: Tensor, mean: Tensor, sigma: Tensor, form: Form = "tail
         log_density = -z * z / 2 - torch.log(sigma) - math.log(2 * math.pi) / 2
         score = -torch.logaddexp(log_density, torch.full_like(log_density, LOG_FLOOR))
     elif form == "tail":
-        score = -(math.log(2) + torch.special.log_ndtr(-((statistic - mean) / sigma).abs()))
+        log_p = math.log(2) + torch.special.log_ndtr(-((statistic - mean) / sigma).abs())
+        score = (-log_p).clamp_min(0)
     elif form == "tail_plus_one":
         log_p = math.log(2) + torch.special.log_ndtr(-((statistic - mean) / (sigma + 1)).abs())
         score = -torch.logaddexp(log_p, torch.full_like(log_p, LOG_FLOOR))

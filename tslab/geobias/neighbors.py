@@ -105,8 +105,7 @@ class NeighborGraph:
     def per_center(self, values: Tensor, *, missing: float = math.nan) -> Tensor:
         """Spread values of the distinct neighbourhoods over the centres; ``missing`` where there is no place."""
         absent = self.neighborhood < 0
-        filler = torch.full_like(values[:1], missing) if len(values) else values.new_full((1, *values.shape[1:]), missing)
-        padded = torch.cat([values, filler])
+        padded = torch.cat([values, values.new_full((1, *values.shape[1:]), missing)])
         return padded[torch.where(absent, len(values), self.neighborhood)]
 
     def weights(

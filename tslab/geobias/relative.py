@@ -17,7 +17,13 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from tslab.coords import check_lonlat, unit_vectors
-from tslab.geobias.neighbors import _centers, _distinct_places, _places_in_order, _radius_in_radians, squared_chord
+from tslab.geobias.neighbors import (
+    _centers,
+    _distinct_places,
+    _places_in_order,
+    _radius_in_radians,
+    squared_chord,
+)
 
 Partition = Literal["scale_grid", "distance_lag", "direction_sector"]
 
@@ -117,17 +123,11 @@ def sri(
         _scores(places, frames[begin:end], radius, parting, min_samples, old_bins, old_azimuth, wrap, target)
         for begin, end in _center_chunks(places, frames, radius, parting)
     ]
-    columns = [torch.cat(part) for part in zip(*outputs, strict=True)] if outputs else [
-        torch.zeros((0, hits.shape[1]), dtype=torch.float64), torch.zeros(0), torch.zeros(0)
-    ]  # fmt: skip
-    missing = which < 0
-    filled = [
-        torch.cat([column, torch.full_like(column[:1], value) if len(column) else column.new_full((1, *column.shape[1:]), value)])[
-            torch.where(missing, len(column), which).to(column.device)
-        ]
-        for column, value in zip(columns, (math.nan, 0, 0), strict=True)
-    ]
-    score, n, parts = filled
+    outputs.append((hits.new_zeros((0, hits.shape[1])).to(target), *(hits.new_zeros(0).to(target),) * 2))
+    columns = [torch.cat(part) for part in zip(*outputs, strict=True)]
+    score, n, parts = (
+        _spread(column, which, missing) for column, missing in zip(columns, (math.nan, 0.0, 0.0), strict=True)
+    )
     return SRIResult(
         score=score[:, 0] if single else score,
         n=n.long(),
@@ -137,6 +137,12 @@ def sri(
         rows=center_rows.to(target),
         partition=partition,
     )
+
+
+def _spread(values: Tensor, which: Tensor, missing: float) -> Tensor:
+    """Values of distinct places given to the centres; ``missing`` where there is no place."""
+    padded = torch.cat([values, values.new_full((1, *values.shape[1:]), missing)])
+    return padded[torch.where(which < 0, len(values), which).to(values.device)]
 
 
 @dataclass(frozen=True)

@@ -167,9 +167,13 @@ def ssi_on_graph(
     statistic, mean, sigma = (graph.per_center(column) for column in columns)
     m = torch.cat([part[3] for part in parts]) if parts else graph.indptr[:0]
     score = surprisal(statistic, mean, sigma, form)
-    outputs = [column[:, 0] if single else column for column in (score, statistic, mean, sigma)]
+    if single:
+        score, statistic, mean, sigma = (column[:, 0] for column in (score, statistic, mean, sigma))
     return SSIResult(
-        *outputs,
+        score=score,
+        statistic=statistic,
+        mean=mean,
+        sigma=sigma,
         n=graph.n,
         background=graph.per_center(m, missing=0),
         saturated=graph.saturated,
@@ -188,7 +192,12 @@ def formulation(
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
     base = PRESETS[preset] if preset is not None else DEFAULT
-    chosen = {**base, "marks": marks or base["marks"], "moments": moments or base["moments"], "form": form or base["form"]}
+    chosen = {
+        "marks": marks or base["marks"],
+        "moments": moments or base["moments"],
+        "form": form or base["form"],
+        "overfull": base["overfull"],
+    }
     allowed: dict[str, Sequence[str]] = {
         "marks": ("unmarked", "signed", "raw"),
         "moments": ("published", "exact"),

@@ -413,7 +413,8 @@ class _Builder:
             )
         target = torch.where(accepted, target, self.size)
         if not pairs:
-            pairs = [tuple(torch.zeros(0, dtype=torch.long, device=device) for _ in range(5))]
+            none = torch.zeros(0, dtype=torch.long, device=device)
+            pairs = [(none, none, none, none, none)]
         cell, node, d2, table, pointed = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         chosen = self._chosen_by_background(cell, node, d2, table)
         in_degree = torch.bincount(node[chosen], minlength=self.size)

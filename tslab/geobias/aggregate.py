@@ -1,0 +1,250 @@
+"""From centres to a data set: the one number, how certain it is, and where on the map it comes from.
+
+The score of a data set is a mean over centres. Near-by centres share samples, so their scores are not independent and
+an interval that resamples single centres would be far too narrow: `block_bootstrap` resamples blocks of the Earth's
+surface instead. `significance_map` asks at which centres the pattern is more than chance, `summary` puts everything
+into one object.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran, two_sided_p
+from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
+from tslab.geobias.relative import SRIResult
+from tslab.geobias.self_information import (
+    Form,
+    Marks,
+    MomentKind,
+    Preset,
+    SSIResult,
+    formulation,
+    ssi_on_graph,
+)
+from tslab.geobias.torchspatial import BaseRelative, base_and_relative
+
+BLOCK_KM = 500.0
+"""Edge of a bootstrap block: wider than the neighbourhoods in use, narrow enough for hundreds of blocks."""
+
+
+@dataclass(frozen=True)
+class SignificanceMap:
+    """What a score says at each centre when all centres are tested together.
+
+    Attributes:
+        z: (statistic - mean) / sigma; positive where like marks are neighbours more often than by chance.
+        p, q: two-sided p-value, and Benjamini and Hochberg's q-value over all centres.
+        significant: q at most ``alpha``.
+    """
+
+    z: Float[Tensor, " c"]
+    p: Float[Tensor, " c"]
+    q: Float[Tensor, " c"]
+    significant: Bool[Tensor, " c"]
+    alpha: float
+
+
+@dataclass(frozen=True)
+class GeoBiasSummary:
+    """Scores of one model on one data set. ``to_series()`` has the numbers, the rest is per centre.
+
+    Attributes:
+        mean: mean score over centres with a score.
+        weighted_mean: the same weighted with the size of the neighbourhood.
+        interval: bootstrap interval of the mean, by spatial block.
+        num_centers, num_scored: centres with a location, and of these those with a score.
+        saturated: share of centres whose neighbourhood was cut at ``max_neighbors``.
+        significant: share of scored centres called after control of false discoveries.
+        base_relative: TorchSpatial's two columns with their spread over seeds, if asked for.
+        scores, significance, moran, getis_ord: per centre; the local statistics are of the hits, None if all
+            values are equal.
+    """
+
+    mean: float
+    weighted_mean: float
+    interval: tuple[float, float]
+    num_centers: int
+    num_scored: int
+    saturated: float
+    significant: float
+    base_relative: BaseRelative | None
+    scores: SSIResult = field(repr=False)
+    significance: SignificanceMap = field(repr=False)
+    moran: LocalMoran | None = field(repr=False)
+    getis_ord: GetisOrd | None = field(repr=False)
+
+    def to_series(self) -> pd.Series:
+        """The numbers by name."""
+        values = {
+            "mean": self.mean,
+            "weighted_mean": self.weighted_mean,
+            "interval_low": self.interval[0],
+            "interval_high": self.interval[1],
+            "num_centers": self.num_centers,
+            "num_scored": self.num_scored,
+            "saturated": self.saturated,
+            "significant": self.significant,
+        }
+        if self.base_relative is not None:
+            for name in ("base", "base_std", "relative", "relative_std"):
+                values[name] = getattr(self.base_relative, name)
+        return pd.Series(values)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per centre: the parts of the score, z, p, q, significance and the local statistics."""
+        table = self.scores.to_pandas()
+        for name in ("z", "p", "q", "significant"):
+            table[name] = getattr(self.significance, name).cpu().numpy()
+        if self.moran is not None and self.getis_ord is not None:
+            table["moran"] = self.moran.statistic.cpu().numpy()
+            table["moran_p"] = self.moran.p.cpu().numpy()
+            table["quadrant"] = self.moran.quadrant.cpu().numpy()
+            table["getis_ord"] = self.getis_ord.z.cpu().numpy()
+        return table
+
+
+def summary(
+    lonlat: Float[Tensor, "n 2"],
+    performance: Float[Tensor, " n"],
+    *,
+    radius_km: float | None = None,
+    radius_rad: float | None = None,
+    k: int = 4,
+    max_neighbors: int | None = 100,
+    neighbors: NeighborGraph | None = None,
+    marks: Marks | None = None,
+    moments: MomentKind | None = None,
+    form: Form | None = None,
+    preset: Preset | None = None,
+    alpha: float = 0.05,
+    block_km: float = BLOCK_KM,
+    num_resamples: int = 1000,
+    base_relative: bool = False,
+    num_seeds: int = 3,
+    max_centers: int | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> GeoBiasSummary:
+    """Everything about one model on one data set; the arguments up to ``preset`` are those of `tslab.geobias.ssi`.
+
+    Args:
+        alpha: share of false discoveries that the significance map accepts.
+        block_km, num_resamples, seed: of the block bootstrap.
+        base_relative: also compute TorchSpatial's base and relative scores (slow: minutes for large data sets) over
+            ``num_seeds`` seeds, from at most ``max_centers`` misses.
+
+    The significance map always uses the exact moments, whatever the score uses.
+    """
+    chosen = formulation(preset, marks=marks, moments=moments, form=form)
+    graph = neighbors
+    if graph is None:
+        graph = neighbor_graph(
+            lonlat, radius_km=radius_km, radius_rad=radius_rad, max_neighbors=max_neighbors, device=device
+        )
+    scores = ssi_on_graph(graph, performance, k=k, **chosen)
+    tested = scores
+    if chosen["moments"] != "exact":
+        tested = ssi_on_graph(graph, performance, k=k, marks=chosen["marks"])
+    significance = significance_map(tested, alpha=alpha)
+    values = torch.as_tensor(performance).double()
+    varied = bool((values[graph.order.cpu()] != values[graph.order.cpu()][:1]).any()) if len(graph.order) else False
+    scored = ~scores.score.isnan()
+    located = graph.neighborhood >= 0
+    pair = None
+    if base_relative:
+        pair = base_and_relative(
+            lonlat, performance, num_seeds=num_seeds, seed=seed, max_centers=max_centers, device=device
+        )
+    return GeoBiasSummary(
+        mean=_weighted(scores.score, torch.ones_like(scores.score)),
+        weighted_mean=_weighted(scores.score, scores.n.double()),
+        interval=block_bootstrap(scores, block_km=block_km, num_resamples=num_resamples, seed=seed),
+        num_centers=int(located.sum()),
+        num_scored=int(scored.sum()),
+        saturated=float(scores.saturated[located].double().mean()) if bool(located.any()) else math.nan,
+        significant=float(significance.significant[scored].double().mean()) if bool(scored.any()) else math.nan,
+        base_relative=pair,
+        scores=scores,
+        significance=significance,
+        moran=local_moran(graph, values) if varied else None,
+        getis_ord=getis_ord(graph, values) if varied else None,
+    )
+
+
+def significance_map(result: SSIResult, *, alpha: float = 0.05) -> SignificanceMap:
+    """At which centres the marks are arranged in a way that chance does not explain.
+
+    The p-value is two-sided under a normal law with the result's own mean and sigma; use exact moments. Centres at one
+    place are one test: they share samples, statistic and decision.
+    """
+    if result.score.ndim != 1:
+        raise ValueError("a significance map is of one model; take one with result.select(i)")
+    z = torch.where(result.sigma > 0, (result.statistic - result.mean) / result.sigma, torch.nan)
+    p = two_sided_p(z)
+    places, which = torch.unique(result.lonlat.nan_to_num(nan=999.0), dim=0, return_inverse=True)
+    first = torch.full((len(places),), len(p), device=p.device)
+    first = first.scatter_reduce(0, which, torch.arange(len(p), device=p.device), "amin")
+    significant, q = false_discovery(p[first], alpha)
+    return SignificanceMap(z, p, q[which], significant[which], alpha)
+
+
+def block_bootstrap(
+    result: SSIResult | SRIResult,
+    *,
+    block_km: float = BLOCK_KM,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    weighted: bool = False,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of the mean score, resampling blocks of the Earth's surface with replacement.
+
+    Blocks have about equal area: bands of latitude ``block_km`` high, each cut into a whole number of blocks about
+    ``block_km`` wide. Every block keeps all its centres. NaN if fewer than two blocks hold scores.
+    ``weighted=True`` gives the interval of the mean weighted with the size of the neighbourhood.
+    """
+    score = result.score
+    if score.ndim != 1:
+        raise ValueError("the bootstrap is of one model; take one with result.select(i)")
+    usable = ~score.isnan()
+    values = score[usable].cpu()
+    weight = result.n[usable].double().cpu() if weighted else torch.ones_like(values)
+    block = spatial_blocks(result.lonlat[usable].cpu(), block_km)
+    total = torch.bincount(block, weights=values * weight)
+    mass = torch.bincount(block, weights=weight)
+    if len(total) < 2:
+        return math.nan, math.nan
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for _ in range(0, num_resamples, 100):  # a hundred resamples at a time
+        drawn = torch.randint(len(total), (min(100, num_resamples), len(total)), generator=generator)
+        means.append(total[drawn].sum(1) / mass[drawn].sum(1))
+    tail = (1 - confidence) / 2
+    low, high = torch.quantile(torch.cat(means)[:num_resamples], torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    return float(low), float(high)
+
+
+def spatial_blocks(lonlat: Float[Tensor, "c 2"], block_km: float) -> Tensor:
+    """Index of the block of about ``block_km`` by ``block_km`` that each place lies in, counted from 0."""
+    if block_km <= 0:
+        raise ValueError(f"block_km must be positive, got {block_km}")
+    quarter = 10_007.543  # km from the equator to a pole
+    bands = max(1, round(2 * quarter / block_km))
+    lon, lat = lonlat.double().unbind(-1)
+    band = ((lat + 90) / 180 * bands).floor().clamp(0, bands - 1)
+    middle = torch.deg2rad((band + 0.5) / bands * 180 - 90)
+    columns = (4 * quarter * middle.cos() / block_km).round().clamp_min(1)
+    column = (torch.remainder(lon + 180, 360) / 360 * columns).floor()
+    return torch.unique(band * 100_000 + column, return_inverse=True)[1]
+
+
+def _weighted(values: Tensor, weight: Tensor) -> float:
+    usable = ~values.isnan()
+    if not bool(usable.any()):
+        return math.nan
+    return float((values[usable] * weight[usable]).sum() / weight[usable].sum())

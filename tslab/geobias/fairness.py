@@ -1,0 +1,83 @@
+"""Training against geo-bias: the score as a loss, and the plain alternative of reweighting.
+
+The marked spatial self-information is a function of the marks, and marks come from a threshold, which has no useful
+gradient. `marked_ssi_loss` uses the straight-through trick: the forward pass has the marks +1 and -1, the backward pass
+the slope of a soft version. The graph does not depend on the model, so it is built once for the training samples.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tslab.geobias.moments import Form, surprisal
+from tslab.geobias.neighbors import NeighborGraph
+from tslab.geobias.self_information import _evaluate
+
+
+def straight_through_marks(
+    performance: Float[Tensor, " n"], *, threshold: float = 0.5, temperature: float = 0.25
+) -> Float[Tensor, " n"]:
+    """+1 where the performance exceeds the threshold, else -1; gradient of tanh((p - threshold) / temperature).
+
+    ``performance`` is any per-sample score that grows with quality, such as the probability of the true class.
+    """
+    soft = torch.tanh((performance - threshold) / temperature)
+    hard = torch.where(performance > threshold, 1.0, -1.0).to(soft)
+    return hard + soft - soft.detach()
+
+
+def marked_ssi_loss(
+    graph: NeighborGraph,
+    performance: Float[Tensor, " n"],
+    *,
+    k: int = 4,
+    threshold: float = 0.5,
+    temperature: float = 0.25,
+    form: Form = "tail",
+    clustering_only: bool = True,
+) -> Float[Tensor, ""]:
+    """Mean marked spatial self-information over the centres of ``graph``, differentiable in ``performance``.
+
+    Args:
+        graph: of the training samples. ``centers`` of the graph decide which neighbourhoods enter: a random
+            hundred per epoch is enough.
+        performance: per sample, larger is better, with gradient; see `straight_through_marks`.
+        k: of the weight graph; exact moments are used.
+        threshold, temperature: of the marks.
+        clustering_only: leave out centres where like marks are *less* often neighbours than by chance: the loss then
+            asks for no more than an even spread.
+
+    The value has the dtype of ``performance``; the sums are in float64. Centres without a score do not count; 0 with
+    zero gradient if none is left.
+    """
+    marks = straight_through_marks(performance, threshold=threshold, temperature=temperature)
+    z = marks.to(graph.device, torch.float64)[graph.order][:, None]
+    repeats = torch.bincount(graph.neighborhood[graph.neighborhood >= 0], minlength=len(graph.sizes)).double()
+    total, weight = z.sum() * 0, z.new_zeros(())
+    for chunk in graph.weights(k):
+        statistic, mean, sigma, _ = (part[:, 0] if part.ndim > 1 else part for part in _evaluate(chunk, z, "exact"))
+        usable = sigma > 0
+        if clustering_only:
+            usable &= statistic > mean
+        share = repeats[chunk.first : chunk.first + len(chunk.n)]
+        scored = share[~(statistic.isnan() | ~(sigma > 0))].sum()
+        if bool(usable.any()):
+            score = surprisal(statistic[usable], mean[usable], sigma[usable], form)
+            total = total + (score * share[usable]).sum()
+        weight = weight + scored
+    return (total / weight.clamp_min(1)).to(performance.dtype)
+
+
+def density_weights(graph: NeighborGraph, *, strength: float = 1.0) -> Float[Tensor, " n"]:
+    """Sample weights that undo uneven sampling: proportional to n^-strength for n samples in the neighbourhood, mean 1.
+
+    The plain baseline beside `marked_ssi_loss`: multiply the per-sample training loss with them. Needs a graph whose
+    centres are all rows; samples without a location get weight 1.
+    """
+    if len(graph.center_rows) != graph.num_samples or bool((graph.center_rows < 0).any()):
+        raise ValueError("density weights need a graph with all rows as centers; make it with centers=None")
+    n = graph.n.double()
+    located = n > 0
+    weight = torch.where(located, n.clamp_min(1) ** -strength, 1.0)
+    scale = weight[located].mean() if bool(located.any()) else weight.new_ones(())
+    return torch.where(located, weight / scale, 1.0)
