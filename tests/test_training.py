@@ -264,3 +264,17 @@ def test_mistakes_are_answered_with_what_to_do(toy: Task) -> None:
         evaluate("no_prior", toy.test.where(torch.zeros(512, dtype=torch.bool)))
     with pytest.raises(ValueError, match="no image predictions"):
         evaluate("no_prior", toy.test)
+
+
+@pytest.mark.parametrize("key", list(tslab.ENCODERS))
+def test_every_encoder_trains_and_evaluates_on_classes_and_numbers_with_its_defaults(key: str) -> None:
+    classes = load_task("sphere_toy", n_train=128, n_val=8, n_test=64)
+    tables = {k: Table(lonlat=t.lonlat, target=t.lonlat[:, 1].clone()) for k, t in classes.tables.items()}
+    numbers = Task(name="latitude", meta=TaskMeta(kind="regression", synthetic=True), **tables)
+    for task, metric in ((classes, "top1"), (numbers, "r2")):
+        run = train(task, key, epochs=1, progress=False)
+        assert torch.isfinite(weights_of(run)).all()
+        assert (
+            evaluate(run, task.test, intervals=False).metrics[metric]
+            == evaluate(run, task.test, intervals=False).metrics[metric]
+        )

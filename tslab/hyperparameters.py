@@ -52,6 +52,11 @@ RULES |= {
     }
     for key in ("space2vec_grid", "space2vec_theory")
 }
+REGRESSION: dict[str, Any] = {"lr": 2e-3, "batch_size": 512, "epochs": 30, "dropout": 0.1}
+"""For numbers: nothing was recorded for them; these come from trials on the released elevation points."""
+REGRESSION_SCALES: dict[str, dict[str, Any]] = {
+    key: {"num_scales": 16, "min_radius": 0.01} for key in SPHERE2VEC
+}
 DEFAULTS: dict[str, Any] = {"lr": 1e-3, "batch_size": 1024, "epochs": 30}
 
 
@@ -70,7 +75,9 @@ def recorded_hyperparameters() -> pd.DataFrame:
         return pd.read_csv(handle)
 
 
-def hyperparameters(dataset: str, encoder: str, preset: str | None = None) -> dict[str, Any]:
+def hyperparameters(
+    dataset: str, encoder: str, preset: str | None = None, *, kind: str = "classification"
+) -> dict[str, Any]:
     """Parameters for `tslab.train`: the recorded ones of this dataset and encoder, else rules read from the
     whole table.
 
@@ -78,6 +85,8 @@ def hyperparameters(dataset: str, encoder: str, preset: str | None = None) -> di
     cell size always).
     """
     chosen = DEFAULTS | RULES.get(encoder, {})
+    if kind == "regression" and preset is None:
+        chosen |= REGRESSION | REGRESSION_SCALES.get(encoder, {})
     table = recorded_hyperparameters()
     match = table[(table["dataset"] == dataset) & (table["encoder"] == encoder)]
     if len(match):

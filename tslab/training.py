@@ -114,7 +114,7 @@ def train(
     preset: str | None = None,
     lr: float | None = None,
     lr_decay: float | None = None,
-    schedule: str = "exponential",
+    schedule: str | None = None,
     weight_decay: float | None = None,
     batch_size: int | None = None,
     max_per_class: int | None = None,
@@ -154,7 +154,7 @@ def train(
             1e-5), activation and dropout on the embedding; for regression sigmoid on the embedding and
             labels as they are. What you pass wins over the preset.
         lr, lr_decay, schedule, weight_decay, batch_size: of Adam; ``schedule`` is "exponential" (lr_decay
-            for each epoch) or "cosine".
+            for each epoch; default for classes) or "cosine" (default for numbers).
         max_per_class, background, background_weight, loss_eps: of the presence-only loss, see
             `tslab.objectives.PresenceOnly`.
             ``max_per_class=0`` takes every row, against the preset.
@@ -208,7 +208,8 @@ def train(
         seed=seed,
         epochs=recorded["epochs"] if epochs is None else epochs,
         lr=recorded["lr"] if lr is None else lr,
-        schedule=schedule,
+        schedule=schedule
+        or ("cosine" if task.meta.kind == "regression" and preset is None else "exponential"),
         batch_size=recorded["batch_size"] if batch_size is None else batch_size,
         background_weight=background_weight,
         fusion=_resolve_fusion(fusion, key, features, task),
@@ -443,7 +444,7 @@ def _resolve_parameters(
     task: Task, encoder: str, preset: str | None, given: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(training parameters, encoder parameters): the recorded ones that the encoder takes, then those given."""
-    recorded = hyperparameters(task.name, encoder, preset)
+    recorded = hyperparameters(task.name, encoder, preset, kind=task.meta.kind)
     training = {name: recorded.pop(name) for name in ("lr", "batch_size", "epochs")}
     if encoder in ("custom", "no_prior"):
         if given:
