@@ -11,6 +11,7 @@ const MEASURES = ["cosine", "dot"];
 const COMMON = ["num_scales", "min_radius", "max_radius"];
 const COMMON_LABELS = { num_scales: "Scales", min_radius: "Finest scale", max_radius: "Coarsest scale" };
 const LOG_STEPS = 200;
+const POINTER_HINT = "Point at a map to read a value, click to choose the place.";
 const GRID_STEP = 2;
 let views = 0;
 
@@ -126,7 +127,7 @@ class Panel {
     this.map = new FlatMap(canvas("map", `${title} on a map. Arrow keys move the place, with Shift in larger steps.`));
     this.gradient = node("div", { class: "tslab-gradient", "aria-hidden": "true" });
     this.ticks = node("div", { class: "tslab-ticks" });
-    this.pointer = node("div", { class: "tslab-pointer", "aria-hidden": "true" }, "\u00a0");
+    this.pointer = node("div", { class: "tslab-pointer", "aria-hidden": "true" }, POINTER_HINT);
     this.text = node("p", { class: "tslab-hidden", id: `${id}-text` }, description);
     this.root = node(
       "section",
@@ -145,7 +146,8 @@ class Panel {
   show(field, { low, high, diverging }) {
     this.globe.field = this.map.field = field;
     const { table, stops } = diverging ? this.tables.diverging : this.tables.field;
-    this.colors = { table, low, high, missing: this.tables.missing };
+    // lines are dark on the diverging scale, which is light, and light on the other, which is dark
+    this.colors = { table, low, high, missing: this.tables.missing, ink: diverging ? "16, 23, 29" : "255, 255, 255" };
     this.gradient.style.background = `linear-gradient(to right, ${stops.map(([t, c]) => `${c} ${100 * t}%`).join(", ")})`;
     const middle = diverging ? 0 : (low + high) / 2;
     this.ticks.replaceChildren(...[low, middle, high].map((value) => node("span", {}, formatNumber(value))));
@@ -196,7 +198,7 @@ class Panel {
       explorer.setPlace([wrapLongitude(lon + by[0]), lat + by[1]], { follow: true });
     });
     for (const canvas of [globe, map])
-      canvas.addEventListener("pointerleave", () => (this.pointer.textContent = "\u00a0"));
+      canvas.addEventListener("pointerleave", () => (this.pointer.textContent = POINTER_HINT));
   }
 
   placeUnder(event, view) {
@@ -212,7 +214,7 @@ class Panel {
   point(event, view) {
     const place = this.placeUnder(event, view);
     const field = view.field;
-    this.pointer.textContent = place && field ? `${formatPlace(place)}: ${formatNumber(field[cellOf(...place)])}` : "\u00a0";
+    this.pointer.textContent = place && field ? `${formatPlace(place)}: ${formatNumber(field[cellOf(...place)])}` : POINTER_HINT;
   }
 }
 

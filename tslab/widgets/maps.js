@@ -279,10 +279,10 @@ export class Globe extends FieldCanvas {
     context.beginPath();
     context.arc(radius, radius, radius - 0.5, 0, 2 * Math.PI);
     context.clip();
-    context.strokeStyle = "rgba(16, 23, 29, 0.16)";
+    context.strokeStyle = `rgba(${colors.ink}, 0.17)`;
     context.lineWidth = 0.7;
     strokeOnGlobe(context, GRATICULE, scene.view, radius);
-    context.strokeStyle = "rgba(16, 23, 29, 0.8)";
+    context.strokeStyle = `rgba(${colors.ink}, 0.8)`;
     context.lineWidth = 0.9;
     strokeOnGlobe(context, scene.coast, scene.view, radius);
     context.setLineDash([5, 4]);
@@ -325,16 +325,16 @@ export class FlatMap extends FieldCanvas {
       this.paths.dateLines = path([arc(-180, -90, -180, 90), arc(180, -90, 180, 90)]);
       this.pathsFor = width;
     }
-    context.strokeStyle = "rgba(16, 23, 29, 0.16)";
+    context.strokeStyle = `rgba(${colors.ink}, 0.17)`;
     context.lineWidth = 0.7;
     context.stroke(this.paths.graticule);
-    context.strokeStyle = "rgba(16, 23, 29, 0.8)";
+    context.strokeStyle = `rgba(${colors.ink}, 0.8)`;
     context.lineWidth = 0.8;
     context.stroke(this.paths.coast);
     context.strokeStyle = scene.outline;
     context.lineWidth = 1.5;
     context.stroke(this.paths.frame);
-    context.strokeStyle = "rgba(16, 23, 29, 0.8)";
+    context.strokeStyle = `rgba(${colors.ink}, 0.8)`;
     context.setLineDash([5, 4]);
     context.stroke(this.paths.dateLines);
     context.setLineDash([]);

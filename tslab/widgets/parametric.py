@@ -118,6 +118,7 @@ CONTROLS: dict[str, Controls] = {
             Parameter("kernel_size", "Kernel size σ", "log", 0.5, 60, 15, "°"),
         ),
         template="similarity to anchor {n}",
+        channel=13,
     ),
     "rff": Controls(
         (
@@ -175,7 +176,7 @@ CONTROLS: dict[str, Controls] = {
         "{wave}",
         channel=29,
     ),
-    "sphere2vec_dfs": Controls(_angles(16, num_scales=6), channel=80),
+    "sphere2vec_dfs": Controls(_angles(16, num_scales=6), channel=117),
     "siren_sh": Controls((Parameter("degree", "Degrees L", "count", 1, 12, 8),), template="Y", channel=50),
 }
 """Controls of each encoder by key."""
