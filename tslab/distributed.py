@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node=4 your_script.py
 
-The script is the same as for one process. Every process draws the same batches and takes its share of each, so the gradient
-is that of one process with the whole batch; only the first one writes files and shows progress.
+The script is the same as for one process. Every process draws the same batches and takes its share of each,
+so the gradient is that of one process with the whole batch; only the first one writes files and shows
+progress.
 """
 
 import atexit
@@ -16,7 +17,8 @@ import torch.distributed
 def join_processes(device: torch.device) -> None:
     """Join the processes that ``torchrun`` started, once; nothing to do without it.
 
-    The group stays open until Python exits, because one that was closed cannot be opened again in the same process.
+    The group stays open until Python exits, because one that was closed cannot be opened again in the same
+    process.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if alone or not torch.distributed.is_available() or torch.distributed.is_initialized():
