@@ -132,7 +132,7 @@ class Panel {
     this.root = node(
       "section",
       { class: "tslab-panel", "aria-label": title },
-      node("h3", { class: "tslab-title" }, title),
+      node("div", { class: "tslab-title" }, title),
       head,
       this.globe.canvas,
       this.map.canvas,

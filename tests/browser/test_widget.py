@@ -1,0 +1,468 @@
+"""The explorer in a browser: alone on a page made here, in the pages of the book, and with a kernel behind it.
+
+The page made here embeds the widget the way the book does (require.js, the widget manager, anywidget, the state
+in the page), with the files that ``make book`` collects, and nothing else is served. Numbers are compared with
+torch in this process.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tslab.widgets import EncoderExplorer, frontend
+from tslab.widgets.explorer import compute
+from tslab.widgets.parametric import CONTROLS, grid_places
+
+from .conftest import ROOT, OpenPage, _Handler, pages_with, unavailable
+
+ASSETS = ROOT / "book" / "_ext" / "assets"
+VENDOR = ROOT / "book" / "_vendor" / "tslab"
+AXE = ROOT / "book" / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
+TOLERANCE = 1e-5
+
+PAGE = """<!doctype html>
+<html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Explorer</title>
+<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">
+<style>
+  body { margin: 0; background: #fff; } html[data-theme=dark] body { background: #10171d; } main { max-width: 50rem; }
+</style>{scripts}</head><body><main>{body}</main></body></html>"""
+SCRIPTS = ("tslab-setup.js", "tslab/widgets/require.js", "tslab-widgets.js", "tslab/widgets/embed-amd.js")
+
+
+def embedded(widget: EncoderExplorer) -> str:
+    from ipywidgets.embed import dependency_state, embed_data
+
+    data = embed_data(views=[widget], state=dependency_state(widget, drop_defaults=False))
+    script = '<script type="application/vnd.jupyter.widget-{}+json">{}</script>'
+    return script.format("state", json.dumps(data["manager_state"])) + script.format(
+        "view", json.dumps(data["view_specs"][0])
+    )
+
+
+KERNEL = """<div id="here"></div><script type="module">
+  import widget from "./_static/explorer.mjs";
+  const decode = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const state = STATE, listeners = {};
+  for (const name of ["_land", "_initial_feature", "_initial_similarity"]) {
+    state[name] = new DataView(decode(state[name]).buffer);
+  }
+  window.model = {
+    get: (name) => state[name],
+    set: (name, value) => { state[name] = value; },
+    save_changes: () => { window.saved = structuredClone({ place: state.place, encoder: state.encoder }); },
+    on: (event, listener) => { (listeners[event] ||= []).push(listener); },
+    off: () => {},
+    emit: (event, ...values) => (listeners[event] || []).forEach((listener) => listener(...values)),
+    send: async (request) => {
+      const { content, buffers } = await window.askKernel(request);
+      const views = buffers.map((buffer) => new DataView(decode(buffer).buffer));
+      for (const listener of listeners["msg:custom"]) listener(content, views);
+    },
+  };
+  widget.render({ model: window.model, el: document.querySelector("#here") });
+</script>"""
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the page with the widget."""
+    if not (VENDOR / "models" / "manifest.json").exists():
+        unavailable("the front-end files are not there: run `make assets` first")
+    import base64
+
+    out = tmp_path_factory.mktemp("explorer")
+    static = out / "_static"
+    (static / "tslab").mkdir(parents=True)
+    for name in ("ort", "widgets", "models"):
+        (static / "tslab" / name).symlink_to(VENDOR / name)
+    for name in ("tslab-setup.js", "tslab-widgets.js"):
+        shutil.copyfile(ASSETS / name, static / name)
+    widget = EncoderExplorer()
+    scripts = "".join(f'<script src="_static/{name}"></script>' for name in SCRIPTS)
+    (out / "page.html").write_text(PAGE.replace("{scripts}", scripts).replace("{body}", embedded(widget)))
+
+    (static / "explorer.mjs").write_text(frontend.script())
+    state = {
+        name: value for name, value in widget.get_state().items() if not name.startswith(("_esm", "_css"))
+    }
+    text = json.dumps(state, default=lambda value: base64.b64encode(value).decode())
+    body = f"<style>{frontend.style_sheet()}</style>{KERNEL.replace('STATE', text)}"
+    (out / "kernel.html").write_text(PAGE.replace("{scripts}", "").replace("{body}", body))
+    return out
+
+
+@pytest.fixture(scope="session")
+def address(folder: Path) -> Iterator[str]:
+    handler = functools.partial(_Handler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/some/where/"
+    server.shutdown()
+
+
+class Explorer:
+    """The widget on an open page, and what the page asked for and complained about."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, url: str) -> Explorer:
+        self.page.add_init_script(
+            "window.results = []; document.addEventListener('tslab:result', (e) => window.results.push(e.detail));"
+        )
+        self.page.goto(url)
+        self.page.wait_for_selector(".tslab-explorer canvas")
+        self.page.wait_for_timeout(200)
+        return self
+
+    def run(self) -> Explorer:
+        self.page.get_by_role("button", name="Run in your browser").click()
+        self.page.wait_for_selector('.tslab-explorer[data-state="ready"]')
+        return self
+
+    def after(self, action: Callable[[], Any]) -> dict[str, Any]:
+        """The last result once ``action`` has led to a new one and the widget rests."""
+        count = self.page.evaluate("results.length")
+        action()
+        self.page.wait_for_function(f"results.length > {count}")
+        self.page.wait_for_timeout(150)
+        self.page.wait_for_function(
+            """async () => {
+                const before = results.length;
+                await new Promise((resolve) => setTimeout(resolve, 400));
+                return results.length === before;
+            }"""
+        )
+        return self.last()
+
+    def last(self) -> dict[str, Any]:
+        return self.page.evaluate(
+            """() => {
+                const { request, result } = results.at(-1);
+                const plain = (array) => Array.from(array);
+                return { request, ...result, feature: plain(result.feature), similarity: plain(result.similarity) };
+            }"""
+        )
+
+    def picture(self, number: int) -> str:
+        """What canvas ``number`` shows: feature globe, feature map, similarity globe, similarity map."""
+        return self.page.evaluate(
+            "n => document.querySelectorAll('.tslab-explorer canvas')[n].toDataURL()", number
+        )
+
+    def colors(self, number: int) -> int:
+        return self.page.evaluate(
+            """n => {
+                const canvas = document.querySelectorAll('.tslab-explorer canvas')[n];
+                const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+                return new Set(new Uint32Array(data.buffer)).size;
+            }""",
+            number,
+        )
+
+
+@pytest.fixture
+def explorer(chromium: Any) -> Iterator[Callable[..., Explorer]]:
+    """``explorer(width=390)`` -> an `Explorer` on a blank page that can reach this machine only."""
+    contexts = []
+
+    def make(width: int = 1000, height: int = 1300, motion: str = "reduce") -> Explorer:
+        context = chromium.new_context(viewport={"width": width, "height": height}, reduced_motion=motion)
+        contexts.append(context)
+        context.set_default_timeout(30_000)
+        context.route(
+            lambda url: not url.startswith(("http://127.0.0.1", "data:", "blob:", "file:")),
+            lambda r: r.abort(),
+        )
+        return Explorer(context.new_page())
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+def check_against_torch(found: dict[str, Any]) -> None:
+    request = found["request"]
+    expected = compute(**request)
+    np.testing.assert_allclose(found["feature"], expected.feature, atol=TOLERANCE)
+    np.testing.assert_allclose(found["similarity"], expected.similarity, atol=TOLERANCE)
+    facts = expected.facts()
+    for name in ("channel", "outFeatures"):
+        assert found[name] == facts[name]
+    for name in ("value", "seamGap", "poleSpread", "wavelengths"):
+        assert found[name] == pytest.approx(facts[name], abs=TOLERANCE)
+
+
+def test_there_is_a_picture_before_anything_is_loaded(address: str, explorer: Any) -> None:
+    widget = explorer().open(address + "page.html")
+    assert all(widget.colors(n) > 100 for n in range(4))
+    assert not [url for url in widget.requests if "/ort/" in url or "/models/" in url]
+    assert widget.page.locator("#tslab-explorer-1-encoder").is_disabled()
+    widget.page.locator("canvas.tslab-map").first.click()
+    assert "Run in your browser" in widget.page.inner_text(".tslab-note")
+    assert not widget.errors
+
+
+def test_the_browser_computes_what_torch_computes(address: str, explorer: Any) -> None:
+    widget = explorer().open(address + "page.html").run()
+    check_against_torch(widget.last())
+    for key in CONTROLS:
+        if key == "sphere2vec_sphereC+":
+            continue
+        found = widget.after(
+            lambda key=key: widget.page.get_by_label("Encoder", exact=True).select_option(key)
+        )
+        assert found["request"]["encoder"] == key
+        check_against_torch(found)
+    check_against_torch(widget.after(lambda: widget.page.get_by_label("Measure").select_option("dot")))
+    assert not widget.errors
+
+
+def test_a_slider_changes_the_picture(address: str, explorer: Any) -> None:
+    widget = explorer().open(address + "page.html").run()
+    for label, position, name in (("Scales", "24", "num_scales"), ("Finest scale", "60", "min_radius")):
+        before = [widget.picture(n) for n in range(4)]
+        found = widget.after(
+            lambda label=label, p=position: widget.page.get_by_label(label, exact=True).fill(p)
+        )
+        assert found["request"]["parameters"][name] != CONTROLS["sphere2vec_sphereC+"].defaults[name]
+        check_against_torch(found)
+        after = [widget.picture(n) for n in range(4)]
+        assert before[2] != after[2] and before[3] != after[3]
+    found = widget.after(lambda: widget.page.get_by_label("Coarsest scale").fill("40"))
+    values = found["request"]["parameters"]
+    assert values["min_radius"] <= values["max_radius"]
+    found = widget.after(lambda: widget.page.get_by_role("button", name="Reset").click())
+    assert found["request"]["parameters"] == CONTROLS["sphere2vec_sphereC+"].defaults
+    widget.page.get_by_label("Encoder", exact=True).select_option("xyz")
+    assert widget.page.get_by_label("Scales", exact=True).is_disabled()
+
+
+def test_a_click_chooses_the_place(address: str, explorer: Any) -> None:
+    widget = explorer().open(address + "page.html").run()
+    map_canvas = widget.page.locator("canvas.tslab-map").last
+    box = map_canvas.bounding_box()
+    found = widget.after(
+        lambda: map_canvas.click(position={"x": box["width"] * 0.75, "y": box["height"] / 2})
+    )
+    lon, lat = found["request"]["place"]
+    assert lon == pytest.approx(90, abs=1) and lat == pytest.approx(0, abs=1)
+    check_against_torch(found)
+    nearest = int(np.abs(grid_places().numpy() - [lon, lat]).sum(1).argmin())
+    assert found["similarity"][nearest] > 0.98
+    globe = widget.page.locator("canvas.tslab-globe").first
+    box = globe.bounding_box()
+    found = widget.after(lambda: globe.click(position={"x": box["width"] / 2, "y": box["height"] / 2}))
+    assert found["request"]["place"] == pytest.approx([17.35, 33.85], abs=1)  # the middle of the first view
+
+
+def test_dragging_turns_both_globes_but_keeps_the_place(address: str, explorer: Any) -> None:
+    widget = explorer().open(address + "page.html").run()
+    before = [widget.picture(n) for n in range(4)]
+    count = widget.page.evaluate("results.length")
+    box = widget.page.locator("canvas.tslab-globe").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    widget.page.mouse.move(x, y)
+    widget.page.mouse.down()
+    widget.page.mouse.move(x + 90, y + 10, steps=8)
+    widget.page.mouse.up()
+    widget.page.wait_for_timeout(300)
+    after = [widget.picture(n) for n in range(4)]
+    assert [a != b for a, b in zip(before, after, strict=True)] == [True, False, True, False]
+    assert widget.page.evaluate("results.length") == count
+
+
+def test_everything_works_from_the_keyboard(address: str, explorer: Any) -> None:
+    widget = explorer().open(address + "page.html")
+    page = widget.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Run in your browser"
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.tslab-explorer[data-state="ready"]')
+    order = [page.evaluate("document.activeElement.id.replace(/.*explorer-\\d+-/, '') || 'body'")]
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        order.append(
+            page.evaluate(
+                "(e => e.id.replace(/.*explorer-\\d+-/, '') || e.className || e.tagName)(document.activeElement)"
+            )
+        )
+    assert order == [
+        "encoder", "tslab-quiet", "num_scales", "min_radius", "max_radius", "channel", "tslab-globe", "tslab-map",
+        "lat", "lon", "measure",
+    ]  # fmt: skip
+    page.get_by_label("Scales", exact=True).focus()
+    found = widget.after(lambda: page.keyboard.press("ArrowRight"))
+    assert found["request"]["parameters"]["num_scales"] == 9
+
+    page.locator("canvas.tslab-map").first.focus()
+    found = widget.after(lambda: (page.keyboard.press("ArrowRight"), page.keyboard.press("Shift+ArrowDown")))
+    assert found["request"]["place"] == [4.35, 38.85]
+    page.locator("canvas.tslab-globe").first.focus()
+    page.keyboard.press("ArrowDown")
+    found = widget.after(lambda: page.keyboard.press("Enter"))
+    assert found["request"]["place"] == [
+        4.35,
+        28.85,
+    ]  # the globe had followed the place, then turned by ten degrees
+    page.get_by_label("Longitude").fill("200")
+    page.keyboard.press("Enter")
+    assert "longitude runs from" in page.inner_text(".tslab-trouble")
+    page.get_by_label("Longitude").fill("-70")
+    found = widget.after(lambda: page.keyboard.press("Enter"))
+    assert found["request"]["place"] == [-70, 28.85]
+    assert page.locator(".tslab-trouble").is_hidden()
+    page.wait_for_function(
+        "document.querySelector('.tslab-explorer [role=status]').textContent.includes('70.0°W')"
+    )
+    assert not widget.errors
+
+
+@pytest.mark.parametrize(
+    ("blocked", "words"),
+    [
+        ("**/models/manifest.json", "does not hold the list of encoders"),
+        ("**/models/sphere2vec_sphereC_plus.onnx*", "does not hold the encoder"),
+        ("**/ort/ort.wasm.bundle.min.mjs", "ONNX Runtime Web could not be loaded"),
+        ("**/ort/*.wasm", "could not start the encoder"),
+    ],
+)
+def test_a_missing_file_is_explained_and_can_be_retried(
+    address: str, explorer: Any, blocked: str, words: str
+) -> None:
+    widget = explorer().open(address + "page.html")
+    widget.page.route(blocked, lambda route: route.fulfill(status=404))
+    widget.page.get_by_role("button", name="Run in your browser").click()
+    widget.page.wait_for_selector(".tslab-trouble:visible")
+    assert words in widget.page.inner_text(".tslab-trouble")
+    assert widget.page.get_by_role("button", name="Run in your browser").is_enabled()
+    assert widget.colors(0) > 100
+    if "models" in blocked:
+        widget.page.unroute(blocked)
+        widget.run()
+        assert widget.page.locator(".tslab-trouble").is_hidden()
+
+
+def test_a_page_opened_from_a_file_says_what_to_do(folder: Path, explorer: Any) -> None:
+    widget = explorer().open((folder / "page.html").as_uri())
+    widget.page.get_by_role("button", name="Run in your browser").click()
+    widget.page.wait_for_selector(".tslab-trouble:visible")
+    assert "make serve" in widget.page.inner_text(".tslab-trouble")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("ran", [False, True])
+def test_it_is_accessible(address: str, explorer: Any, theme: str, ran: bool) -> None:
+    if not AXE.exists():
+        unavailable("axe-core is not installed: run `make assets`")
+    widget = explorer().open(address + "page.html")
+    widget.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    widget.page.wait_for_selector(f'.tslab-explorer[data-theme="{theme}"]')
+    if ran:
+        widget.run()
+    widget.page.add_script_tag(path=str(AXE))
+    found = widget.page.evaluate("axe.run('.tslab-explorer', {resultTypes: ['violations']})")["violations"]
+    assert not [f"{v['id']}: {node['html'][:160]}" for v in found for node in v["nodes"]]
+
+
+def test_it_fits_a_phone(address: str, explorer: Any) -> None:
+    widget = explorer(width=390, height=844).open(address + "page.html")
+    assert widget.page.evaluate("document.documentElement.scrollWidth") <= 390
+    first, second = (panel.bounding_box() for panel in widget.page.locator(".tslab-panel").all())
+    assert second["y"] > first["y"] + first["height"] - 1
+    assert first["width"] > 300
+
+
+def test_turning_is_smooth(address: str, explorer: Any) -> None:
+    """Frames a second while the globes turn; the limit is low because test machines draw without a graphics card."""
+    widget = explorer().open(address + "page.html")
+    frames = widget.page.evaluate(
+        """async () => {
+            const globe = document.querySelector('canvas.tslab-globe');
+            const box = globe.getBoundingClientRect();
+            globe.setPointerCapture = () => {};
+            const fire = (type, x) => globe.dispatchEvent(
+                new PointerEvent(type, { pointerId: 1, clientX: x, clientY: box.y + box.height / 2 }));
+            fire('pointerdown', box.x + 60);
+            let frames = 0;
+            const began = performance.now();
+            while (performance.now() - began < 1500) {
+                fire('pointermove', box.x + 70 + (frames++ % 100));
+                await new Promise(requestAnimationFrame);
+            }
+            fire('pointerup', box.x + 70);
+            return frames / 1.5;
+        }"""
+    )
+    assert frames > 10
+
+
+def test_live_the_kernel_computes(address: str, explorer: Any) -> None:
+    """Without the files of the book the same front end asks the kernel, at once and without a button."""
+    import base64
+
+    widget = explorer()
+    kernel = EncoderExplorer()
+    answers: list[dict[str, Any]] = []
+
+    def ask(request: dict[str, Any]) -> dict[str, Any]:
+        kernel.send = lambda content, buffers=(): answers.append(  # type: ignore[method-assign]
+            {"content": content, "buffers": [base64.b64encode(b).decode() for b in buffers]}
+        )
+        kernel._handle_custom_msg(request, [])
+        return answers[-1]
+
+    widget.page.expose_function("askKernel", ask)
+    widget.open(address + "kernel.html")
+    widget.page.wait_for_function("results.length > 0")
+    check_against_torch(widget.last())
+    assert widget.page.get_by_role("button", name="Run in your browser").count() == 0
+    found = widget.after(lambda: widget.page.get_by_label("Encoder", exact=True).select_option("nerf"))
+    check_against_torch(found)
+    # a value set from Python arrives as a change of the model
+    found = widget.after(
+        lambda: widget.page.evaluate("model.set('place', [139.7, 35.7]), model.emit('change:place')")
+    )
+    assert found["request"]["place"] == [139.7, 35.7]
+    widget.after(lambda: widget.page.locator("canvas.tslab-map").first.press("ArrowUp"))
+    widget.page.wait_for_function("window.saved && saved.place[1] === 37.7 && saved.encoder === 'nerf'")
+    assert not widget.errors and not [url for url in widget.requests if "/ort/" in url]
+
+
+def test_in_the_book_it_answers(open_page: OpenPage) -> None:
+    """On each page of the book that holds an explorer: run it, move it, and compare with torch."""
+    pages = pages_with("_initial_similarity")
+    if not pages:
+        pytest.skip("needs a page of the book with an explorer")
+    for name in pages:
+        visit = open_page(name)
+        widget = Explorer(visit.page)
+        root = visit.page.locator(".tslab-explorer").first
+        root.wait_for()
+        root.scroll_into_view_if_needed()
+        visit.page.evaluate(
+            "window.results = []; document.addEventListener('tslab:result', (e) => window.results.push(e.detail));"
+        )
+        root.get_by_role("button", name="Run in your browser").click()
+        visit.page.wait_for_function("results.length > 0")
+        check_against_torch(widget.last())
+        found = widget.after(
+            lambda root=root: root.get_by_label("Encoder", exact=True).select_option("space2vec_grid")
+        )
+        check_against_torch(found)
+        assert not visit.problems(), f"{name}: {visit.problems()}"
