@@ -5,7 +5,8 @@ reading of early code and of the published numbers (steps 1 to 3 from the former
 
 1. centres are the misses; a neighbourhood is the 100 nearest samples within 100 km; fewer than 5 samples: skipped;
 2. background points are drawn uniformly from the neighbourhood's box of longitudes and latitudes, 400 nodes in all;
-3. each node is joined to its 3 nearest others, in both directions;
+3. each node asks for its 4 nearest nodes, itself among them, and is joined to those that are not itself, in both
+   directions; where more than 4 samples coincide, the same 4 answer for all, and the rest do not find themselves;
 4. marks are +1 and -1, background 0; mean and sigma are the published ones; the score is -log of the density;
 5. *base* is the mean score over the centres; *relative* is the mean of the score minus the smallest score among 30
    shuffles of the marks over the same samples.
@@ -27,9 +28,12 @@ from tslab.geobias.moments import published_moments
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 
 NUM_NODES = 400
-NUM_OTHERS = 3
+NUM_ASKED = 4
 RADIUS_RAD = 100 / 6371
 """100 km with the Earth radius of the original code."""
+
+COINCIDENT = 1e-15
+"""Squared distance below which nodes are at one place (0.2 m)."""
 
 DENSITY_CEILING = 256 * math.log(10)
 LARGEST_FINITE = 745.0
@@ -198,12 +202,13 @@ def _chunk_scores(
     local = torch.stack([(offset * axis[:, None]).sum(-1) for axis in (south, east, up)], -1)
     norm = local.square().sum(-1)
     d2 = norm[:, :, None] + norm[:, None, :] - 2 * local @ local.transpose(1, 2)
-    d2.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    nearest = torch.topk(d2, NUM_OTHERS, dim=2, largest=False, sorted=False)[1]
+    d2 = torch.where(d2 < COINCIDENT, torch.arange(NUM_NODES, device=device) * 1e-20, d2)  # the lower node first
+    nearest = torch.topk(d2, NUM_ASKED, dim=2, largest=False, sorted=False)[1]
     joined = torch.zeros_like(d2, dtype=torch.bool).scatter_(2, nearest, True)
     joined = joined | joined.transpose(1, 2)
+    joined.diagonal(dim1=1, dim2=2).fill_(False)
     degree = joined.sum(2).double()[:, :width] * 2  # in and out
-    edges = degree.new_tensor(0) + joined.sum((1, 2)).double()
+    edges = joined.sum((1, 2)).double()
     inner = joined[:, :width, :width].double()
 
     z = torch.where(real, marks[member], 0.0)

@@ -25,7 +25,9 @@ coincide the tree need not return the node itself, and such a node keeps k + 1 t
 that: of coincident samples the lowest k + 1 are returned for all of them.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,8 +128,38 @@ def build_weights(
         )
     nearest = graph.nearest_samples(min(k + 12, 64))
     limit = chunk_samples or _chunk_samples(graph.device)
-    for first, last in _chunks(graph.indptr.cpu(), lattice.count[pattern_of].cpu(), limit):
-        yield _Builder(graph, lattice, window, pattern_graph, pattern_of, k, first, last).build(nearest, overfull)
+
+    def build(bounds: tuple[int, int]) -> WeightChunk:
+        return _Builder(graph, lattice, window, pattern_graph, pattern_of, k, *bounds).build(nearest, overfull)
+
+    ranges = _chunks(graph.indptr.cpu(), lattice.count[pattern_of].cpu(), limit)
+    yield from _in_threads(build, ranges, graph.device)
+
+
+def _in_threads(
+    build: Callable[[tuple[int, int]], WeightChunk], ranges: Iterator[tuple[int, int]], device: torch.device
+) -> Iterator[WeightChunk]:
+    """Build chunks in order, on a CPU one per core, each with single-threaded tensor operations.
+
+    The operations are small; splitting each over the cores would make the cores wait for one another at every one.
+    """
+    workers = torch.get_num_threads()
+    if device.type != "cpu" or workers == 1:
+        yield from map(build, ranges)
+        return
+    pending: deque[Future[WeightChunk]] = deque()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for bounds in ranges:
+                pending.append(pool.submit(build, bounds))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        torch.set_num_threads(workers)
 
 
 def _patterns(sizes: Tensor, density: float | None) -> tuple[Tensor, Tensor]:
