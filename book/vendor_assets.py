@@ -107,11 +107,14 @@ def copy_assets() -> None:
 
 
 def export_models() -> None:
-    """Export the torch encoders that the widget runs in the browser, again whenever the package changed."""
+    """Export the torch encoders that the widget runs in the browser, again whenever their code changed."""
     if not (ROOT / "tslab" / "widgets" / "export.py").exists():
         return
     out = VENDOR / "tslab" / "models"
-    key = _digest(sorted((ROOT / "tslab").rglob("*.py")) + [ROOT / "requirements.txt"])
+    package = ROOT / "tslab"
+    sources = [*(package / "encoders").glob("*.py"), *(package / "widgets").glob("*.py")]
+    sources += [package / "coords.py", package / "diagnostics.py"]
+    key = _digest([*sorted(sources), ROOT / "requirements.txt"])
     stamp = VENDOR / ".models"
     if stamp.exists() and stamp.read_text() == key and (out / "manifest.json").exists():
         return

@@ -40,7 +40,7 @@ class BookRenderer(MimetypeRenderer):
         layout = fig_dict.get("layout", {})
         meta = layout.get("meta")
         meta = meta if isinstance(meta, dict) else {}
-        config = {"responsive": True, "displaylogo": False, **(fig_dict.get("config") or {})}
+        config = {"responsive": True, "displaylogo": False, "scrollZoom": False, **(fig_dict.get("config") or {})}
         spec = {
             "data": _halve_precision(fig_dict.get("data", [])),
             "layout": layout,

@@ -79,7 +79,7 @@ class EncoderExplorer(anywidget.AnyWidget):
     ) -> None:
         encoder_info(encoder)
         values = controls(encoder).defaults | (parameters or {})
-        first = {
+        first: dict[str, Any] = {
             "encoder": encoder,
             "parameters": values,
             "place": place,

@@ -202,10 +202,14 @@ class ParametricEncoder(nn.Module):
     def __init__(self, key: str) -> None:
         super().__init__()
         self.key, self.controls = key, controls(key)
-        largest = {p.name: int(p.high) for p in self.controls.parameters if p.kind == "count"}
-        fixed: dict[str, Any] = {"tile": {"num_features": 16, "cell_size": 5.0}}.get(key, {})
-        seeded = {"generator": torch.Generator().manual_seed(0)} if key in _SEEDED else {}
-        self.encoder = position_encoder(key, **largest, **fixed, **seeded).eval()
+        parameters: dict[str, Any] = {
+            p.name: int(p.high) for p in self.controls.parameters if p.kind == "count"
+        }
+        if key == "tile":
+            parameters |= {"num_features": 16, "cell_size": 5.0}
+        if key in ("tile", "rbf", "rff"):
+            parameters["generator"] = torch.Generator().manual_seed(0)
+        self.encoder = position_encoder(key, **parameters).eval()
         self.adapt = next(
             (adapt for kind, adapt in _ADAPTERS.items() if isinstance(self.encoder, kind)), _as_it_is
         )
@@ -318,7 +322,6 @@ _ADAPTERS: dict[type, Callable[..., tuple[Tensor, Tensor]]] = {
     SphericalHarmonics: _degrees_below,
     Tile: _cells,
 }
-_SEEDED = ("tile", "rbf", "rff")
 
 
 def _with(encoder: Any, **buffers: Tensor) -> Any:
