@@ -1,4 +1,4 @@
-"""Write book/results/released_encoders.json, the facts about released checkpoints that chapters show to readers without them.
+"""Write book/results/released_encoders.json: facts about the released checkpoints, for readers without them.
 
     TSLAB_MIRROR=/path/to/copy python data_scripts/record_released_encoders.py
 """

@@ -3,8 +3,8 @@
 Most functions take an encoder (anything that `tslab.diagnostics` can measure) and return a plotly figure
 whose controls work without
 a kernel: what its features look like on the map, which places look similar to it, how similarity falls with
-distance, and what happens at the date line and the poles. `map_slider` and `curve_slider` are the two general
-ones, for fields and curves of your own.
+distance, and what happens at the date line and the poles. `map_slider`, `globe_slider` and `curve_slider` are the
+general ones, for fields and curves of your own.
 
 Maps are cylindrical equal-area: longitude along x, the sine of latitude along y. Fields travel as bytes, so
 that a figure of twenty maps weighs some 200 kB.
@@ -115,6 +115,57 @@ def map_slider(
     figure.update_layout(height=height, margin={"l": 45, "r": 10, "t": 15, "b": 10})
     _map_axes(figure)
     return figure
+
+
+def globe_slider(
+    fields: Sequence[Any],
+    labels: Sequence[str],
+    *,
+    prefix: str = "",
+    colorbar: str = "value",
+    limits: tuple[float, float] | None = None,
+    diverging: bool = True,
+    points: Any = None,
+    center: Place = (15.0, 20.0),
+    active: int = 0,
+    height: int = 520,
+) -> go.Figure:
+    """A globe to turn by hand, coloured by one field at a time, with a slider over ``fields``.
+
+    Each field is (n_lat, n_lon) on the grid of `globe_grid`; the other arguments are those of `map_slider` and
+    `tslab.figures.globe`.
+    """
+    grids = [
+        np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64) for field in fields
+    ]
+    low, high = limits or _range(grids, diverging)
+    lon, lat, _ = globe_grid(360 // grids[0].shape[1])
+    scale = figures.DIVERGING_SCALE if diverging else figures.FIELD_SCALE
+
+    def drawn(grid: np.ndarray) -> go.Figure:
+        values = _as_bytes(grid, low, high).astype(np.float64)
+        return figures.globe(lon, lat, values, scale=scale, limits=(-127, 127), points=points, center=center)
+
+    figure = drawn(grids[active])
+    ticks = {"tickvals": [-127, 0, 127], "ticktext": [f"{v:.2g}" for v in (low, (low + high) / 2, high)]}
+    figure.data[0].update(
+        colorbar={**ticks, "title": {"text": colorbar, "side": "right"}, "thickness": 12, "len": 0.8}
+    )
+    colors = [np.asarray(drawn(grid).data[0].surfacecolor).astype(np.int8) for grid in grids]
+    figure.data[0].update(surfacecolor=colors[active])
+    figure.frames = [
+        go.Frame(data=[go.Surface(surfacecolor=color)], traces=[0], name=str(i))
+        for i, color in enumerate(colors)
+    ]
+    figure.update_layout(sliders=[_slider(labels, prefix, active)], height=height)
+    return figure
+
+
+def globe_grid(step_deg: int = 4) -> tuple[np.ndarray, np.ndarray, Float[Tensor, "n 2"]]:
+    """Cell centres of a regular grid for `globe_slider`: longitudes, latitudes and the places (n_lat * n_lon, 2)."""
+    lon = np.arange(-180 + step_deg / 2, 180, step_deg)
+    lat = np.arange(-90 + step_deg / 2, 90, step_deg)
+    return lon, lat, torch.from_numpy(np.stack(np.meshgrid(lon, lat), axis=-1).reshape(-1, 2))
 
 
 def curve_slider(

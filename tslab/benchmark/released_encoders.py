@@ -1,7 +1,7 @@
-"""What the released checkpoints say about the encoders in them: small facts, recomputed from the files or read from a record.
+"""What the released checkpoints say about the encoders in them: small facts, from the files or from a record.
 
-The record ``book/results/released_encoders.json`` holds numbers and shapes only, no weights. Chapters show it to readers
-without the released files, and say so.
+The record ``book/results/released_encoders.json`` holds numbers and shapes only, no weights. Chapters show it to
+readers without the released files, and say so.
 """
 
 import datetime
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from tslab._files import atomic_write
 from tslab.benchmark.records import find_record
 from tslab.coords import sample_sphere
-from tslab.encoders import ENCODERS, location_encoder
+from tslab.encoders.planar import GLOBE, Extent
+from tslab.encoders.released import load_released_checkpoint
+from tslab.encoders.storage import read_torch_file
 from tslab.released_files import RELEASE, REPOSITORY, ReleasedFilesMissingError, released_root
 
 RECORD = "released_encoders.json"
@@ -36,8 +36,8 @@ CHECKPOINTS = {
 def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> tuple[dict[str, Any], str]:
     """Facts by encoder, and a sentence on where they come from.
 
-    Recomputed if the checkpoints are on this machine (``root``, else ``TSLAB_MIRROR``, else the cache folder), else read from the
-    committed record.
+    Recomputed if the checkpoints are on this machine (``root``, else ``TSLAB_MIRROR``, else the cache folder), else
+    read from the committed record.
 
     Raises:
         FileNotFoundError: there are neither checkpoints nor a record.
@@ -53,7 +53,9 @@ def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> tuple[
     return record["facts"], origin
 
 
-def write_released_encoder_facts(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> None:
+def write_released_encoder_facts(
+    path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+) -> None:
     """Recompute the facts and write the record to ``path``.
 
     Raises:
@@ -61,7 +63,9 @@ def write_released_encoder_facts(path: str | os.PathLike[str], root: str | os.Pa
     """
     folder = _checkpoint_folder(root)
     if folder is None:
-        raise FileNotFoundError("the released checkpoints are not on this machine; set TSLAB_MIRROR to a copy of the repository")
+        raise FileNotFoundError(
+            "the released checkpoints are not on this machine; set TSLAB_MIRROR to a copy of the repository"
+        )
     record = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "repository": REPOSITORY,
@@ -74,47 +78,51 @@ def write_released_encoder_facts(path: str | os.PathLike[str], root: str | os.Pa
 
 def compute_facts(folder: Path) -> dict[str, Any]:
     """The facts, from the checkpoints below ``folder`` (``pre_trained_models``)."""
-    stored = {name: _load(folder / path) for name, path in CHECKPOINTS.items()}
+    paths = {name: folder / path for name, path in CHECKPOINTS.items()}
+    stored = {name: read_torch_file(path) for name, path in paths.items()}
+    options = {name: checkpoint["params"] for name, checkpoint in stored.items()}
     places = sample_sphere(1000, generator=torch.Generator().manual_seed(0))
     lon = torch.linspace(-180, 175, 72)
-    north, south = (torch.stack([lon, torch.full_like(lon, pole)], dim=-1) for pole in (90.0, -90.0))
+    poles = [torch.stack([lon, torch.full_like(lon, pole)], dim=-1) for pole in (90.0, -90.0)]
 
-    tile = stored["tile"]
-    tile_answers = _class_probabilities(tile, "tile", places)
-    wrap = stored["wrap_ffn"]
-    wrap_answers = [_class_probabilities(wrap, "wrap_ffn", pole) for pole in (north, south)]
+    tile = load_released_checkpoint(paths["tile"]).predict_proba(places)
+    wrap = load_released_checkpoint(paths["wrap_ffn"])
+    north, south = (wrap.predict_proba(pole) for pole in poles)
     rbf_names = [name for name in stored["rbf"]["state_dict"] if name.startswith("spa_enc.")]
-    anchors = stored["rbf"]["params"]["rbf_anchor_pt_ids"]
-    extents = {name: [float(v) for v in stored[name]["params"]["map_range"]] for name in ("rff_fmow", "rff_yfcc")}
-    whole = (-180.0, 180.0, -90.0, 90.0)
-    rff = [_class_probabilities(stored["rff_fmow"], "rff", places, extent) for extent in (whole, extents["rff_fmow"])]
+    anchors = options["rbf"]["rbf_anchor_pt_ids"]
+    extents = {name: _extent(options[name]["map_range"]) for name in ("rff_fmow", "rff_yfcc")}
+    globe, box = (
+        load_released_checkpoint(paths["rff_fmow"], extent=extent).predict_proba(places).argmax(1)
+        for extent in (GLOBE, extents["rff_fmow"])
+    )
     first_layer = stored["nerf"]["state_dict"]["spa_enc.ffn.layers.0.linear.weight"]
     return {
         "tile": {
-            "table_shape": list(tile["state_dict"]["spa_enc.position_encoder.embedding.weight"].shape),
-            "cell_size_in_name": float(tile["params"]["min_radius"]),
+            "table_shape": list(
+                stored["tile"]["state_dict"]["spa_enc.position_encoder.embedding.weight"].shape
+            ),
+            "cell_size_in_name": float(options["tile"]["min_radius"]),
             "places": len(places),
-            "largest_difference": float((tile_answers.amax(0) - tile_answers.amin(0)).max()),
+            "largest_difference": float((tile.amax(0) - tile.amin(0)).max()),
         },
         "wrap_ffn": {
             "longitudes": len(lon),
-            "classes": wrap_answers[0].shape[1],
-            "largest_difference": float((wrap_answers[0] - wrap_answers[1]).abs().max()),
+            "classes": north.shape[1],
+            "largest_difference": float((north - south).abs().max()),
         },
         "rbf": {
             "stored_tensors": rbf_names,
-            "anchors_stored": any("anchor" in name for name in rbf_names),
             "num_anchors": len(anchors),
             "row_numbers": [int(min(anchors)), int(max(anchors))],
         },
         "rff": {
-            "extents": extents,
-            "epochs_of_last_run": {name: int(stored[name]["params"]["num_epochs"]) for name in extents},
+            "extents": {name: list(extent) for name, extent in extents.items()},
+            "epochs_of_last_run": {name: int(options[name]["num_epochs"]) for name in extents},
             "places": len(places),
-            "same_top_class": float((rff[0].argmax(1) == rff[1].argmax(1)).double().mean()),
+            "same_top_class": float((globe == box).double().mean()),
         },
         "nerf": {
-            "octaves_in_name": int(stored["nerf"]["params"]["frequency_num"]),
+            "octaves_in_name": int(options["nerf"]["frequency_num"]),
             "input_width": int(first_layer.shape[1]),
         },
     }
@@ -128,45 +136,6 @@ def _checkpoint_folder(root: str | os.PathLike[str] | None) -> Path | None:
     return folder if all((folder / path).is_file() for path in CHECKPOINTS.values()) else None
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """A checkpoint, without running any code in it; NumPy integers (row numbers of rbf anchors) are allowed."""
-    import numpy as np
-
-    scalar = np._core.multiarray.scalar  # what a pickled NumPy integer is rebuilt with
-    allowed: list[Any] = [scalar, np.dtype, *{type(np.dtype(kind)) for kind in (np.int32, np.int64)}]
-    with torch.serialization.safe_globals([(scalar, "numpy.core.multiarray.scalar"), *allowed]):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _class_probabilities(
-    stored: dict[str, Any], key: str, lonlat: Float[Tensor, "n 2"], extent: Any = None
-) -> Float[Tensor, "n classes"]:
-    """Class probabilities of a checkpoint with the ordinary network at places; ``extent`` for rff."""
-    params, weights = stored["params"], stored["state_dict"]
-    position: dict[str, Any] = {}
-    if key == "rff":
-        position = {"num_scales": params["frequency_num"], "extent": tuple(extent)}
-    preset = {"preset": "locbench2024"} if "locbench2024" in ENCODERS[key].presets or key == "wrap_ffn" else {}
-    encoder = location_encoder(
-        key,
-        params["num_filts"],
-        hidden_dim=params["hidden_dim"],
-        num_hidden_layers=params["num_hidden_layer"],
-        activation=params["spa_f_act"],
-        final_activation=True,
-        **preset,
-        **position,
-    ).eval()
-    network = {
-        name.removeprefix("spa_enc.ffn.").replace(".layernorm.", ".norm."): value
-        for name, value in weights.items()
-        if name.startswith("spa_enc.ffn.")
-    }
-    encoder.network.load_state_dict(network)
-    with torch.no_grad():
-        if key == "tile":
-            encoder.position_encoder.table.copy_(weights["spa_enc.position_encoder.embedding.weight"])  # type: ignore[union-attr,operator]
-        if key == "rff":
-            encoder.position_encoder.directions.copy_(weights["spa_enc.position_encoder.dirvec"].T)  # type: ignore[union-attr,operator]
-            encoder.position_encoder.shift.copy_(weights["spa_enc.position_encoder.shift"])  # type: ignore[union-attr,operator]
-        return torch.sigmoid(encoder(lonlat) @ weights["class_emb.weight"].T)
+def _extent(values: Any) -> Extent:
+    lon_min, lon_max, lat_min, lat_max = (float(value) for value in values)
+    return lon_min, lon_max, lat_min, lat_max
