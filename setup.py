@@ -11,7 +11,7 @@ RESULTS = Path(__file__).parent / "book" / "results"
 
 
 class BuildWithResults(build_py):
-    """Copy ``book/results`` to ``tslab/data/results`` of what is being built; an editable install reads the original."""
+    """Copy ``book/results`` into ``tslab/data/results`` of the build; an editable install reads the original."""
 
     def run(self) -> None:
         super().run()

@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tslab.benchmark import REASONS, VERDICTS, ResultStore, audit, cells_csv, judge, plan, read_cells, write_cells
+from tslab.benchmark import (
+    REASONS,
+    VERDICTS,
+    ResultStore,
+    audit,
+    cells_csv,
+    judge,
+    plan,
+    read_cells,
+    write_cells,
+)
 from tslab.benchmark.cells import NUMBERS, SPECIES, table_of
 from tslab.benchmark.recompute import measure_r2, measure_top1, top1_replicates
 from tslab.benchmark.runs import TABLES
@@ -40,6 +50,7 @@ def cells():
         ("r2", "nerf", 0.76, 0.73, (0.70, 0.77), ("within noise", "another draw")),
         ("r2", "nerf", 0.76, 0.73, (0.70, 0.755), ("differs", "another draw")),  # 0.03 <= sqrt(2) 0.025
         ("r2", "nerf", 0.76, 0.70, (0.68, 0.72), ("differs", "another run")),
+        ("r2", "rbf", 0.76, 0.70, (0.68, 0.72), ("differs", "another run")),
         ("geobias_base", "nerf", 9.0, 8.0, (7, 10), ("within noise", "inferred recipe")),
         ("geobias_relative", "tile", 9.0, 8.0, (7, 8.5), ("differs", "inferred recipe")),
     ],

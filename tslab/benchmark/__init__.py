@@ -25,6 +25,7 @@ from tslab.benchmark.comparison import (
     write_comparisons,
 )
 from tslab.benchmark.driver import Outcome, estimate, probe, produce, run_all
+from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
 from tslab.benchmark.notebook import Reproduction, reproduce
 from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
 from tslab.benchmark.records import Provenance, find_record, read_provenance, read_record, write_record
@@ -51,9 +52,11 @@ __all__ = [
     "compare_hits",
     "compare_released",
     "estimate",
+    "fair_table",
     "find_record",
     "holm",
     "judge",
+    "leaderboard",
     "mcnemar",
     "measure",
     "paired_bootstrap",
@@ -63,6 +66,7 @@ __all__ = [
     "rank_test",
     "ranking_survival",
     "read_cells",
+    "read_fair_table",
     "read_provenance",
     "read_record",
     "recompute_top1",
@@ -71,5 +75,6 @@ __all__ = [
     "standard_error",
     "write_cells",
     "write_comparisons",
+    "write_fair_table",
     "write_record",
 ]

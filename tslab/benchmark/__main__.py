@@ -10,6 +10,7 @@ published numbers and writes the records in ``book/results``; ``show`` prints wh
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from pathlib import Path
 from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import probe, run_all
+from tslab.benchmark.leaderboard import FAIR_TABLE, fair_table, write_fair_table
+from tslab.benchmark.oddities import FACTS, write_facts
 from tslab.benchmark.records import write_record
 from tslab.benchmark.runs import BASELINE_PREFIX, SCALES, SOURCES, TABLES, ResultStore, RunSpec, plan
 from tslab.benchmark.top1 import recompute_top1
@@ -40,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """``run``: do the runs that are missing."""
+    sys.path.insert(0, os.getcwd())
+    for module in arguments.modules:
+        importlib.import_module(module)
     specs = _plan(arguments)
     if arguments.estimate:
         return _estimate(specs, arguments)
@@ -67,7 +73,12 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     print(f"{path}: {state}. {len(table)} cells: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
     if state == "kept":
         print("The record holds numbers that this store lacks; run the missing tables first.")
+    points = fair_table(ResultStore(arguments.out))
+    if len(points):
+        write_fair_table(points, path.with_name(FAIR_TABLE))
+        print(f"{path.with_name(FAIR_TABLE)}: {len(points)} runs on the released points")
     if has_released_results(arguments.root, list(CLASSIFICATION_DATASETS)):
+        write_facts(path.with_name(FACTS), arguments.root)
         write_comparisons(compare_released(root=arguments.root), path.with_name(COMPARISONS))
         print(f"{path.with_name(COMPARISONS)}: pairs of encoders on the same images")
         print(
@@ -143,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("run", help="do the runs that the store does not hold yet")
     one.set_defaults(action=run)
+    one.add_argument("--import", dest="modules", nargs="+", default=[], help="modules that register encoders")
     one.add_argument("--table", nargs="+", default=["all"], choices=[*TABLES, "all"])
     one.add_argument("--datasets", nargs="+", default=["all"], help="dataset keys, or all (default)")
     one.add_argument(

@@ -108,7 +108,7 @@ def judge(
         high - recomputed
     ):
         reason = "another draw"
-    elif verdict == "differs" and encoder in ("rbf", "rff") and recomputed < published:
+    elif metric == "top1" and verdict == "differs" and encoder in ("rbf", "rff") and recomputed < published:
         reason = f"reloaded {encoder}"
     else:
         reason = "another run"

@@ -22,6 +22,29 @@ from tslab.benchmark.recompute import NothingToRecomputeError, measure, released
 from tslab.benchmark.runs import BASELINE_PREFIX, ResultStore, RunSpec, code_version
 from tslab.released_files import ReleasedFilesMissingError
 
+FAIR_TRAINING: dict[str, Any] = {
+    **{"epochs": 10, "lr": 2e-3, "batch_size": 512, "schedule": "cosine"},
+    **{"head": (256,), "head_dropout": 0.0},
+}
+FAIR_NETWORK: dict[str, Any] = {"hidden_dim": 512, "activation": "gelu", "dropout": 0.1}
+FAIR_ENCODERS: dict[str, dict[str, Any]] = {
+    "tile": FAIR_NETWORK | {"cell_size": 4.0},
+    "wrap": {"dropout": 0.1},
+    "space2vec_grid": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.573, "max_radius": 360.0},
+    "space2vec_theory": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.573, "max_radius": 360.0},
+    "rbf": FAIR_NETWORK | {"num_anchors": 500, "kernel_size": 4.0},
+    "nerf": FAIR_NETWORK | {"num_scales": 6},
+    "sphere2vec_dfs": FAIR_NETWORK | {"num_scales": 8, "min_radius": 0.01},
+    "siren_sh": {"hidden_dim": 512, "dropout": 0.1},
+}
+FAIR_ENCODERS |= {
+    f"sphere2vec_sphere{kind}": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.01}
+    for kind in ("C", "C+", "M", "M+")
+}
+"""How every encoder is trained on the released points: one network, one optimiser, as many passes for all. Encoders
+with scales go down to the same wavelength, about 400 km (0.01 radians, 0.573 degrees, 2^-5 of the radius); cells of
+the tile are as wide. Nothing is tuned by encoder."""
+
 
 @dataclass
 class Outcome:
@@ -233,9 +256,11 @@ def _train(spec: RunSpec, task: Any, device: str, folder: Path | None) -> Any:
     if folder is not None and folder.is_dir():  # stopped before the first epoch was stored
         for leftover in folder.iterdir():
             leftover.unlink()
-    return train(
-        task, spec.encoder, seed=spec.seed, epochs=spec.epochs, device=device, run_dir=folder, progress=False
-    )
+    options: dict[str, Any] = {"epochs": spec.epochs}
+    if spec.source == "released-points":
+        options = FAIR_TRAINING | FAIR_ENCODERS.get(spec.encoder, FAIR_NETWORK)
+        options["epochs"] = spec.epochs or FAIR_TRAINING["epochs"]
+    return train(task, spec.encoder, seed=spec.seed, device=device, run_dir=folder, progress=False, **options)
 
 
 def _duration(seconds: float) -> str:

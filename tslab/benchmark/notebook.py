@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tslab.benchmark.cells import CELLS, audit, read_cells
+from tslab.benchmark.cells import CELLS, REASONS, VERDICTS, audit, read_cells
 from tslab.benchmark.driver import estimate, probe, run_all
 from tslab.benchmark.records import find_record, read_provenance
 from tslab.benchmark.runs import ResultStore, RunSpec, plan
 from tslab.published import published_tables
 from tslab.released_files import DATASET_TOKENS, REPOSITORY, has_released_results, released_root
+from tslab.tables import SortableTable, sortable_table
 
 
 @dataclass(frozen=True)
@@ -165,3 +166,100 @@ def _expected(
         if mine:
             total += len(mine) * probe(mine[0], root=root, device=device)
     return total
+
+
+DIGITS = {"top1": "{:.2f}", "r2": "{:.3f}", "geobias_base": "{:.2f}", "geobias_relative": "{:.2f}"}
+METRIC_NAMES = {
+    "top1": "Top-1",
+    "r2": "R²",
+    "geobias_base": "Geo-bias, base",
+    "geobias_relative": "Geo-bias, relative",
+}
+"""Metric -> name in prose and tables."""
+
+
+def row_names() -> dict[str, str]:
+    """Row or dataset key -> printed name."""
+    from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS, REGRESSION_DATASETS
+
+    return {
+        **ENCODER_ROWS,
+        **CLASSIFICATION_DATASETS,
+        **REGRESSION_DATASETS,
+        "avg_species": "Species, average",
+    }
+
+
+def cell_table(cells: pd.DataFrame, caption: str) -> SortableTable:
+    """Cells of the record for the reader: published, recomputed with interval, verdict and reason."""
+    names, several = row_names(), cells["metric"].nunique() > 1
+    form = DIGITS[cells["metric"].iloc[0]]
+    view = pd.DataFrame({"Row": cells["encoder"].map(names), "Dataset": cells["dataset"].map(names)})
+    if several:
+        view["Measure"] = cells["metric"].map(METRIC_NAMES)
+    numbers = {
+        "Published": "published",
+        "Recomputed": "recomputed",
+        "from": "recomputed_low",
+        "to": "recomputed_high",
+    }
+    for label, column in numbers.items():
+        view[label] = cells[column]
+    view["Rows"] = cells["n"]
+    view["Verdict"], view["Reason"] = cells["verdict"], cells["reason"]
+    return sortable_table(
+        view,
+        caption=caption,
+        formats={"Published": "{:.2f}", **dict.fromkeys(("Recomputed", "from", "to"), form), "Rows": "{:,}"},
+        filters=["Dataset", *(["Measure"] if several else []), "Verdict", "Reason"],
+    )
+
+
+def trained_table(result: Reproduction, caption: str) -> SortableTable:
+    """What was trained, beside the published number of the same name."""
+    names, cells = row_names(), result.cells
+    form = DIGITS[cells["metric"].iloc[0]]
+    view = pd.DataFrame(
+        {
+            "Row": [names.get(key, key) for key in cells["encoder"]],
+            "Dataset": cells["dataset"].map(names),
+            "Measure": cells["metric"].map(METRIC_NAMES),
+            "Trained": cells["value"],
+            "from": cells["low"],
+            "to": cells["high"],
+            "Seeds": cells["seeds"],
+            "Source": cells["source"],
+        }
+    )
+    return sortable_table(
+        view, caption=caption, formats=dict.fromkeys(("Trained", "from", "to"), form), filters=["Dataset"]
+    )
+
+
+def verdict_sentence(cells: pd.DataFrame) -> str:
+    """How many cells have which verdict, as a sentence in Markdown."""
+    counts = cells["verdict"].value_counts()
+    words = {
+        "reproduced": "reproduced",
+        "within noise": "within noise",
+        "differs": "different",
+        "not released": "without anything released to recompute them from",
+        "published only": "published only",
+    }
+    parts = [f"**{counts[key]}** {words[key]}" for key in VERDICTS if counts.get(key)]
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"Of the {len(cells)} cells, {listed}."
+
+
+def reason_list(cells: pd.DataFrame) -> str:
+    """The verdicts and reasons that occur, how often, and what they mean, as a Markdown list."""
+    lines = [
+        f"- **{key}** ({n} cells). {VERDICTS[key]}"
+        for key in VERDICTS
+        if (n := (cells["verdict"] == key).sum())
+    ]
+    lines.append("")
+    lines += [
+        f"- *{key}* ({n} cells). {REASONS[key]}" for key in REASONS if (n := (cells["reason"] == key).sum())
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""Every number in one long table: published, recomputed, and trained here; and the record of the fair table.
+
+The leaderboard never fills one source from another. A row says where its number comes from, and rows of different
+sources or splits are not to be ranked against each other.
+"""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from tslab._files import atomic_write
+from tslab.benchmark.cells import read_cells
+from tslab.benchmark.comparison import holm, paired_bootstrap
+from tslab.benchmark.records import find_record
+from tslab.benchmark.runs import ResultStore, RunSpec
+from tslab.published import published_tables
+
+FAIR_TABLE = "fair_table.csv"
+REFERENCE = "baseline:trees"
+LEADERBOARD_COLUMNS = (
+    "dataset",
+    "encoder",
+    "metric",
+    "source",
+    "split",
+    "value",
+    "low",
+    "high",
+    "n",
+    "seeds",
+)
+EVALUATED_SPLIT = {"inat2017": "validation", "inat2018": "validation", "fmow": "validation"}
+
+
+def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """Published, recomputed and trained numbers, one row each.
+
+    Args:
+        store: folder of a `ResultStore` with runs of your own to add, for example of an encoder that you registered.
+
+    Returns:
+        columns dataset, encoder, metric, source (published, recomputed, or ``trained:`` and the source of the data),
+        split (test, validation, test draw, random, block), value, low, high (95 % interval; NaN if unknown), n, seeds.
+    """
+    printed = published_tables()
+    published = pd.DataFrame({name: printed[name] for name in ("dataset", "encoder", "metric")})
+    published["source"], published["split"] = "published", printed["dataset"].map(_split)
+    published["value"] = printed["published"]
+    cells = read_cells()
+    cells = cells[cells["recomputed"].notna()]
+    recomputed = cells[["dataset", "encoder", "metric", "n"]].assign(source="recomputed")
+    recomputed["split"] = cells["dataset"].map(_split)
+    recomputed[["value", "low", "high"]] = cells[["recomputed", "recomputed_low", "recomputed_high"]]
+    parts = [published, recomputed]
+    if (fair := read_fair_table()) is not None:
+        parts.append(_seed_means(fair.assign(source="trained:released-points")))
+    if store is not None:
+        runs = ResultStore(store).frame()
+        runs = runs[(runs["source"] != "released") & runs["value"].notna()]
+        synthetic = runs["source"] == "synthetic"
+        runs = runs.assign(
+            split=runs["split"].where(runs["source"] == "released-points", "test"),
+            source="trained:" + runs["source"].where(~synthetic, runs["source"] + ":" + runs["scale"]),
+        )
+        parts.append(_seed_means(runs))
+    table = pd.concat([part.reindex(columns=list(LEADERBOARD_COLUMNS)) for part in parts], ignore_index=True)
+    kinds = {"value": float, "low": float, "high": float, "n": "Int64", "seeds": "Int64"}
+    return table.astype(kinds)
+
+
+def fair_table(store: ResultStore) -> pd.DataFrame:
+    """The record of all encoders and baselines on the released points.
+
+    Returns:
+        one row for each run: dataset, encoder, split, seed, value (R2), low, high, n, gain (R2 minus that of the
+        trees on the coordinates, same rows), gain_low, gain_high (paired bootstrap), p_holm (corrected over the rows
+        of the same dataset, split and seed), seconds.
+    """
+    runs = store.frame()
+    runs = runs[(runs["source"] == "released-points") & runs["value"].notna()].reset_index(drop=True)
+    columns = ["dataset", "encoder", "metric", "split", "seed", "value", "low", "high", "n"]
+    table = runs[[*columns, "seconds"]].assign(
+        gain=float("nan"), gain_low=float("nan"), gain_high=float("nan")
+    )
+    table["p_holm"] = float("nan")
+    for _, part in runs.groupby(["dataset", "split", "seed"]):
+        reference = part[part["encoder"] == REFERENCE]
+        if reference.empty:
+            continue
+        trees = _samples(store, reference.iloc[0])
+        others = part[part["encoder"] != REFERENCE]
+        gains = [paired_bootstrap(_samples(store, run), trees) for _, run in others.iterrows()]
+        if gains:
+            table.loc[others.index, ["gain", "gain_low", "gain_high"]] = [gain[:3] for gain in gains]
+            table.loc[others.index, "p_holm"] = holm([gain[3] for gain in gains])
+    return table.sort_values(["dataset", "split", "seed", "encoder"], ignore_index=True)
+
+
+def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write the record, with 4 decimals."""
+    rows = table.drop(columns="seconds")
+    atomic_write(path, rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+
+
+def read_fair_table() -> pd.DataFrame | None:
+    """The committed record of the fair table, or None if there is none."""
+    try:
+        return pd.read_csv(find_record(FAIR_TABLE))
+    except FileNotFoundError:
+        return None
+
+
+def _samples(store: ResultStore, run: pd.Series) -> pd.DataFrame:
+    epochs = None if pd.isna(run["epochs"]) else int(run["epochs"])
+    spec = RunSpec(
+        *(run["table"], run["dataset"], run["encoder"], run["source"], run["scale"]),
+        *(int(run["seed"]), epochs, run["split"]),
+    )
+    return pd.read_csv(Path(store.samples_path(spec)))
+
+
+def _seed_means(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds; the interval spans those of the seeds."""
+    keys = ["dataset", "encoder", "metric", "source", "split"]
+    grouped = runs.groupby(keys, sort=False)
+    return grouped.agg(
+        value=("value", "mean"),
+        low=("low", "min"),
+        high=("high", "max"),
+        n=("n", "first"),
+        seeds=("seed", "nunique"),
+    ).reset_index()
+
+
+def _split(dataset: str) -> str:
+    return "test draw" if dataset.startswith("mosaiks_") else EVALUATED_SPLIT.get(dataset, "test")
