@@ -1,13 +1,10 @@
-"""Write book/results/released_encoders.json: facts about the released checkpoints, for readers without them.
+"""Write tslab/data/released_encoders.json: facts about the released checkpoints, for readers without them.
 
     TSLAB_MIRROR=/path/to/copy python data_scripts/record_released_encoders.py
 """
 
-from pathlib import Path
-
 from tslab.benchmark.released_encoders import RECORD, write_released_encoder_facts
 
 if __name__ == "__main__":
-    target = Path(__file__).resolve().parents[1] / "book" / "results" / RECORD
-    write_released_encoder_facts(target)
-    print(f"wrote {target}")
+    write_released_encoder_facts()
+    print(f"wrote {RECORD.name}")

@@ -1,13 +1,12 @@
 """Facts about the released checkpoints: the record says what the files say."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from tslab.benchmark import released_encoders
 
-RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / released_encoders.RECORD
+RECORD = released_encoders.RECORD
 
 
 def test_the_record_shows_one_cell_no_anchors_and_sixteen_octaves():

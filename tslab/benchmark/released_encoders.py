@@ -1,7 +1,7 @@
 """What the released checkpoints say about the encoders in them: small facts, from the files or from a record.
 
-The record ``book/results/released_encoders.json`` holds numbers and shapes only, no weights. Chapters show it to
-readers without the released files, and say so.
+The record, a file of the package, holds numbers and shapes only, no weights. Chapters show it to readers without the
+released files, and say so.
 """
 
 import datetime
@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import find_record
 from tslab.coords import sample_sphere
 from tslab.encoders.planar import GLOBE, Extent
 from tslab.encoders.released import load_released_checkpoint
 from tslab.encoders.storage import read_torch_file
 from tslab.released_files import RELEASE, REPOSITORY, ReleasedFilesMissingError, released_root
 
-RECORD = "released_encoders.json"
+RECORD = Path(__file__).resolve().parents[1] / "data" / "released_encoders.json"
 
 CHECKPOINTS = {
     "tile": "tile/model_fmow_tile_ffn_inception_v3_0.00182000_32_0.0000026_1_512_leakyrelu.pth.tar",
@@ -38,14 +37,11 @@ def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> tuple[
 
     Recomputed if the checkpoints are on this machine (``root``, else ``TSLAB_MIRROR``, else the cache folder), else
     read from the committed record.
-
-    Raises:
-        FileNotFoundError: there are neither checkpoints nor a record.
     """
     folder = _checkpoint_folder(root)
     if folder is not None:
         return compute_facts(folder), f"Recomputed now from the released checkpoints of {REPOSITORY}."
-    record = json.loads(find_record(RECORD).read_text(encoding="utf-8"))
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
     origin = (
         f"The released checkpoints are not on this machine; this is the committed record, computed on {record['date']} "
         f"from {record['repository']}, commit {record['release'][:10]}."
@@ -54,7 +50,7 @@ def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> tuple[
 
 
 def write_released_encoder_facts(
-    path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str] = RECORD, root: str | os.PathLike[str] | None = None
 ) -> None:
     """Recompute the facts and write the record to ``path``.
 
