@@ -174,7 +174,7 @@ def globe(
     point_text: Sequence[str] | None = None,
     point_color: str = "#d1290b",
     center: Place = (15, 20),
-    height: int = 420,
+    height: int = 460,
 ) -> go.Figure:
     """A globe to turn by hand, coloured by a field on a longitude/latitude grid, with coastlines and, if
     given, points.
@@ -276,7 +276,7 @@ def world_map(
     point_text: Sequence[str] | None = None,
     point_color: str | Sequence[float] = "#d1290b",
     point_size: float = 7,
-    height: int = 380,
+    height: int = 420,
 ) -> go.Figure:
     """An equal-area world map (Equal Earth) of a field on a longitude/latitude grid, of points, or of both,
     with coastlines.
@@ -296,15 +296,10 @@ def world_map(
         figure.update_traces(
             zmin=low, zmax=high, hovertemplate="%{z:.3g}<extra></extra>", selector={"type": "heatmap"}
         )
-    x, y = equal_earth(*_graticule().T)
-    figure.add_scatter(
-        x=_f4(x),
-        y=_f4(y),
-        mode="lines",
-        line={"color": "rgba(117,127,136,0.45)", "width": 0.6},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+    for lines, width in ((_graticule(), 0.6), (_frame(), 1.5)):
+        x, y = equal_earth(*lines.T)
+        line = {"color": "rgba(117,127,136,0.45)" if width < 1 else NEUTRAL, "width": width}
+        figure.add_scatter(x=_f4(x), y=_f4(y), mode="lines", line=line, hoverinfo="skip", showlegend=False)
     x, y = equal_earth(*_coastline(simplified=True).T)
     coast = "#1d2730" if values is not None else NEUTRAL
     figure.add_scatter(
@@ -592,7 +587,14 @@ def _scale(scale: ScaleName | Scale) -> Scale:
 
 
 def _colorbar(label: str) -> dict[str, Any]:
-    return {"title": {"text": label, "side": "right"}, "thickness": 12, "len": 0.8, "outlinewidth": 0}
+    """Below the figure, so that a phone's width is left to the map."""
+    where = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.02, "yanchor": "top"}
+    return where | {
+        "title": {"text": label, "side": "bottom"},
+        "thickness": 10,
+        "len": 0.6,
+        "outlinewidth": 0,
+    }
 
 
 def _hover(places: NDArray[np.float64], text: Sequence[str] | None) -> dict[str, Any]:
@@ -632,13 +634,19 @@ def _pieces(lines: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 
 
 def _graticule() -> Float[NDArray[np.float64], "m 2"]:
-    """Meridians every 60 degrees (with the edge of the map) and parallels every 30, as one polyline with NaN
-    rows."""
+    """Meridians every 60 degrees and parallels every 30, as one polyline with NaN rows."""
     gap = np.full((1, 2), np.nan)
     lat = np.linspace(-90, 90, 46)
-    pieces = [np.c_[np.full_like(lat, lon), lat] for lon in range(-180, 181, 60)]
-    pieces += [np.array([[-180.0, lat], [180.0, lat]]) for lat in (-90, -60, -30, 0, 30, 60, 90)]
+    pieces = [np.c_[np.full_like(lat, lon), lat] for lon in range(-120, 121, 60)]
+    pieces += [np.array([[-180.0, lat], [180.0, lat]]) for lat in (-60, -30, 0, 30, 60)]
     return np.concatenate([part for piece in pieces for part in (piece, gap)])
+
+
+def _frame() -> Float[NDArray[np.float64], "m 2"]:
+    """The edge of the map: twice the date line, joined by the poles."""
+    lat = np.linspace(-90, 90, 91)
+    west, east = np.c_[np.full_like(lat, -180), lat], np.c_[np.full_like(lat, 180), lat[::-1]]
+    return np.concatenate([west, east, west[:1]])
 
 
 def _xyz(lon: Any, lat: Any) -> tuple[Any, Any, Any]:
@@ -668,7 +676,7 @@ def _matplotlib_html(figure: Any, alt: str, caption: str | None) -> str:
     plt.close(figure)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     below = f'<p class="tslab-caption">{caption}</p>' if caption else ""
-    return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">{below}'
+    return f'<img class="dark-light" alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">{below}'
 
 
 pio.templates["tslab"] = _template()

@@ -11,7 +11,7 @@ const MEASURES = ["cosine", "dot"];
 const COMMON = ["num_scales", "min_radius", "max_radius"];
 const COMMON_LABELS = { num_scales: "Scales", min_radius: "Finest scale", max_radius: "Coarsest scale" };
 const LOG_STEPS = 200;
-const POINTER_HINT = "Point at a map to read a value, click to choose the place.";
+const POINTER_HINT = "Point to read a value, click to choose the place.";
 const GRID_STEP = 2;
 let views = 0;
 
@@ -575,7 +575,7 @@ class Explorer {
     this.featureName.textContent = parts.join(", ") + (aliased ? ". Finer than this map can show: the pattern is an artefact." : "");
 
     const place = formatPlace(request.place);
-    const share = shareAbove(result.similarity, 0.5);
+    const share = result.similarArea ?? shareAbove(result.similarity, 0.5); // the first picture is rounded to bytes
     const percent = `${share < 0.001 ? "under 0.1" : formatNumber(100 * share, 2)} %`;
     const rows = [
       ["Place", place, ""],

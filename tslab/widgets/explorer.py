@@ -97,7 +97,11 @@ class EncoderExplorer(anywidget.AnyWidget):
                 "families": figures.FAMILY_COLORS,
             },
             _land=frontend.packed_land(),
-            _initial=result.facts() | {"ranges": [_range(result.feature), _range(result.similarity)]},
+            _initial=result.facts()
+            | {
+                "ranges": [_range(result.feature), _range(result.similarity)],
+                "similarArea": _similar_area(result.similarity),
+            },
             _initial_feature=_as_bytes(result.feature),
             _initial_similarity=_as_bytes(result.similarity),
             **options,
@@ -229,6 +233,12 @@ def _checked_place(place: Any) -> tuple[float, float]:
             f"place must be (longitude, latitude) within [-180, 180] x [-90, 90], got ({lon:g}, {lat:g})"
         )
     return lon, lat
+
+
+def _similar_area(similarity: Float[Tensor, " n"]) -> float:
+    """Share of the Earth's surface whose similarity exceeds one half."""
+    area = torch.cos(torch.deg2rad(grid_places()[:, 1]))
+    return float((area * (similarity > 0.5)).sum() / area.sum())
 
 
 def _range(values: Float[Tensor, " n"]) -> list[float]:
