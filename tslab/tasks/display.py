@@ -22,7 +22,7 @@ def task_text(task: Task) -> str:
     """The task in a few lines of text."""
     meta = task.meta
     what = f"{task.num_classes} classes" if meta.kind == "classification" else meta.label_name
-    origin = "synthetic" if meta.synthetic else meta.source
+    origin = ("" if "synthetic" in what else "synthetic") if meta.synthetic else meta.source
     settings = [
         f"scale {meta.scale}" if meta.scale else "",
         f"seed {meta.seed}" if meta.seed is not None else "",

@@ -7,15 +7,13 @@ from tslab.tasks.datasets import DATASETS
 from tslab.tasks.locbench import load_locbench, locbench_root
 from tslab.tasks.native import read_task
 from tslab.tasks.released_points import released_task
+from tslab.tasks.synthetic import SCALES, STRESS_TASKS, Scale, synthetic_task
 from tslab.tasks.task import Task
 from tslab.tasks.toy import sphere_toy
 
 Source = Literal["synthetic", "locbench", "released", "native"]
 
-Scale = Literal["tiny", "small", "full"]
-SCALES = get_args(Scale)
-
-TASK_NAMES = (*DATASETS, "sphere_toy")
+TASK_NAMES = (*DATASETS, *STRESS_TASKS, "sphere_toy")
 """Every name that `load_task` knows."""
 
 
@@ -30,7 +28,8 @@ def load_task(
     """Load a task.
 
     Args:
-        name: one of the seventeen LocBench datasets (`tslab.tasks.DATASETS`) or ``sphere_toy``.
+        name: one of the seventeen LocBench datasets (`tslab.tasks.DATASETS`), ``stress_classes`` or ``stress_field``
+            (synthetic tasks at the date line and the poles), or ``sphere_toy``.
         source:
             ``synthetic``: a generated stand-in, no data needed (`tslab.tasks.synthetic`);
             ``locbench``: the released archive, unpacked (`tslab.tasks.locbench.load_locbench`, options image, variant
@@ -38,8 +37,8 @@ def load_task(
             ``released``: the MOSAIKS points inside the released results (`tslab.tasks.released_points.released_task`,
             options split, fractions, size_degrees, size_km);
             ``native``: a folder written by `tslab.tasks.native.write_task`.
-        root: where the files are: the folder that holds the dataset folders; for ``released`` a copy of the TorchSpatial
-            repository.
+        root: where the files are: the folder that holds the dataset folders; for ``released`` a copy of the
+            TorchSpatial repository.
         scale: size of synthetic data: ``tiny`` for tests, ``small`` for a laptop, ``full`` for the released counts.
         seed: of generated data, of splits and of draws.
 
@@ -62,4 +61,4 @@ def load_task(
         return released_task(name, root, seed=seed, **options)
     if name == "sphere_toy":
         return sphere_toy(seed, **options)
-    raise ValueError(f"no synthetic stand-in of {name!r}")
+    return synthetic_task(name, scale, seed, **options)

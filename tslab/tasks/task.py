@@ -35,14 +35,28 @@ class TaskDataError(ValueError):
     """Data that are not what the task says they are. The message names the input and the next step."""
 
 
+class RowSource(Protocol):
+    """A two-dimensional array that need not be in memory: a ``numpy.memmap``, or rows computed when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> NDArray[Any]: ...
+
+
 class LazyRows:
-    """Some rows of a two-dimensional array that stays on disk (a ``numpy.memmap``) until they are asked for.
+    """Some rows of a two-dimensional array that is not in memory until they are asked for, see `RowSource`.
 
     ``lazy[index]`` reads those rows and returns an ordinary array; ``lazy.select(index)`` stays lazy.
     """
 
-    def __init__(self, array: NDArray[Any], rows: NDArray[np.int64] | None = None) -> None:
-        if array.ndim != 2:
+    def __init__(self, array: RowSource, rows: NDArray[np.int64] | None = None) -> None:
+        if len(array.shape) != 2:
             raise TaskDataError(f"image features must have shape (n, d), got {array.shape}")
         self.array = array
         self.rows = rows
@@ -72,7 +86,11 @@ class LazyRows:
         return np.asarray(self[:], dtype=dtype)
 
     def __repr__(self) -> str:
-        where = Path(self.array.filename).name if isinstance(self.array, np.memmap) else "memory"  # type: ignore[arg-type]
+        where = (
+            Path(str(self.array.filename)).name
+            if isinstance(self.array, np.memmap)
+            else type(self.array).__name__
+        )
         return f"LazyRows({self.shape[0]:,} x {self.shape[1]:,} {self.dtype}, from {where})"
 
 
@@ -420,7 +438,7 @@ class Task:
 
     def to(self, device: torch.device | str) -> "Task":
         """The task with all columns on ``device``."""
-        return replace(self, **{name: table.to(device) for name, table in self.tables.items()})  # type: ignore[arg-type]
+        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
     def with_validation(
         self,
@@ -479,7 +497,7 @@ def concatenate(tables: Sequence[Table]) -> Table:
     columns = {
         name: torch.cat([getattr(t, name) for t in filled]) for name in ("lonlat", "target", *EXTRA_COLUMNS)
     }
-    return Table(image=_concatenate_images([table.image for table in filled]), **columns)
+    return Table(image=concatenate_images([table.image for table in filled]), **columns)
 
 
 def check_classes(target: Tensor, num_classes: int, name: str) -> None:
@@ -494,7 +512,7 @@ def check_classes(target: Tensor, num_classes: int, name: str) -> None:
         )
 
 
-def _concatenate_images(images: Sequence[Any]) -> ImageInput:
+def concatenate_images(images: Sequence[Any]) -> ImageInput:
     if all(image is None for image in images):
         return None
     if all(isinstance(image, Tensor) for image in images):

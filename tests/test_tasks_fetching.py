@@ -1,0 +1,316 @@
+"""Fetching the LocBench archives, against a server on this machine that drops connections."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import shutil
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+
+from data_scripts import fetch_locbench
+from tests.test_locbench import write_yfcc
+from tslab.tasks import fetching
+from tslab.tasks.fetching import (
+    FetchLocbenchError,
+    RemoteFile,
+    changed_downloads,
+    fetch,
+    files_for,
+    list_remote,
+    record,
+    unpack,
+)
+
+CONTENT = bytes(range(256)) * 4000
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``files`` with ranges; the first ``drops`` answers end after ``limit`` bytes."""
+
+    files: dict[str, bytes]
+    drops: int = 0
+    limit: int = 131_072
+    ranges: bool = True
+    asked: list[str | None]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        content = self.server.files[self.path.strip("/")]
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        start = int(wanted.split("=")[1].rstrip("-")) if wanted and self.server.ranges else 0
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        if self.server.drops:
+            self.server.drops -= 1
+            body = body[: self.server.limit]
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Handler)
+    server.files, server.asked = {"birdsnap.tar": CONTENT}, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def remote(server: Server, name: str = "birdsnap.tar") -> RemoteFile:
+    content = server.files[name]
+    url = f"http://127.0.0.1:{server.server_address[1]}/{name}"
+    return RemoteFile(name, url, len(content), hashlib.md5(content).hexdigest())
+
+
+def test_an_interrupted_download_continues_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.drops = 1
+    with pytest.raises(FetchLocbenchError, match=r"131,072 of 1,024,000 bytes are kept.*same command again"):
+        fetch(remote(server), tmp_path, retries=0)
+    assert [p.name for p in (tmp_path / ".downloads").iterdir()] == ["birdsnap.tar.part"]
+    done: list[int] = []
+    path = fetch(remote(server), tmp_path, progress=done.append)
+    assert path.read_bytes() == CONTENT and server.asked == [None, "bytes=131072-"]
+    assert sum(done) == len(CONTENT) and list(path.parent.iterdir()) == [path]
+    fetch(remote(server), tmp_path)
+    assert len(server.asked) == 2  # verified files are not fetched again
+
+
+def test_lost_connections_are_tried_again(server: Server, tmp_path: Path) -> None:
+    server.drops = 3
+    assert fetch(remote(server), tmp_path, pause=0).read_bytes() == CONTENT
+    assert server.asked[-1] == "bytes=393216-"
+
+
+def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
+    server.drops, server.ranges = 1, False
+    done: list[int] = []
+    assert fetch(remote(server), tmp_path, pause=0, progress=done.append).read_bytes() == CONTENT
+    assert sum(done) == len(CONTENT)
+
+
+def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    file = remote(server)
+    wrong = RemoteFile(file.name, file.url, file.size, "0" * 32)
+    with pytest.raises(FetchLocbenchError, match="checksum does not agree"):
+        fetch(wrong, tmp_path)
+    assert list((tmp_path / ".downloads").iterdir()) == []
+
+
+def test_too_little_space_is_seen_before_anything_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(FetchLocbenchError, match=r"the disk is full: birdsnap.tar needs"):
+        fetch(remote(server), tmp_path)
+    assert server.asked == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: requests.Response, size: int) -> Iterator[bytes]:
+        yield b"some bytes"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(requests.Response, "iter_content", full)
+    with pytest.raises(FetchLocbenchError, match="the disk is full"):
+        fetch(remote(server), tmp_path, retries=0)
+    assert list((tmp_path / ".downloads").iterdir()) == []
+
+
+def zip_of(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tar_of(path: Path, members: dict[str, bytes], link: str | None = None) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        if link:
+            entry = tarfile.TarInfo("link")
+            entry.type, entry.linkname = tarfile.SYMTYPE, link
+            archive.addfile(entry)
+    return path
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize("prefix", ["", "yfcc/", "data/yfcc/"])
+def test_archives_unpack_with_or_without_a_folder_of_their_own(
+    make: Any, prefix: str, tmp_path: Path
+) -> None:
+    members = {f"{prefix}class_names.csv": b"id,name", f"{prefix}features_inception/a.npy": b"x"}
+    folder = unpack(make(tmp_path / "yfcc.archive", members), tmp_path / "data", "yfcc")
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
+        "class_names.csv",
+        "features_inception/a.npy",
+    ]
+    again = make(tmp_path / "more.archive", {f"{prefix}train_test_split.csv": b"", f"{prefix}readme": b""})
+    unpack(again, tmp_path / "data", "yfcc")
+    assert len(list(folder.iterdir())) == 4 and [p.name for p in (tmp_path / "data").iterdir()] == ["yfcc"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:\\evil.txt"]
+)
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_archives_that_write_outside_are_refused(make: Any, name: str, tmp_path: Path) -> None:
+    archive = make(tmp_path / "evil.archive", {"good.txt": b"", name: b"x"})
+    with pytest.raises(FetchLocbenchError, match="outside its folder"):
+        unpack(archive, tmp_path / "root", "yfcc")
+    assert list((tmp_path / "root").iterdir()) == [] and not (tmp_path / "evil.txt").exists()
+
+
+def test_links_in_archives_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FetchLocbenchError, match="link or device"):
+        unpack(tar_of(tmp_path / "a.tar", {"x": b""}, link="/etc/passwd"), tmp_path / "root", "yfcc")
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        entry = zipfile.ZipInfo("link")
+        entry.external_attr = 0o120777 << 16
+        packed.writestr(entry, "/etc/passwd")
+    with pytest.raises(FetchLocbenchError, match="link or device"):
+        unpack(archive, tmp_path / "root", "yfcc")
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_truncated_archives_leave_nothing(make: Any, tmp_path: Path) -> None:
+    suffix = ".zip" if make is zip_of else ".tar"
+    archive = make(tmp_path / f"yfcc{suffix}", {"yfcc/a.bin": CONTENT, "yfcc/b.bin": CONTENT})
+    archive.write_bytes(archive.read_bytes()[: len(CONTENT)])
+    with pytest.raises(FetchLocbenchError, match="truncated or damaged"):
+        unpack(archive, tmp_path / "root", "yfcc")
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_unpacking_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zip_of(tmp_path / "yfcc.zip", {"a.bin": CONTENT})
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
+    with pytest.raises(FetchLocbenchError, match="the disk is full"):
+        unpack(archive, tmp_path / "root", "yfcc")
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_files_are_found_by_dataset_folder() -> None:
+    names = [
+        "BirdSnap.tar",
+        "iNat_2017.zip",
+        "inat-2018.tar.gz",
+        "sustainbench_dhs_labels.zip",
+        "ocean_mask.npy",
+    ]
+    listed = [RemoteFile(name, "", 1, "") for name in names]
+    assert [file.folder for file in listed] == ["birdsnap", "inat_2017", "inat_2018", "sustainbench", None]
+    assert files_for(["birdsnap", "birdsnap_ebird"], listed) == listed[:1]
+    with pytest.raises(FetchLocbenchError, match=r"no file .* named after fmow \(files: BirdSnap.tar"):
+        files_for(["fmow"], listed)
+
+
+def test_the_figshare_listing_is_read_through_pooch(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [{"name": "yfcc.zip", "download_url": "https://x/1", "size": 5, "computed_md5": "ab", "id": 1}]
+
+    def answer(url: str, **_: Any) -> Any:
+        if "doi.org" in url:
+            return SimpleNamespace(
+                url="https://figshare.com/articles/x/26026798", status_code=200, raise_for_status=int
+            )
+        body: Any = [{"id": 26026798}] if "?doi=" in url else {"files": files}
+        return SimpleNamespace(json=lambda: body, raise_for_status=lambda: None)
+
+    monkeypatch.setattr(requests, "get", answer)
+    with pytest.warns(UserWarning, match="doesn't specify which version"):
+        assert list_remote() == [RemoteFile("yfcc.zip", "https://x/1", 5, "ab")]
+
+
+def test_no_connection_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise requests.ConnectionError("no route")
+
+    monkeypatch.setattr(requests, "get", refuse)
+    with pytest.raises(FetchLocbenchError, match=r"by hand from https://doi.org/"):
+        list_remote()
+
+
+class TestCommandLine:
+    """The script from listing to conversion, with the archive of one dataset."""
+
+    @pytest.fixture
+    def published(self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = write_yfcc(tmp_path / "made")
+        archive = zip_of(
+            tmp_path / "YFCC.zip",
+            {str(p.relative_to(folder.parent)): p.read_bytes() for p in folder.rglob("*") if p.is_file()},
+        )
+        server.files["YFCC.zip"] = archive.read_bytes()
+        monkeypatch.setattr(fetch_locbench, "list_remote", lambda: [remote(server, "YFCC.zip")])
+        return tmp_path / "root"
+
+    def test_listing_shows_sizes_and_terms_and_fetches_nothing(
+        self, published: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert fetch_locbench.main(["--list", "--root", str(published)]) == 0
+        shown = capsys.readouterr().out
+        assert "GB" in shown and "YFCC.zip" in shown and "CC BY-NC 4.0" in shown and "DHS" in shown
+        assert not published.exists()
+
+    def test_terms_must_be_accepted(self, published: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert fetch_locbench.main(["--names", "yfcc", "--root", str(published)]) == 1
+        assert "not accepted" in capsys.readouterr().err and not published.exists()
+
+    def test_fetch_verify_convert(
+        self, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ["--names", "yfcc", "--root", str(published), "--accept-terms", "--keep-archives"]
+        assert fetch_locbench.main(arguments) == 1  # four rows are not the published counts, and it says so
+        assert "train rows" in capsys.readouterr().out
+        book = json.loads((published / "checksums.json").read_text())
+        content = (published / ".downloads/YFCC.zip").read_bytes()
+        assert book["YFCC.zip"]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert changed_downloads(published) == []
+        (published / ".downloads/YFCC.zip").write_bytes(content + b"x")
+        assert fetch_locbench.main(["--verify", "--root", str(published)]) == 1
+        assert "no longer the one that was fetched" in capsys.readouterr().out
+        assert fetch_locbench.main(["--convert", str(tmp_path / "out"), "--root", str(published)]) == 0
+        assert (tmp_path / "out/yfcc/meta.json").is_file()
+
+    def test_nothing_to_verify_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert fetch_locbench.main(["--verify", "--root", str(tmp_path)]) == 1
+        assert "no dataset folder" in capsys.readouterr().err
+
+
+def test_recording_keeps_earlier_entries(server: Server, tmp_path: Path) -> None:
+    path = fetch(remote(server), tmp_path)
+    record(remote(server), path, tmp_path)
+    other = RemoteFile("other.zip", "", 1, "")
+    record(other, path, tmp_path)
+    assert sorted(json.loads((tmp_path / fetching.RECORD).read_text())) == ["birdsnap.tar", "other.zip"]
+    assert os.listdir(tmp_path / ".downloads") == ["birdsnap.tar"]

@@ -1,0 +1,279 @@
+"""The world that all synthetic stand-ins share: fields on the sphere, and people who take photographs on it.
+
+A field is a sum of plane waves in space, restricted to the sphere,
+
+    f(u) = sum_s a_s sqrt(2 / M) sum_m cos(w_sm . u + phi_sm),   u on S², w_sm ~ N(0, k_s² I_3), phi_sm ~ U[0, 2 pi),
+
+a Gaussian random field with one octave per k_s (k = 2 is a wavelength of about 3,000 km, k = 54 of about 120 km). It
+knows no longitude and no latitude, so it has no seam and no poles, and it is no encoder's own basis.
+
+Places come in four layers: land, hot spots, observers, and the places an observer visits; then they are thinned so
+that the shares of world regions and the quantiles of latitude are those of the dataset they stand in for.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tslab.coords import EARTH_RADIUS_KM, lonlat_from_unit_vectors, sample_sphere, unit_vectors
+from tslab.land import is_land
+
+GENERATOR_VERSION = "1"
+"""Raised whenever the same seed would give other data."""
+
+REGIONS = ("North America", "South America", "Europe", "Africa and Middle East", "Asia", "Oceania")
+"""Names of the region numbers that `region_of` gives."""
+
+COORDINATE_DECIMALS = 4
+WAVES = 64
+
+
+def random_stream(*key: object) -> np.random.Generator:
+    """A generator of random numbers of its own for every key, for instance (seed, dataset, purpose)."""
+    digest = hashlib.sha256("/".join(map(str, (GENERATOR_VERSION, *key))).encode()).digest()
+    return np.random.Generator(
+        np.random.Philox(key=[int.from_bytes(digest[i : i + 8], "little") for i in (0, 8)])
+    )
+
+
+class SphereField:
+    """A random field on the sphere, see the module's first paragraph; called with (n, 3) unit vectors, returns (n,)
+    float64.
+
+    Mean 0 and variance sum of ``amplitudes``² over random fields; a single field differs from that by chance.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, wavenumbers: Sequence[float], amplitudes: Sequence[float]
+    ) -> None:
+        k = np.repeat(np.asarray(wavenumbers, dtype=np.float64), WAVES)
+        self.waves = torch.from_numpy(rng.standard_normal((len(k), 3)) * k[:, None])
+        self.phases = torch.from_numpy(rng.random(len(k)) * 2 * np.pi)
+        self.weights = torch.from_numpy(
+            np.repeat(np.asarray(amplitudes, dtype=np.float64), WAVES) * math.sqrt(2 / WAVES)
+        )
+
+    def __call__(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        parts = [
+            torch.cos(part.double() @ self.waves.T + self.phases) @ self.weights
+            for part in xyz.split(1 << 15)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+class World:
+    """Relief, climate and settlement of one synthetic world (one per seed); all in standard units of about 1."""
+
+    def __init__(self, seed: int) -> None:
+        octaves = (2, 6, 18, 54)
+        self._relief = SphereField(random_stream(seed, "relief"), octaves, (0.8, 0.5, 0.3, 0.15))
+        self._moisture = SphereField(random_stream(seed, "moisture"), octaves, (0.8, 0.5, 0.3, 0.15))
+        self._settlement = SphereField(random_stream(seed, "settlement"), (6, 18, 54), (0.6, 0.7, 0.4))
+
+    def relief(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """How high the land is."""
+        return self._relief(xyz)
+
+    def temperature(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Warm at the equator, cold at the poles and on high ground."""
+        return 1.5 - 4 * xyz[:, 2].double() ** 2 - 0.5 * self._relief(xyz)
+
+    def moisture(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """How wet it is."""
+        return self._moisture(xyz)
+
+    def settlement(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Logarithm of how many people live there: sparse and peaked, less where it is cold or high."""
+        return 1.5 * self._settlement(xyz) + 0.5 * self.temperature(xyz) - 0.5 * self._relief(xyz)
+
+
+@dataclass(frozen=True)
+class Geography:
+    """Where the rows of a dataset lie.
+
+    Attributes:
+        regions: shares of `REGIONS`.
+        latitudes: 1, 50 and 99 % quantile of the latitude, degrees.
+        distinct: distinct places per row.
+        boxes: (west, south, east, north) boxes outside which nothing lies, degrees; none means the whole world.
+        hot_spots: how many.
+    """
+
+    regions: tuple[float, ...]
+    latitudes: tuple[float, float, float]
+    distinct: float = 1.0
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    hot_spots: int = 400
+
+
+def region_of(lonlat: Float[Tensor, "n 2"]) -> Int[Tensor, " n"]:
+    """Number in `REGIONS` of each place, by simple rules on longitude and latitude."""
+    lon, lat = lonlat.unbind(-1)
+    west, middle = lon < -30, (lon >= -30) & (lon < 60)
+    region = torch.full(lon.shape, 5, dtype=torch.int64)
+    region[(lon >= 60) & (lat >= -11)] = 4
+    region[middle & (lat < 36)] = 3
+    region[middle & (lat >= 36)] = 2
+    region[west & (lat < 13)] = 1
+    region[west & (lat >= 13)] = 0
+    return region
+
+
+def photographed_places(
+    n: int, geography: Geography, world: World, rng: np.random.Generator
+) -> tuple[Float[Tensor, "n 2"], Int[Tensor, " n"]]:
+    """``n`` rows where people photograph: degrees, float64 on a grid of 1e-4, and the number of each row's distinct
+    place.
+
+    Rows are in random order. Region shares and latitude quantiles are met as far as the pool of places allows.
+    """
+    distinct = max(1, min(n, round(geography.distinct * n)))
+    pool = _pool(max(3 * distinct, 12_000), geography, world, rng)
+    chosen = pool[_thin(pool, geography, distinct, rng)]
+    popularity = 1 / (np.arange(len(chosen)) + 3.0)
+    repeats = _draw(rng, popularity, n - len(chosen))
+    site = np.concatenate([np.arange(len(chosen)), repeats])[rng.permutation(n)]
+    return chosen[torch.from_numpy(site)], torch.from_numpy(site)
+
+
+def land_places(
+    n: int, rng: np.random.Generator, lat_range: tuple[float, float] = (-90, 90)
+) -> Float[Tensor, "n 2"]:
+    """``n`` places uniform by area on land between two latitudes: degrees, float64 on a grid of 1e-4."""
+    generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+    found: list[Tensor] = []
+    count = 0
+    while count < n:
+        drawn = sample_sphere(4 * (n - count) + 1000, generator=generator, dtype=torch.float64)
+        drawn = drawn[(drawn[:, 1] >= lat_range[0]) & (drawn[:, 1] <= lat_range[1])]
+        drawn = torch.round(drawn, decimals=COORDINATE_DECIMALS)
+        found.append(drawn[is_land(drawn)])
+        count += len(found[-1])
+    return torch.cat(found)[:n]
+
+
+def scatter(
+    rng: np.random.Generator, centres: Float[Tensor, "n 3"], kappa: NDArray[np.float64]
+) -> Float[Tensor, "n 3"]:
+    """One draw from the von Mises-Fisher density around each centre (unit vectors, float64).
+
+    The cosine of the distance is 1 + ln(v + (1 - v) exp(-2 kappa)) / kappa for uniform v, the direction is uniform.
+    """
+    v, angle = rng.random(len(centres)), rng.random(len(centres)) * 2 * np.pi
+    along = torch.from_numpy(1 + np.log(v + (1 - v) * np.exp(-2 * kappa)) / kappa)
+    across = torch.sqrt((1 - along**2).clamp_min(0))
+    helper = torch.where(
+        centres[:, 2:].abs() < 0.9, torch.tensor([[0.0, 0, 1]]), torch.tensor([[1.0, 0, 0]])
+    ).double()
+    east = torch.nn.functional.normalize(torch.linalg.cross(helper, centres), dim=-1)
+    north = torch.linalg.cross(centres, east)
+    turn = torch.from_numpy(angle)
+    offset = torch.cos(turn)[:, None] * east + torch.sin(turn)[:, None] * north
+    return along[:, None] * centres + across[:, None] * offset
+
+
+def on_grid(xyz: Float[Tensor, "n 3"]) -> Float[Tensor, "n 2"]:
+    """Degrees of unit vectors, rounded to the grid of 1e-4 degrees that all synthetic places lie on."""
+    return torch.round(lonlat_from_unit_vectors(xyz), decimals=COORDINATE_DECIMALS)
+
+
+def _pool(n: int, geography: Geography, world: World, rng: np.random.Generator) -> Tensor:
+    """At least ``n`` places on land: hot spots by settlement, observers around them, places around those."""
+    land = land_places(20_000, rng)
+    if geography.boxes:
+        land = torch.cat([land, _land_in_boxes(4_000, geography, rng)])
+        land = land[_in_boxes(land, geography)]
+    weights = torch.exp(world.settlement(unit_vectors(land))).numpy() * _thinning_weights(land, geography)
+    spots = unit_vectors(land[torch.from_numpy(_draw(rng, weights, geography.hot_spots))])
+    reach = np.exp(rng.uniform(np.log(50), np.log(5000), geography.hot_spots))
+    fame = 1 / (np.arange(geography.hot_spots) + 5.0)
+    found: list[Tensor] = []
+    count = 0
+    while count < n:
+        observers = max(200, n // 6)
+        at = _draw(rng, fame, observers)
+        homes = scatter(rng, spots[torch.from_numpy(at)], reach[at])
+        home = torch.from_numpy(rng.integers(0, observers, 6 * observers))
+        kilometres = np.exp(rng.normal(np.log(4.0), 1.0, len(home)))
+        around = on_grid(scatter(rng, homes[home], (EARTH_RADIUS_KM / kilometres) ** 2))
+        keep = is_land(around)
+        if geography.boxes:
+            keep &= _in_boxes(around, geography)
+        found.append(around[keep])
+        count += len(found[-1])
+    pool = torch.cat([*found, land])
+    key = torch.round(pool * 10**COORDINATE_DECIMALS).long()
+    _, first = np.unique((key[:, 0] * 4_000_000 + key[:, 1]).numpy(), return_index=True)
+    return pool[torch.from_numpy(rng.permutation(first))]
+
+
+def _thin(pool: Tensor, geography: Geography, n: int, rng: np.random.Generator) -> Tensor:
+    """Rows of ``pool``, ``n`` distinct ones, whose regions and latitudes follow the geography."""
+    cell, wanted = _wanted_cells(pool, geography)
+    quota = np.floor(wanted * n + rng.random(len(wanted)) * 0.999).astype(np.int64)
+    taken = [np.flatnonzero(cell == c)[: quota[c]] for c in range(len(wanted))]
+    rows = np.concatenate(taken)
+    if len(rows) > n:
+        rows = rng.permutation(rows)[:n]
+    if len(rows) < n:  # cells that ran out of places: fill up with whatever is left where something is wanted
+        rest = np.setdiff1d(np.flatnonzero(wanted[cell] > 0), rows)
+        rows = np.concatenate([rows, rest[: n - len(rows)]])
+    return torch.from_numpy(rng.permutation(rows))
+
+
+def _thinning_weights(lonlat: Tensor, geography: Geography) -> NDArray[np.float64]:
+    """Weight per place so that the weighted places follow the geography."""
+    cell, wanted = _wanted_cells(lonlat, geography)
+    return (wanted / np.maximum(np.bincount(cell, minlength=len(wanted)), 1))[cell]
+
+
+def _wanted_cells(lonlat: Tensor, geography: Geography) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The (region, latitude band) cell of each place, and the wanted share of each cell.
+
+    Iterative proportional fitting of what is there to the two margins that are known.
+    """
+    edges = torch.tensor(geography.latitudes, dtype=torch.float64)
+    band = torch.bucketize(lonlat[:, 1].double().contiguous(), edges)
+    cell = (region_of(lonlat) * 4 + band).numpy()
+    shares = np.bincount(cell, minlength=24).reshape(6, 4) / max(len(cell), 1)
+    regions, bands = np.asarray(geography.regions), np.array([0.01, 0.49, 0.49, 0.01])
+    for _ in range(50):
+        shares = shares * (bands / np.maximum(shares.sum(0), 1e-12))
+        shares = shares * (regions / np.maximum(shares.sum(1), 1e-12))[:, None]
+    return cell, (shares / max(shares.sum(), 1e-12)).ravel()
+
+
+def _in_boxes(lonlat: Tensor, geography: Geography) -> Tensor:
+    lon, lat = lonlat.unbind(-1)
+    inside = torch.zeros(len(lonlat), dtype=torch.bool)
+    for west, south, east, north in geography.boxes:
+        inside |= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
+    return inside
+
+
+def _land_in_boxes(n: int, geography: Geography, rng: np.random.Generator) -> Tensor:
+    parts = []
+    for west, south, east, north in geography.boxes:
+        u = torch.from_numpy(rng.random((n, 2)))
+        low, high = math.sin(math.radians(south)), math.sin(math.radians(north))
+        lat = torch.rad2deg(torch.asin(low + (high - low) * u[:, 1]))
+        drawn = torch.round(
+            torch.stack([west + (east - west) * u[:, 0], lat], -1), decimals=COORDINATE_DECIMALS
+        )
+        parts.append(drawn[is_land(drawn)])
+    return torch.cat(parts)
+
+
+def _draw(rng: np.random.Generator, weights: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """``n`` independent draws of an index with probability proportional to its weight."""
+    cumulative = np.cumsum(weights)
+    return np.minimum(
+        np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right"), len(weights) - 1
+    )
