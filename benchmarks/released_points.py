@@ -1,14 +1,15 @@
 """Does a location encoder beat its baselines on real data? The released MOSAIKS points, random and block
 splits, several seeds.
 
-    TSLAB_MIRROR=... python benchmarks/released_points.py [--tasks elevation ...] [--seeds 0 1 2]
+    TSLAB_MIRROR=... python benchmarks/released_points.py [--tasks elevation ...] [--seeds 1 2 3]
 
 Every method sees the same rows. Each seed draws its own split (80 % training, 20 % test; at random, or in
 blocks of 10 degrees) and its own weights. What a method can choose, it chooses on training rows: the
 neighbours' number and weight by leaving one out, the trees' number on a tenth of the rows, kriging's two
-numbers by leaving one out. The encoder's hyper-parameters are fixed in this file, the same for all labels
-and seeds, one set for random and one for block splits; they were chosen on split seed 100, which is not
-among the seeds of the table.
+numbers by leaving one out, the weight of the encoder against kriging on folds. The encoder's
+hyper-parameters are fixed in this file, the same for all labels and seeds, one set for random and one for
+block splits; they were chosen on elevation with the split seeds 0 (random) and 100 (block), which are not
+in the table.
 
 Each finished (task, split, seed) is written to book/results/released_points.csv at once and not computed again.
 """
@@ -24,9 +25,9 @@ import torch
 
 import tslab
 from tslab._files import atomic_path
-from tslab.baselines import CoordinateTrees, NeighborAverage
+from tslab.baselines import CoordinateTrees, NeighborAverage, SphereNeighbors
 from tslab.evaluation import evaluate
-from tslab.kriging import LocalKriging, train_with_residuals
+from tslab.kriging import LocalKriging, train_stack
 from tslab.tasks import Table, Task
 
 RESULTS = Path(__file__).resolve().parent.parent / "book" / "results"
@@ -40,7 +41,7 @@ NETWORK: dict[str, Any] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "random": NETWORK | {"min_radius": 0.01, "dropout": 0.1, "epochs": 10},
-    "block": NETWORK | {"min_radius": 0.03, "dropout": 0.1, "epochs": 6},
+    "block": NETWORK | {"num_scales": 8, "min_radius": 0.1, "dropout": 0.1, "epochs": 3},
 }
 
 
@@ -53,9 +54,16 @@ class Predictor:
 
 def best_neighbours(table: Table) -> NeighborAverage:
     """The neighbour average with the smallest error on training places left out one at a time."""
-    fitted = [NeighborAverage(table, k=k, power=p) for k in (5, 10, 20) for p in (0.0, 1.0, 2.0)]
+    distance, index = SphereNeighbors(table.lonlat, 20).query_self()
     label = table.target.double()
-    return min(fitted, key=lambda model: float(((model.leave_one_out() - label) ** 2).mean()))
+
+    def error(k: int, power: float) -> float:
+        weight = (distance[:, :k] + 1.0) ** -power  # as NeighborAverage, softened by a kilometre
+        average = (weight * label[index[:, :k]]).sum(1) / weight.sum(1)
+        return float(((average - label) ** 2).mean())
+
+    k, power = min(((k, p) for k in (5, 10, 20) for p in (0.0, 1.0, 2.0)), key=lambda choice: error(*choice))
+    return NeighborAverage(table, k=k, power=power)
 
 
 def methods(task: Task, split: str, seed: int) -> Iterator[tuple[str, Any, str, float]]:
@@ -75,13 +83,12 @@ def methods(task: Task, split: str, seed: int) -> Iterator[tuple[str, Any, str, 
     yield "kriging", model, f"L={model.length_km:g} km, nugget={model.nugget:g}", seconds
     blocks = BLOCK_DEG if split == "block" else None
     model, seconds = timed(
-        lambda: train_with_residuals(
+        lambda: train_stack(
             task, ENCODER, folds=3, block_degrees=blocks, seed=seed, progress=False, **SETTINGS[split]
         )
     )
-    yield "encoder", Predictor(model.trend), f"{ENCODER}, mean of 3 folds", seconds
-    chosen = f"L={model.residuals.length_km:g} km, nugget={model.residuals.nugget:g}"
-    yield "encoder + residuals", model, chosen, seconds
+    yield "encoder", Predictor(model.encoders), f"{ENCODER}, mean of 3 folds", seconds
+    yield "encoder + kriging", model, f"weight of the encoder {model.weight:.2f}", seconds
 
 
 def measure(name: str, split: str, seed: int) -> pd.DataFrame:
@@ -139,7 +146,7 @@ def main() -> None:
     )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--splits", nargs="+", default=["random", "block"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--out", type=Path, default=RESULTS / "released_points.csv")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()

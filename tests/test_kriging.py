@@ -1,10 +1,10 @@
-"""Kriging by its defining properties, and residuals that are honest."""
+"""Kriging by its defining properties, and a stack whose weight is chosen on rows that nobody has seen."""
 
 import pytest
 import torch
 
 from tslab import great_circle_distance, sample_sphere
-from tslab.kriging import LocalKriging, train_with_residuals
+from tslab.kriging import LocalKriging, train_stack
 from tslab.metrics import r2
 from tslab.tasks import Table, Task, TaskMeta
 from tslab.training import train
@@ -54,28 +54,29 @@ def test_leaving_out_tells_a_smooth_field_from_noise() -> None:
     assert float(white.predict(places(500, 7)).std()) < 0.4  # stays near the mean of noise with deviation 1
 
 
-def test_residuals_add_what_the_encoder_cannot_resolve() -> None:
-    """The encoder is xyz, one wave around the globe; the field has much finer detail."""
-    table = gaussian_field(1500, 1000.0)
-    order = torch.randperm(1500, generator=torch.Generator().manual_seed(4))
-    fit, check = table.where(order[:1200]), table.where(order[1200:])
+def test_the_stack_is_at_least_as_good_as_its_better_half_where_the_weight_is_chosen() -> None:
+    table = gaussian_field(1000, 1000.0)
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(4))
+    fit, check = table.where(order[:800]), table.where(order[800:])
     task = Task(
         name="field", train=fit, val=check, test=check, meta=TaskMeta(kind="regression", synthetic=True)
     )
-    model = train_with_residuals(task, "xyz", folds=2, epochs=5, hidden_dim=32, dropout=0.0, progress=False)
-    trend, both = (r2(f(check.lonlat), check.target.double()) for f in (model.trend, model.predict))
-    assert both > trend + 0.1
-    assert len(model.runs) == 2 and all(len(run.history) == 5 for run in model.runs)
+    model = train_stack(task, "xyz", folds=2, epochs=5, hidden_dim=32, dropout=0.0, progress=False)
+    assert model.fold_r2["both"] >= max(model.fold_r2["encoder"], model.fold_r2["kriging"])
+    assert 0 <= model.weight < 0.5  # one wave around the globe knows less than the neighbours
+    together = model.weight * model.encoders(check.lonlat) + (1 - model.weight) * model.kriging.predict(
+        check.lonlat
+    )
+    torch.testing.assert_close(model.predict(check.lonlat), together)
+    assert r2(model.predict(check.lonlat), check.target.double()) > 0.3
 
 
-def test_no_row_is_predicted_by_a_model_that_saw_it() -> None:
-    lonlat = places(60)
+@pytest.mark.parametrize("block_degrees", [None, 30.0])
+def test_no_row_chooses_the_weight_by_a_model_that_saw_it(block_degrees: float | None) -> None:
+    lonlat = places(90)
+    table = Table(lonlat=lonlat, target=torch.arange(90.0))
     task = Task(
-        name="rows",
-        train=Table(lonlat=lonlat, target=torch.arange(60.0)),
-        val=Table(lonlat=lonlat, target=torch.arange(60.0)),
-        test=Table(lonlat=lonlat, target=torch.arange(60.0)),
-        meta=TaskMeta(kind="regression", synthetic=True),
+        name="rows", train=table, val=table, test=table, meta=TaskMeta(kind="regression", synthetic=True)
     )
     seen: list[set[float]] = []
 
@@ -83,6 +84,6 @@ def test_no_row_is_predicted_by_a_model_that_saw_it() -> None:
         seen.append(set(part.train.target.tolist()))
         return train(part, "xyz", epochs=1, fusion="none", progress=False)
 
-    train_with_residuals(task, folds=3, k=8, build=watch)  # type: ignore[arg-type]
-    left_out = [set(range(60)) - rows for rows in seen]
-    assert sorted(row for rows in left_out for row in rows) == list(range(60))
+    train_stack(task, folds=3, block_degrees=block_degrees, k=8, build=watch)  # type: ignore[arg-type]
+    left_out = [set(range(90)) - rows for rows in seen]
+    assert sorted(row for rows in left_out for row in rows) == list(range(90))

@@ -1,8 +1,8 @@
-"""Kriging: neighbours weighted by how labels covary, and an encoder with the neighbours' residuals on top.
+"""Kriging: neighbours weighted by how labels covary, and an encoder stacked with it.
 
-A nearest-neighbour average knows that near places are alike, an encoder knows what the world looks like at
-every scale. `LocalKriging` does the first properly; `train_with_residuals` adds both: a location encoder for
-the trend, and kriging of what it left over.
+A nearest-neighbour average knows that near places are alike; `LocalKriging` does that properly and is the strongest
+baseline of places here. `train_stack` asks how much an encoder knows beyond it: it weighs both by how well they predict
+training rows that they have not seen.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tslab.baselines import SphereNeighbors
 from tslab.coords import EARTH_RADIUS_KM, has_location
+from tslab.metrics import r2
 from tslab.tasks.splits import block_folds
 from tslab.tasks.task import Table, Task
 from tslab.training import Run, train
@@ -97,28 +98,31 @@ class LocalKriging:
 
 
 @dataclass(frozen=True)
-class ResidualRegressor:
-    """The mean of encoder models trained on different folds, plus the kriged residuals that they left on the
-    rows they did not see.
+class StackedRegressor:
+    """a f(x) + (1 - a) g(x): f the mean of encoder models trained on different folds, g the kriged labels.
 
     Attributes:
         runs: one run for each fold.
-        residuals: kriging of the residuals.
+        kriging: of the labels, over all training rows.
+        weight: a, in [0, 1].
+        fold_r2: R^2 of encoder, kriging and both on training rows that they have not seen.
     """
 
     runs: tuple[Run, ...]
-    residuals: LocalKriging
+    kriging: LocalKriging
+    weight: float
+    fold_r2: dict[str, float]
 
-    def trend(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-        """What the encoders alone say."""
+    def encoders(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+        """What the encoders alone say: f."""
         with torch.inference_mode():
             return torch.stack([run.model(lonlat) for run in self.runs]).double().mean(0)
 
     def predict(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-        return self.trend(lonlat) + self.residuals.predict(lonlat)
+        return self.weight * self.encoders(lonlat) + (1 - self.weight) * self.kriging.predict(lonlat)
 
 
-def train_with_residuals(
+def train_stack(
     task: Task,
     encoder: str = "sphere2vec_sphereC+",
     *,
@@ -128,38 +132,45 @@ def train_with_residuals(
     k: int = 32,
     build: Callable[..., Run] = train,
     **options: Any,
-) -> ResidualRegressor:
-    """Train an encoder on a regression task without images, once for each fold, and krige the residuals of
-    the fold left out.
+) -> StackedRegressor:
+    """Train an encoder on a regression task without images once for each fold, and stack it with kriging.
 
-    Every training row thus has the residual of a model that has not seen it. What an encoder fits by heart
-    leaves no such residual, and what it cannot resolve does.
+    For each fold, encoder and kriging predict rows that neither has seen; the weight a minimises the squared error of
+    a f + (1 - a) g there. At a new place, f is the mean of all fold models and g uses all rows.
 
     Args:
         task: a regression task; only places are used.
         folds: number of folds, at least 2.
-        block_degrees: make folds of blocks of this size (for a test in regions never seen); at random otherwise.
+        block_degrees: make folds of blocks of this size, to choose the weight for regions never seen; at random
+            otherwise, for gaps between known places.
         seed: of folds and trainings.
         k: neighbours of the kriging.
         build: what trains one model, for tests.
         **options: of `tslab.train`.
     """
-    table = task.train
+    table = task.train.where(task.train.has_location)
     if block_degrees is None:
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
         fold = torch.empty(len(table), dtype=torch.long)
         fold[order] = torch.arange(len(table)) % folds
     else:
         fold = block_folds(table.lonlat, folds, size_degrees=block_degrees, seed=seed)
-    residual = torch.empty(len(table), dtype=table.target.dtype)
+    kriging = LocalKriging(table, k=k, seed=seed)
+    label = table.target.double()
+    by_encoder, by_kriging = torch.empty_like(label), torch.empty_like(label)
     runs = []
     for i in range(folds):
-        part = replace(task, train=table.where(fold != i))
-        run = build(part, encoder, seed=seed * folds + i, fusion="none", **options)
+        seen, unseen = table.where(fold != i), fold == i
+        runs.append(
+            build(replace(task, train=seen), encoder, seed=seed * folds + i, fusion="none", **options)
+        )
         with torch.inference_mode():
-            predicted = run.model(table.lonlat[fold == i])
-        residual[fold == i] = table.target[fold == i] - predicted.to(residual)
-        runs.append(run)
-    return ResidualRegressor(
-        tuple(runs), LocalKriging(Table(lonlat=table.lonlat, target=residual), k=k, seed=seed)
-    )
+            by_encoder[unseen] = runs[-1].model(table.lonlat[unseen]).double()
+        part = LocalKriging(seen, k=k, length_km=kriging.length_km, nugget=kriging.nugget)
+        by_kriging[unseen] = part.predict(table.lonlat[unseen])
+    difference = by_encoder - by_kriging
+    weight = float(((label - by_kriging) @ difference) / (difference @ difference).clamp_min(1e-30))
+    weight = min(max(weight, 0.0), 1.0)
+    both = weight * by_encoder + (1 - weight) * by_kriging
+    scores = {"encoder": r2(by_encoder, label), "kriging": r2(by_kriging, label), "both": r2(both, label)}
+    return StackedRegressor(tuple(runs), kriging, weight, scores)
