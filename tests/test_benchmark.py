@@ -30,7 +30,9 @@ from tslab.benchmark.comparison import COMPARISONS
 
 
 def test_the_plans_of_all_tables_cover_every_published_number_but_the_averages():
-    covered = {(s.dataset, s.encoder, m) for table in benchmark.TABLES for s in plan([table]) for m in s.metrics}
+    covered = {
+        (s.dataset, s.encoder, m) for table in benchmark.TABLES for s in plan([table]) for m in s.metrics
+    }
     cells = read_cells()
     keys = set(cells[["dataset", "encoder", "metric"]].itertuples(index=False, name=None))
     assert {key for key in keys if key[0] != "avg_species"} <= covered
@@ -151,7 +153,18 @@ def test_a_dask_cluster_does_the_same_runs(tmp_path):
 
 @pytest.mark.slow
 def test_training_on_stand_ins_from_the_command_line_to_the_store(tmp_path, capsys):
-    words = ["run", "--source", "synthetic", "--scale", "tiny", "--epochs", "1", "--quiet", "--out", str(tmp_path)]
+    words = [
+        "run",
+        "--source",
+        "synthetic",
+        "--scale",
+        "tiny",
+        "--epochs",
+        "1",
+        "--quiet",
+        "--out",
+        str(tmp_path),
+    ]
     words += ["--device", "cpu", "--encoders", "no_prior", "xyz", "baseline:knn"]
     table = ["--table", "top1", "geobias_classification", "--datasets", "birdsnap_ebird"]
     assert main([*words, *table]) == 0

@@ -1,0 +1,165 @@
+"""The reproduction chapters run, from the committed record and through training on stand-ins, and repeat themselves."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+import pytest
+
+from tslab.benchmark import TABLES, read_cells, read_fair_table
+from tslab.benchmark.notebook import reproduce, verdict_sentence
+from tslab.benchmark.oddities import GROUPS, ODDITIES
+from tslab.published import published_tables
+
+BOOK = Path(__file__).parents[1] / "book" / "reproduction"
+TABLE_CHAPTERS = ["r2_mosaiks", "r2_sustainbench", "geobias_classification", "geobias_regression"]
+CHAPTERS = [*TABLE_CHAPTERS, "rankings", "audit", "leaderboard"]
+
+
+@pytest.fixture
+def without_released_files(tmp_path, monkeypatch):
+    monkeypatch.delenv("TSLAB_MIRROR", raising=False)
+    monkeypatch.setenv("TSLAB_DATA", str(tmp_path / "empty"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def run_chapter(name, folder, **parameters):
+    source, executed = folder / f"{name}.ipynb", folder / f"{name}-executed.ipynb"
+    nbformat.write(jupytext.read(BOOK / f"{name}.md"), source)
+    papermill.execute_notebook(
+        str(source),
+        str(executed),
+        parameters=parameters,
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(folder),
+    )
+    return executed
+
+
+def shown(executed):
+    """All text and Markdown that the notebook shows."""
+    outputs = [out for cell in nbformat.read(executed, 4).cells for out in cell.get("outputs", [])]
+    return "\n".join(str(out.get("text") or out.get("data", {}).get("text/markdown", "")) for out in outputs)
+
+
+# --- the shared call -----------------------------------------------------
+
+
+@pytest.mark.parametrize("table", [key for key in TABLES if key != "r2_sustainbench"])
+def test_without_released_files_the_record_is_shown_and_said_so(table, without_released_files):
+    result = reproduce(table, encoders=["nerf", "xyz"])
+    assert not result.recomputed and "The released files are not on this machine" in result.origin
+    datasets, metrics = TABLES[table]
+    assert len(result.cells) == 2 * len(datasets) * len(metrics)
+
+
+def test_sustainbench_has_nothing_to_recompute_from(without_released_files):
+    result = reproduce("r2_sustainbench")
+    assert "There is nothing to recompute from" in result.origin
+    assert len(result.cells) == 96 and result.cells["recomputed"].isna().all()
+
+
+@pytest.mark.mirror
+def test_recomputed_cells_are_those_of_the_record(mirror):
+    result = reproduce(
+        "r2_mosaiks", datasets=["mosaiks_forest_cover"], encoders=["nerf", "tile"], data_root=mirror
+    )
+    assert result.recomputed and "Recomputed now" in result.origin
+    keys = ["dataset", "encoder", "metric"]
+    both = result.cells.merge(read_cells(), on=keys, suffixes=("", "_record"))
+    assert (both["verdict"] == both["verdict_record"]).all() and len(both) == 2
+
+
+def test_the_sentence_counts_every_cell():
+    cells = read_cells()
+    sentence = verdict_sentence(cells)
+    assert sentence.startswith("Of the 652 cells, ")
+    assert sum(int(word) for word in sentence.split("**")[1::2]) == 652
+
+
+def test_there_are_35_oddities_each_in_a_group_with_what_tslab_does():
+    assert len(ODDITIES) == len({(o.where, o.what) for o in ODDITIES}) == 35
+    assert {o.group for o in ODDITIES} == set(GROUPS)
+    assert all(o.what and o.tslab for o in ODDITIES)
+
+
+def test_the_board_keeps_published_and_recomputed_apart():
+    from tslab.benchmark import leaderboard
+
+    board = leaderboard()
+    published = board[board["source"] == "published"]
+    assert (published["value"].to_numpy() == published_tables()["published"].to_numpy()).all()
+    assert published["low"].isna().all()
+    recomputed = board[board["source"] == "recomputed"]
+    assert len(recomputed) == read_cells()["recomputed"].notna().sum()
+
+
+def test_the_fair_table_compares_the_same_places():
+    table = read_fair_table()
+    if table is None:
+        pytest.skip("no record of the fair table")
+    assert (table.groupby(["dataset", "split", "seed"])["n"].nunique() == 1).all()
+    assert table["value"].between(table["low"], table["high"]).all()
+    trees = table[table["encoder"] == "baseline:trees"].set_index(["dataset", "split", "seed"])["value"]
+    compared = table[table["gain"].notna()].set_index(["dataset", "split", "seed"])
+    assert ((compared["value"] - trees.reindex(compared.index) - compared["gain"]).abs() < 2e-4).all()
+
+
+# --- the chapters --------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapters_run_from_the_record(name, tmp_path, without_released_files):
+    text = shown(run_chapter(name, tmp_path))
+    if name in TABLE_CHAPTERS:
+        assert "committed record" in text
+    if name == "audit":
+        assert "Of the 652 cells" in text and "We found 35" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["r2_mosaiks", "geobias_classification"])
+def test_training_on_stand_ins_runs_through_papermill(name, tmp_path, without_released_files):
+    dataset = "mosaiks_elevation" if name == "r2_mosaiks" else "birdsnap_ebird"
+    executed = run_chapter(
+        name,
+        tmp_path,
+        datasets=[dataset],
+        encoders=["xyz", "nerf"],
+        source="synthetic",
+        scale="tiny",
+        epochs=1,
+    )
+    text = shown(executed)
+    assert "Synthetic stand-ins" in text and "committed record" in text
+
+
+@pytest.mark.slow
+def test_an_encoder_of_ones_own_gets_a_row(tmp_path, without_released_files):
+    text = shown(run_chapter("add_your_encoder", tmp_path, epochs=1))
+    assert "3 runs done, 0 were there already, 0 failed" in text
+    assert "0 runs done, 3 were there already, 0 failed" in text
+    assert "['baseline:trees', 'fibonacci_bumps', 'xyz'] True" in text
+
+
+@pytest.mark.slow
+def test_nbval_finds_the_same_numbers_again_and_notices_a_changed_one(tmp_path, without_released_files):
+    executed = run_chapter("r2_mosaiks", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", executed.name]
+    environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout
+    notebook = nbformat.read(executed, 4)
+    output = notebook.cells[-1].outputs[0]
+    assert "0.757" in output["text"]  # NeRF on elevation
+    output["text"] = output["text"].replace("0.757", "0.767", 1)
+    nbformat.write(notebook, executed)
+    changed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert changed.returncode == 1 and "0.767" in changed.stdout
