@@ -10,6 +10,7 @@ from tslab.encoders.base import (
     sin_cos,
 )
 from tslab.encoders.location import EncoderConfig, LocationEncoder
+from tslab.encoders.pretrained import PRETRAINED, EqualEarthFourier, load_pretrained
 from tslab.encoders.registry import (
     ENCODERS,
     EncoderInfo,
@@ -23,9 +24,11 @@ from tslab.encoders.storage import CheckpointError, load_encoder, save_encoder
 
 __all__ = [
     "ENCODERS",
+    "PRETRAINED",
     "CheckpointError",
     "EncoderConfig",
     "EncoderInfo",
+    "EqualEarthFourier",
     "LocationEncoder",
     "MultiScaleEncoder",
     "PositionEncoder",
@@ -34,6 +37,7 @@ __all__ = [
     "encoder_info",
     "geometric_scales",
     "load_encoder",
+    "load_pretrained",
     "load_released_checkpoint",
     "location_encoder",
     "position_encoder",

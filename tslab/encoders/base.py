@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tslab.coords import CoordinateError, _values_are_hidden, check_lonlat
+from tslab.coords import CoordinateError, _values_are_hidden, check_lonlat, has_location
 
 BLOCK_ELEMENTS = 2**18
 """Large inputs are encoded in blocks of rows that write about this many numbers, so that intermediate results
@@ -46,6 +46,9 @@ class PositionEncoder(nn.Module):
                 f"lonlat is {lonlat.dtype}, which moves places by up to a degree; pass float32 or float64 coordinates "
                 "(autocast the network behind the encoder, not its input)"
             )
+        lonlat = torch.where(
+            has_location(lonlat)[:, None], lonlat, math.nan
+        )  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
             return self.encode(lonlat)
         rows = max(1, BLOCK_ELEMENTS // self.out_features)
@@ -58,6 +61,15 @@ class PositionEncoder(nn.Module):
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         """The formula. `lonlat` is checked already."""
         raise NotImplementedError(f"{type(self).__name__} must define encode(lonlat)")
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        """Follow ``.to(device)``, but let buffers keep their precision when the module is cast."""
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            if buffer.dtype != exact[name].dtype:
+                setattr(self, name, exact[name].to(buffer.device))
+        return self
 
     def _fits_in_cache(self, lonlat: Tensor) -> bool:
         """True where one pass is right: small input, an accelerator, or operations that are recorded."""
@@ -84,7 +96,8 @@ class WaveEncoder(PositionEncoder):
     """A position encoder whose features are waves: phases are coordinates times fixed `frequencies`.
 
     The buffer `frequencies` is float64, in turns per unit of the coordinate. It is derived from the
-    arguments, so it is not saved with the weights, and it stays float64 when the module is cast.
+    arguments, so it is not saved with the weights. Like all buffers of a position encoder, it keeps its precision
+    when the module is cast.
     """
 
     frequencies: Tensor
@@ -92,13 +105,6 @@ class WaveEncoder(PositionEncoder):
     def __init__(self, frequencies: Float[Tensor, "*f"]) -> None:
         super().__init__()
         self.register_buffer("frequencies", frequencies.double(), persistent=False)
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        """Follow ``.to(device)``, but keep the frequencies in float64 when the module is cast."""
-        exact = self.frequencies
-        super()._apply(fn, recurse)
-        self.frequencies = exact.to(self.frequencies.device)
-        return self
 
 
 class MultiScaleEncoder(WaveEncoder):

@@ -26,8 +26,9 @@ class SphericalHarmonics(PositionEncoder):
         Q_m^m = sqrt((2 m + 1) / (2 m)) Q_{m-1}^{m-1},   Q_l^m = a_l^m (z Q_{l-1}^m - b_l^m Q_{l-2}^m),
         a_l^m = sqrt((4 l^2 - 1) / (l^2 - m^2)),   b_l^m = sqrt(((l - 1)^2 - m^2) / (4 (l - 1)^2 - 1)).
 
-    No angle, no division, no special case: values and gradients are finite at the poles, and float32 holds to
-    degree 100. The released benchmark has no spherical harmonics in its code path as published (the import is
+    No angle, no division, no special case: values and gradients are finite at the poles. In float32 the root mean
+    square error is 2e-7 at degree 20 and 1e-6 at degree 100; the largest, next to the poles, where Y itself grows
+    to 4, are 1e-5 and 3e-4. The released benchmark has no spherical harmonics in its code path as published (the import is
     commented out); order and normalisation are ours.
 
     Date line: continuous. Poles: single-valued. The kernel <PE(x), PE(y)> depends on the great-circle
@@ -40,35 +41,53 @@ class SphericalHarmonics(PositionEncoder):
     representation networks, ICLR 2024; recurrence: Holmes and Featherstone, Journal of Geodesy 76, 2002.
     """
 
+    step: Tensor
+    back: Tensor
+    start: Tensor
+
     def __init__(self, degree: int = 10) -> None:
         super().__init__()
         if degree != int(degree) or not 1 <= degree <= MAX_DEGREE:
             raise ValueError(f"degree must be a whole number in 1 ... {MAX_DEGREE}, got {degree}")
         self.degree = int(degree)
         self.out_features = self.degree**2
+        step, back, start = recurrence_tables(self.degree)
+        self.register_buffer("step", step, persistent=False)
+        self.register_buffer("back", back, persistent=False)
+        self.register_buffer("start", start, persistent=False)
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n degree*degree"]:
-        x, y, z = unit_vectors(lonlat).unbind(-1)
-        columns: list[Tensor] = [x] * self.out_features
-        cos_m, sin_m = (
-            torch.ones_like(x),
-            torch.zeros_like(x),
-        )  # cos^m(phi) times cos(m lambda), sin(m lambda)
-        q_mm = math.sqrt(1 / (4 * math.pi))
-        for m in range(self.degree):
-            if m > 0:
-                cos_m, sin_m = x * cos_m - y * sin_m, x * sin_m + y * cos_m
-                q_mm *= math.sqrt((2 * m + 1) / (2 * m))
-            before, current = torch.zeros_like(z), torch.full_like(z, q_mm * (math.sqrt(2) if m else 1))
-            for l in range(m, self.degree):  # noqa: E741  (the name of the degree everywhere)
-                if l > m:
-                    a = math.sqrt((4 * l * l - 1) / (l * l - m * m))
-                    b = math.sqrt(((l - 1) ** 2 - m * m) / (4 * (l - 1) ** 2 - 1))
-                    before, current = current, a * z * current - (a * b) * before
-                columns[l * l + l + m] = current * cos_m
-                if m > 0:
-                    columns[l * l + l - m] = current * sin_m
-        return torch.stack(columns, dim=-1)
+        x, y, z = unit_vectors(lonlat.double()).to(lonlat.dtype).unbind(-1)
+        waves = [(0 * x + 1, 0 * y)]  # cos^m(phi) (cos, sin)(m lambda); NaN for a missing place
+        for _ in range(1, self.degree):
+            cosine, sine = waves[-1]
+            waves.append((x * cosine - y * sine, x * sine + y * cosine))
+        cosines, sines = (torch.stack(wave, dim=-1) for wave in zip(*waves, strict=True))  # (n, m)
+        step, back, start = (table.to(lonlat.dtype) for table in (self.step, self.back, self.start))
+        before = current = torch.zeros_like(cosines)  # Q_{l-2}^m and Q_{l-1}^m for all m
+        features = []
+        for l in range(self.degree):  # noqa: E741  (the name of the degree everywhere)
+            before, current = current, (step[l] * z[:, None]) * current - back[l] * before + start[l]
+            features += [(current * sines)[:, 1 : l + 1].flip(-1), (current * cosines)[:, : l + 1]]
+        return torch.cat(features, dim=-1)
 
     def extra_repr(self) -> str:
         return f"degree={self.degree}"
+
+
+def recurrence_tables(degree: int) -> tuple[Float[Tensor, "l m"], Float[Tensor, "l m"], Float[Tensor, "l m"]]:
+    """The coefficients a_l^m and a_l^m b_l^m of the recurrence in `SphericalHarmonics`, and its starts Q_m^m.
+
+    Each is (degree, degree), float64, zero where it does not apply. The factor sqrt(2) of m > 0 is in the starts.
+    """
+    l, m = torch.meshgrid(*[torch.arange(degree, dtype=torch.float64)] * 2, indexing="ij")  # noqa: E741
+    applies = m < l
+    one = torch.ones_like(l)
+    step = torch.sqrt(torch.where(applies, (4 * l**2 - 1) / torch.where(applies, l**2 - m**2, one), 0 * one))
+    b_squared = ((l - 1) ** 2 - m**2) / (4 * (l - 1) ** 2 - 1)
+    back = step * torch.sqrt(torch.where(applies, b_squared, 0 * one))
+    orders = torch.arange(1, degree, dtype=torch.float64)
+    growth = torch.cat([one[0, :1], torch.sqrt((2 * orders + 1) / (2 * orders))])
+    starts = growth.cumprod(0) * math.sqrt(1 / (2 * math.pi))
+    starts[0] = math.sqrt(1 / (4 * math.pi))
+    return step, back, torch.diag(starts)
