@@ -175,7 +175,7 @@ def _hits(performance: Tensor, num_samples: int, order: Tensor) -> tuple[Tensor,
             f"performance must have shape ({num_samples},) or ({num_samples}, models), got {tuple(values.shape)}"
         )
     single = values.ndim == 1
-    values = values[order].reshape(len(order), -1)
+    values = (values[:, None] if single else values)[order]
     if not bool(((values == 0) | (values.abs() == 1)).all()):
         raise ValueError("spatial relative information takes hits and misses: bool, 1 and 0, or +1 and -1")
     return (values > 0).double(), single

@@ -224,7 +224,7 @@ def _mark_values(graph: NeighborGraph, performance: Tensor | None, marks: Marks)
             f"got {tuple(performance.shape)}"
         )
     single = performance.ndim == 1
-    values = performance.to(graph.device, torch.float64)[graph.order].reshape(len(graph.order), -1)
+    values = (performance[:, None] if single else performance).to(graph.device, torch.float64)[graph.order]
     if bool(values.isnan().any()):
         raise ValueError(
             f"performance is NaN for {int(values.isnan().any(1).sum())} samples that have a location; "

@@ -169,6 +169,8 @@ def _scores(
     """Score of each neighbourhood and the smallest among its shuffles."""
     score = torch.full((len(used),), torch.nan, dtype=torch.float64, device=graph.device)
     lowest = score.clone()
+    if not bool(used.any()):
+        return score, lowest
     for rows in used.nonzero()[:, 0].split(chunk):
         score[rows], lowest[rows] = _chunk_scores(graph, marks, rows, num_shuffles, generator)
     return score, lowest
