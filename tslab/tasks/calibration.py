@@ -1,5 +1,4 @@
-"""Fitting the synthetic stand-ins to the published statistics: done once, stored, and only read when data are
-generated.
+"""Fitting the synthetic stand-ins to the published statistics: done once, stored, then only read.
 
 ``python data_scripts/make_synthetic.py --calibrate`` runs this and writes ``tslab/data/synthetic_calibration.json``,
 so that the same generator version and seed always give the same rows.

@@ -15,6 +15,7 @@ from tslab.tasks.task import Table, Task
 CELL_DEGREES = 5
 MAP_WIDTH, MAP_HEIGHT = 360, 180
 BARS = 40
+MARK = "#4a8bc9"
 SHADES = 4
 
 
@@ -58,7 +59,8 @@ def task_html(task: Task) -> str:
     return (
         "<div class='tslab-task' style='display:flex;flex-wrap:wrap;gap:1.5em;align-items:flex-start'>"
         f"<div><strong>{html.escape(task.name)}</strong> ({html.escape(meta.kind)}, {html.escape(origin)})"
-        "<table><thead><tr><th scope='col'>table</th><th scope='col'>rows</th>"
+        "<table style='color:inherit;border-spacing:.6em 0;text-align:right'>"
+        "<thead><tr><th scope='col'>table</th><th scope='col'>rows</th>"
         f"<th scope='col'>without location</th></tr></thead><tbody>{rows}</tbody></table>"
         f"<div style='font-size:.85em;max-width:26em'>{listed}</div></div>"
         f"<div>{map_svg(task.train, f'where the {len(task.train):,} training rows lie')}</div>"
@@ -90,7 +92,7 @@ def map_svg(table: Table, description: str) -> str:
     return (
         f"<svg role='img' aria-label='{html.escape(alt, quote=True)}' width='{MAP_WIDTH}' height='{MAP_HEIGHT}' "
         f"viewBox='0 0 {MAP_WIDTH} {MAP_HEIGHT}'><title>{html.escape(alt)}</title>"
-        f"<g fill='#3b78b5'>{cells}</g>"
+        f"<g fill='{MARK}'>{cells}</g>"
         f"<path d='{_coast_path()}' fill='none' stroke='currentColor' stroke-width='.5' opacity='.6'/></svg>"
     )
 
@@ -104,7 +106,7 @@ def _histogram_svg(task: Task) -> str:
         caption = f"rows per class, {task.num_classes} classes from common to rare"
     else:
         heights, edges = np.histogram(target, bins=BARS)
-        caption = f"{task.meta.label_name}, from {edges[0]:.3g} to {edges[-1]:.3g}"
+        caption = f"{task.meta.label_name}, from {_number(edges[0])} to {_number(edges[-1])}"
     top = max(float(np.max(heights, initial=0)), 1e-9)
     width = 200 / max(len(heights), 1)
     bars = "".join(
@@ -115,7 +117,7 @@ def _histogram_svg(task: Task) -> str:
     label = html.escape(caption)
     return (
         f"<svg role='img' aria-label='Histogram: {html.escape(caption, quote=True)}' width='200' height='120' "
-        f"viewBox='0 0 200 120'><title>Histogram: {label}</title><g fill='#3b78b5'>{bars}</g></svg>"
+        f"viewBox='0 0 200 120'><title>Histogram: {label}</title><g fill='{MARK}'>{bars}</g></svg>"
         f"<div style='font-size:.85em;max-width:200px'>{label}</div>"
     )
 
@@ -145,6 +147,10 @@ def _polyline(points: NDArray[np.float64]) -> str:
         return ""
     steps = "".join(f"{x} {y} " for x, y in np.diff(kept, axis=0))
     return f"M{kept[0, 0]} {kept[0, 1]}l{steps}".replace(" -", "-").rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _label(task: Task) -> str:

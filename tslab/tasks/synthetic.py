@@ -2,9 +2,8 @@
 
 A stand-in has the schema of its dataset, its geography, its gaps, its class frequencies or label distribution, and an
 image input about as good as the published one; so code that runs on it runs on the released data. It has no images,
-no species
-and no people: results on it say nothing about the world. What it has that the real data have not is a known truth,
-``task.truth``, and known limits, ``task.meta.ceiling``.
+no species and no people: results on it say nothing about the world. What it has that the real data have not is a
+known truth, ``task.truth``, and known limits, ``task.meta.ceiling``.
 
 The world is `tslab.tasks.world`; how rows are drawn is in `tslab.tasks.synthetic_classes` and
 `tslab.tasks.synthetic_values`. This module holds what distinguishes the datasets and puts tables together. The
@@ -483,9 +482,12 @@ def _stress_classes(scale: Scale, seed: int) -> Task:
     at_line, polar = kind < 3, (kind >= 3) & (kind < 6)
     lon[at_line] = (180 + rng.uniform(-8, 8, at_line.sum()) + 180) % 360 - 180
     lat[at_line] = rng.uniform(-60, 60, at_line.sum())
-    lat[polar] = rng.uniform(72, 89.5, polar.sum()) * np.where(np.arange(polar.sum()) % 2, -1, 1)
-    kappa = np.exp(rng.uniform(np.log(40), np.log(600), classes))
-    kappa[polar] = rng.uniform(200, 600, polar.sum())
+    lat[polar] = rng.uniform(74, 89.5, polar.sum()) * np.where(np.arange(polar.sum()) % 2, -1, 1)
+    lon[polar] = np.arange(polar.sum()) // 2 * (720 / polar.sum()) + rng.uniform(-10, 10, polar.sum()) - 170
+    lon = (lon + 180) % 360 - 180
+    kappa = np.exp(rng.uniform(math.log(40), math.log(600), classes))
+    kappa[at_line] = np.exp(rng.uniform(math.log(400), math.log(1500), at_line.sum()))
+    kappa[polar] = np.exp(rng.uniform(math.log(1000), math.log(3000), polar.sum()))
     truth = StressPosterior(unit_vectors(torch.from_numpy(np.stack([lon, lat], 1))), torch.from_numpy(kappa))
     tables = {}
     for split, n in zip(("train", "val", "test"), rows, strict=True):

@@ -4,8 +4,8 @@ A field is a sum of plane waves in space, restricted to the sphere,
 
     f(u) = sum_s a_s sqrt(2 / M) sum_m cos(w_sm . u + phi_sm),   u on S², w_sm ~ N(0, k_s² I_3), phi_sm ~ U[0, 2 pi),
 
-a Gaussian random field with one octave per k_s (k = 2 is a wavelength of about 3,000 km, k = 54 of about 120 km). It
-knows no longitude and no latitude, so it has no seam and no poles, and it is no encoder's own basis.
+a Gaussian random field with one octave per k_s, of correlation length R / k_s (k = 2: about 3,000 km, k = 54: about
+120 km). It knows no longitude and no latitude, so it has no seam and no poles, and it is no encoder's own basis.
 
 Places come in four layers: land, hot spots, observers, and the places an observer visits; then they are thinned so
 that the shares of world regions and the quantiles of latitude are those of the dataset they stand in for.

@@ -1,0 +1,372 @@
+"""The synthetic stand-ins: as much like their datasets as they claim, with a truth that is true, and always the same.
+
+Tolerances at scale small (4,000 evaluated rows, standard error below 0.8 points): image-model accuracy within 3
+points of the published one, mean reciprocal rank within 0.03, gain from location within 4 points, region shares
+within 4 points, R² within 0.04.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from data_scripts import make_synthetic
+from tslab import sample_sphere, unit_vectors
+from tslab.tasks import DATASETS, LazyRows, Task, load_task
+from tslab.tasks.native import read_task, write_task
+from tslab.tasks.statistics import compare_with_targets, image_statistics, linear_image_r2
+from tslab.tasks.synthetic import (
+    CLASS_SPECS,
+    SCALES,
+    STRESS_TASKS,
+    VALUE_SPECS,
+    calibration,
+    class_rows,
+    synthetic_task,
+)
+from tslab.tasks.synthetic_classes import ImageModel, draw_images, predictions
+from tslab.tasks.synthetic_values import GeneratedRows
+from tslab.tasks.world import (
+    Geography,
+    SphereField,
+    World,
+    land_places,
+    photographed_places,
+    random_stream,
+    region_of,
+    scatter,
+)
+
+CLASSES, VALUES = list(CLASS_SPECS), list(VALUE_SPECS)
+
+
+@pytest.fixture(scope="module")
+def small() -> dict[str, Task]:
+    """Every stand-in at the default scale, made once."""
+    return {}
+
+
+def made(small: dict[str, Task], name: str) -> Task:
+    if name not in small:
+        small[name] = load_task(name)
+    return small[name]
+
+
+def fingerprint(task: Task) -> str:
+    """A hash of all columns; images with four decimals, so that the last bit of a processor does not matter."""
+    digest = hashlib.sha256()
+    for table in task.tables.values():
+        for column in (table.lonlat, table.target, table.user, table.date, table.group, table.year):
+            digest.update(column.numpy().tobytes())
+        if table.image is not None:
+            digest.update(np.round(table.image_rows().numpy(), 4).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", [*DATASETS, *STRESS_TASKS])
+class TestEveryStandIn:
+    """What holds for all of them."""
+
+    def test_schema(self, name: str) -> None:
+        task = load_task(name, scale="tiny")
+        meta = task.meta
+        assert (
+            meta.synthetic
+            and meta.source == "synthetic"
+            and "ynthetic" in meta.notes[0]
+            and meta.scale == "tiny"
+        )
+        assert "synthetic" in repr(task) and meta.ceiling and all(0 <= v <= 1 for v in meta.ceiling.values())
+        assert len(task.train) and len(task.test)
+        if name in DATASETS:
+            info = DATASETS[name]
+            assert meta.kind == info.kind and meta.eval_split == info.eval_split
+            assert (len(task.val) > 0) == (info.val_split is not None or info.family == "dhs")
+        assert task._repr_html_().count("<svg") == 2
+
+    def test_the_same_seed_gives_the_same_rows_and_another_seed_others(self, name: str) -> None:
+        one, two, other = (load_task(name, scale="tiny", seed=s) for s in (5, 5, 6))
+        assert fingerprint(one) == fingerprint(two) != fingerprint(other)
+        assert one.meta.ceiling == two.meta.ceiling
+
+    def test_places_lie_where_places_can_lie(self, name: str) -> None:
+        task = load_task(name, scale="tiny")
+        for table in task.tables.values():
+            lonlat = table.lonlat[table.has_location].double()
+            assert not lonlat.isinf().any()
+            torch.testing.assert_close(
+                torch.round(lonlat, decimals=4).float(), lonlat.float(), atol=2e-5, rtol=0
+            )
+
+    def test_round_trip(self, name: str, tmp_path: Path) -> None:
+        task = load_task(name, scale="tiny")
+        again = read_task(write_task(task, tmp_path))
+        assert fingerprint(again) == fingerprint(task)
+        assert again.meta == task.meta
+
+
+@pytest.mark.parametrize("name", CLASSES)
+class TestClassification:
+    """Statistics at the default scale against the published ones."""
+
+    def test_image_model_is_as_good_as_the_published_one(self, name: str, small: dict[str, Task]) -> None:
+        found, published = image_statistics(made(small, name).test), DATASETS[name].no_prior
+        for key, tolerance in (("top1", 0.03), ("top3", 0.03), ("top10", 0.03), ("mrr", 0.03)):
+            assert found[key] == pytest.approx(published[key], abs=tolerance), key
+
+    def test_location_adds_what_it_should(self, name: str, small: dict[str, Task]) -> None:
+        ceiling = made(small, name).meta.ceiling
+        assert ceiling["product_top1"] - ceiling["image_top1"] == pytest.approx(
+            CLASS_SPECS[name].gain, abs=0.04
+        )
+        assert ceiling["both_top1"] >= ceiling["product_top1"] - 0.01
+        assert ceiling["both_top1"] > ceiling["location_top1"]
+
+    def test_geography_and_gaps(self, name: str, small: dict[str, Task]) -> None:
+        table = compare_with_targets(made(small, name))
+        shares = table[table.index.str.startswith("share")]
+        assert (shares["difference"].abs() <= 0.04).all()
+        assert abs(table.loc["latitude 50 %", "difference"]) <= 2
+        assert abs(table.loc["rows without location", "difference"]) <= 0.03
+
+    def test_the_truth_is_calibrated(self, name: str, small: dict[str, Task]) -> None:
+        """Rows whose most likely class has probability p are of that class in a share p of the cases."""
+        task = made(small, name)
+        rows = task.test.where(task.test.has_location)
+        posterior = task.truth(rows.lonlat)  # type: ignore[misc]
+        torch.testing.assert_close(posterior.sum(-1), torch.ones(len(rows), dtype=posterior.dtype))
+        hit = (posterior.argmax(-1) == rows.target).double()
+        assert float(hit.mean()) == pytest.approx(float(posterior.amax(-1).mean()), abs=0.03)
+        likely = torch.log(posterior.gather(1, rows.target[:, None])).mean()
+        frequencies = torch.bincount(task.train.target, minlength=task.num_classes).double() + 1
+        assert likely > torch.log(frequencies / frequencies.sum())[rows.target].mean()
+
+    def test_sparse_predictions_hold_exact_zeros(self, name: str, small: dict[str, Task]) -> None:
+        task = made(small, name)
+        if not CLASS_SPECS[name].sparse:
+            assert isinstance(task.test.image, torch.Tensor)
+            return
+        assert sp.issparse(task.test.image) and task.test.image.data.min() >= 1e-6
+        sums = np.asarray(task.test.image.sum(1)).ravel()
+        assert 1 - 1e-6 * task.num_classes - 1e-5 <= sums.min() and sums.max() <= 1 + 1e-5
+
+    def test_it_is_made_in_seconds(self, name: str) -> None:
+        start = time.process_time()
+        load_task(name, seed=2)
+        assert (
+            time.process_time() - start < 30
+        )  # processor seconds of both cores on a busy machine; about 4 by the clock
+
+
+def test_balanced_test_rows_hold_every_class_equally_often(small: dict[str, Task]) -> None:
+    counts = torch.bincount(made(small, "inat2018").test.target)
+    assert counts.unique().tolist() == [7] and len(counts) == 600
+
+
+def test_training_rows_are_long_tailed(small: dict[str, Task]) -> None:
+    counts = torch.bincount(made(small, "inat2018").train.target, minlength=600).sort(descending=True).values
+    assert counts[:60].sum() > 4 * counts[-300:].sum()
+
+
+def test_land_use_repeats_sites(small: dict[str, Task]) -> None:
+    task = made(small, "fmow")
+    rows = torch.cat([task.train.group, task.test.group])
+    assert len(rows) / len(rows.unique()) == pytest.approx(3.6, abs=0.3)
+    same = task.train.group == task.train.group[0]
+    assert len(task.train.lonlat[same].unique(dim=0)) == 1
+
+
+def test_full_scale_has_the_published_counts() -> None:
+    rows = class_rows("inat2017", "full")
+    assert rows == {"train": 579_184, "val": 0, "test": 95_986}
+    assert class_rows("yfcc", "full") == {"train": 66_739, "val": 4_449, "test": 17_798}
+    for name in CLASSES:
+        assert CLASS_SPECS[name].classes["full"] == DATASETS[name].num_classes
+        assert all(calibration(name, scale).image.bad < 0.3 for scale in SCALES)
+
+
+@pytest.mark.parametrize("name", VALUES)
+class TestRegression:
+    """Labels, images and limits of the regression stand-ins."""
+
+    def test_labels_are_distributed_as_published(self, name: str, small: dict[str, Task]) -> None:
+        spec, task = VALUE_SPECS[name], made(small, name)
+        label = torch.cat([t.target for t in task.tables.values()]).double().numpy()
+        if spec.quantiles is None:
+            assert abs(label.mean()) < 0.15 and label.std() == pytest.approx(1, abs=0.1)
+            return
+        at = np.array([0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
+        spread = np.diff(np.interp([0.05, 0.95], *spec.quantiles))[0]
+        np.testing.assert_allclose(np.quantile(label, at), np.interp(at, *spec.quantiles), atol=0.08 * spread)
+        assert label.min() >= min(spec.quantiles[1]) and label.max() <= max(spec.quantiles[1])
+
+    def test_image_alone_reaches_the_published_score(self, name: str, small: dict[str, Task]) -> None:
+        task = made(small, name)
+        mixed = task.resplit() if VALUE_SPECS[name].countries else task
+        assert linear_image_r2(mixed) == pytest.approx(DATASETS[name].no_prior["r2"], abs=0.04)
+
+    def test_the_truth_explains_what_it_says(self, name: str, small: dict[str, Task]) -> None:
+        task = made(small, name)
+        y = torch.cat([t.target for t in task.tables.values()]).double()
+        places = torch.cat([t.lonlat for t in task.tables.values()]).double()
+        expected = task.truth(places)  # type: ignore[misc]
+        r2 = 1 - float(((y - expected) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+        assert r2 == pytest.approx(task.meta.ceiling["location_r2"], abs=0.04)
+        assert task.meta.ceiling["location_r2"] == pytest.approx(VALUE_SPECS[name].location_r2, abs=0.05)
+        assert task.meta.ceiling["both_r2"] >= max(
+            task.meta.ceiling["location_r2"], task.meta.ceiling["image_r2"]
+        )
+
+
+def test_countries_are_whole_and_matter(small: dict[str, Task]) -> None:
+    task = made(small, "sustainbench_asset_index")
+    seen = [set(t.group.tolist()) for t in task.tables.values()]
+    assert not seen[0] & seen[2] and not seen[0] & seen[1] and len(set().union(*seen)) > 50
+    mixed = load_task("sustainbench_asset_index", split="random")
+    assert set(mixed.train.group.tolist()) & set(mixed.test.group.tolist())
+    y, group = mixed.train.target, mixed.train.group
+    means = torch.stack([y[group == g].mean() for g in group.unique()])
+    assert float(means.std()) > 0.3
+
+
+def test_night_lights_change_their_unit_with_the_satellite(small: dict[str, Task]) -> None:
+    train = made(small, "sustainbench_asset_index").train
+    light = train.image_rows()[:, 0]
+    assert light[train.year < 2012].median() > 5 * light[train.year >= 2012].median()
+
+
+def test_generated_features_are_rows_of_the_whole() -> None:
+    rows = GeneratedRows(torch.randn(50, 5), 9, random_stream("x"))
+    lazy = LazyRows(rows).select(np.array([4, 2, 40]))
+    np.testing.assert_array_equal(lazy[1:], rows[:][[2, 40]])
+    assert lazy.shape == (3, 9)
+
+
+class TestStress:
+    """The stress tests are where planar coordinates fail."""
+
+    @pytest.mark.parametrize("name", STRESS_TASKS)
+    def test_strata_are_well_filled(self, name: str) -> None:
+        task = load_task(name)
+        share = torch.bincount(task.test.group, minlength=3) / len(task.test)
+        assert task.meta.groups == ("elsewhere", "date line", "polar") and (share > 0.2).all()
+        lon, lat = task.test.lonlat.T
+        assert float((lat > 66).float().mean()) > 0.1 and float((lat < -66).float().mean()) > 0.1
+        assert float((lon > 168).float().mean()) > 0.05 and float((lon < -168).float().mean()) > 0.05
+
+    def test_every_stratum_can_be_learned(self) -> None:
+        task = load_task("stress_classes")
+        posterior = task.truth(task.test.lonlat.double())  # type: ignore[misc]
+        best = posterior.amax(-1)
+        for stratum in range(3):
+            assert float(best[task.test.group == stratum].mean()) > 0.7
+
+    def test_neighbours_across_the_date_line_are_alike(self) -> None:
+        task = load_task("stress_field")
+        lat = torch.linspace(-80, 80, 50)
+        east, west = (torch.stack([torch.full_like(lat, lon), lat], -1) for lon in (179.99, -179.99))
+        torch.testing.assert_close(task.truth(east), task.truth(west), atol=0.05, rtol=0)  # type: ignore[misc]
+
+    def test_a_planar_neighbour_is_a_worse_guess_there(self) -> None:
+        """Nearest neighbour in degrees against nearest neighbour on the sphere; noise alone makes an error of 2 · 0.2²."""
+        task = load_task("stress_field")
+        scores = {}
+        for space in ("degrees", "sphere"):
+            view = (lambda x: x) if space == "degrees" else (lambda x: unit_vectors(x.double()).float())
+            nearest = torch.cdist(view(task.test.lonlat), view(task.train.lonlat)).argmin(-1)
+            error = (task.test.target - task.train.target[nearest]) ** 2 - 2 * 0.2**2
+            scores[space] = [float(error[task.test.group == g].mean()) for g in range(3)]
+        assert scores["degrees"][2] > 1.5 * scores["sphere"][2]
+
+
+class TestWorld:
+    """The parts of the world."""
+
+    def test_fields_have_no_preferred_direction_and_no_seam(self) -> None:
+        variances, jumps = [], []
+        places = sample_sphere(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        caps = places[:, 1].abs() > 60
+        for seed in range(60):
+            field = SphereField(random_stream("test", seed), (2, 6), (1.0, 0.5))
+            values = field(unit_vectors(places))
+            variances.append([float((values[caps] ** 2).mean()), float((values[~caps] ** 2).mean())])
+            edge = torch.tensor([[180.0, 37.0], [-180.0, 37.0]], dtype=torch.float64)
+            jumps.append(float(field(unit_vectors(edge)).diff().abs()))
+        assert max(jumps) < 1e-12
+        np.testing.assert_allclose(np.mean(variances, 0), 1.25, rtol=0.2)
+
+    def test_scatter_follows_the_von_mises_fisher_density(self) -> None:
+        """The mean cosine is coth(kappa) - 1 / kappa."""
+        centre = unit_vectors(torch.tensor([[179.0, 88.0]], dtype=torch.float64)).repeat(40_000, 1)
+        for kappa in (2.0, 50.0, 5000.0):
+            drawn = scatter(random_stream("scatter", kappa), centre, np.full(40_000, kappa))
+            cosine = (drawn * centre).sum(-1)
+            assert float(1 - cosine.mean()) == pytest.approx(1 - (1 / np.tanh(kappa) - 1 / kappa), rel=0.03)
+            torch.testing.assert_close(drawn.norm(dim=-1), torch.ones(40_000, dtype=torch.float64))
+            sideways = (drawn - cosine[:, None] * centre).mean(0).norm()
+            assert float(sideways) < 4 / np.sqrt(40_000 * kappa)
+
+    def test_regions_follow_their_rules(self) -> None:
+        cities = [[-100.0, 40], [-60, -10], [10, 50], [20, 0], [100, 30], [150, -30], [-155, 20]]
+        assert region_of(torch.tensor(cities)).tolist() == [0, 1, 2, 3, 4, 5, 0]
+
+    def test_photographs_repeat_places(self) -> None:
+        geography = Geography((0.5, 0, 0.5, 0, 0, 0), (20, 45, 65), distinct=0.4)
+        lonlat, site = photographed_places(2000, geography, World(0), random_stream("photographs"))
+        assert len(lonlat.unique(dim=0)) == len(site.unique()) == 800
+
+    def test_land_places_are_uniform_by_area(self) -> None:
+        lonlat = land_places(4000, random_stream("land"))
+        south = float((lonlat[:, 1] < 0).double().mean())
+        assert south == pytest.approx(0.32, abs=0.03)  # a third of the land, Antarctica included
+
+    def test_keys_give_independent_streams(self) -> None:
+        one, two = random_stream(0, "a").random(4000), random_stream(0, "b").random(4000)
+        assert abs(np.corrcoef(one, two)[0, 1]) < 0.06
+        np.testing.assert_array_equal(one, random_stream(0, "a").random(4000))
+
+
+def test_evidence_is_the_likelihood_ratio_of_the_logits() -> None:
+    """Against the densities written out for one row and three classes, two of a genus."""
+    model = ImageModel(signal=2.0, spread=0.7, genus=1.2, bad=0.1, sharpness=1.5)
+    genus = np.array([0, 0, 1])
+    draw = next(draw_images(model, torch.tensor([1, 2]), genus, random_stream("evidence")))
+
+    def normal(x: float, mean: float, sd: float) -> float:
+        return float(np.exp(-((x - mean) ** 2) / (2 * sd**2)) / sd)
+
+    wide = np.sqrt(1 + 0.7**2)
+    for logits, evidence in zip(draw.logits.astype(float), draw.evidence, strict=True):
+        for c, partner in ((0, 1), (1, 0), (2, None)):
+            ratio = normal(logits[c], 2.0, wide) / normal(logits[c], 0, 1)
+            if partner is not None:
+                ratio *= normal(logits[partner], 1.2, 1) / normal(logits[partner], 0, 1)
+            assert evidence[c] == pytest.approx(np.log(0.1 + 0.9 * ratio), rel=1e-4)
+
+
+def test_no_rule_beats_bayes(small: dict[str, Task]) -> None:
+    """Sharpening, flattening or weighting the product never beats the stated limit."""
+    task = made(small, "birdsnap_ebird")
+    stated, prior = task.test.image_rows().double().clamp_min(1e-12), task.truth(task.test.lonlat)  # type: ignore[misc]
+    for power in (0.2, 0.5, 1.0):
+        hit = (stated**power * prior).argmax(-1) == task.test.target
+        assert float(hit.double().mean()) <= task.meta.ceiling["both_top1"] + 0.015
+
+
+def test_predictions_do_not_overflow() -> None:
+    model = ImageModel(60.0, 0.0, 0.0, 0.0, 30.0)
+    draw = next(draw_images(model, torch.tensor([0]), np.array([0, 1]), random_stream("overflow")))
+    np.testing.assert_allclose(predictions(model, draw.logits), [[1, 0]])
+
+
+def test_the_script_writes_what_load_task_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(tmp_path), "--names", "yfcc", "stress_field", "--scale", "tiny", "--seed", "3"]
+    assert make_synthetic.main(arguments) == 0
+    again = load_task("yfcc", source="native", root=tmp_path)
+    assert fingerprint(again) == fingerprint(synthetic_task("yfcc", "tiny", 3))
+    assert make_synthetic.main(["--report", "--names", "yfcc", "--scale", "tiny"]) == 0
+    assert "image model top1" in capsys.readouterr().out
