@@ -65,7 +65,7 @@ def map_slider(
     diverging: bool = True,
     points: Sequence[Any] | None = None,
     active: int = 0,
-    height: int = 430,
+    height: int = 470,
 ) -> go.Figure:
     """A world map of one field at a time, with a slider over ``fields``.
 
@@ -98,7 +98,7 @@ def map_slider(
                 zmax=127,
                 hoverinfo="skip",
                 colorscale=_with_missing(scale),
-                colorbar={**ticks, "thickness": 12, "title": colorbar},
+                colorbar=_bar_on_top(colorbar, ticks),
             ),
             coastline(),
         ]
@@ -112,7 +112,7 @@ def map_slider(
     if len(grids) > 1:
         figure.frames = [go.Frame(data=data, traces=traces, name=str(i)) for i, data in enumerate(frames)]
         figure.update_layout(sliders=[_slider(labels, prefix, active)])
-    figure.update_layout(height=height, margin={"l": 45, "r": 10, "t": 15, "b": 10})
+    figure.update_layout(height=height, margin={"l": 45, "r": 12, "t": 55, "b": 10})
     _map_axes(figure)
     return figure
 
@@ -197,7 +197,7 @@ def curve_slider(
     figure = go.Figure(traces(frames[active]))
     if len(frames) > 1:
         figure.frames = [go.Frame(data=traces(curves), name=str(i)) for i, curves in enumerate(frames)]
-        figure.update_layout(sliders=[_slider(labels, prefix, active)])
+        figure.update_layout(sliders=[_slider(labels, prefix, active, space_px=65)])
     figure.update_layout(
         xaxis=dict(x),
         yaxis=dict(y),
@@ -313,9 +313,9 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
     figure = make_subplots(
         1,
         2,
-        horizontal_spacing=0.1,
+        horizontal_spacing=0.14,
         shared_yaxes=True,
-        subplot_titles=("across the date line", "at the North Pole"),
+        subplot_titles=("the date line", "the North Pole"),
     )
     line = {"color": color, "width": 2}
     for side in (west, east):
@@ -328,12 +328,10 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
         title="longitude",
         row=1,
         col=1,
-        tickvals=[150, 165, 180, 195, 210],
-        ticktext=["150°E", "165°E", "180°", "165°W", "150°W"],
+        tickvals=[150, 180, 210],
+        ticktext=["150°E", "180°", "150°W"],
     )
-    figure.update_xaxes(
-        title="the pole's longitude", tickvals=[-180, -90, 0, 90, 180], ticksuffix="°", row=1, col=2
-    )
+    figure.update_xaxes(title="the pole's longitude", tickvals=[-180, 0, 180], ticksuffix="°", row=1, col=2)
     figure.update_yaxes(title="similarity (cosine)", range=[-1.05, 1.08], row=1, col=1)
     figure.update_layout(showlegend=False, height=320, margin={"l": 60, "r": 15, "t": 40, "b": 50})
     return figure
@@ -427,7 +425,7 @@ def published_dots(keys: str | Sequence[str]) -> go.Figure:
         )
     figure.add_vline(x=0, line={"width": 1, "color": figures.NEUTRAL})
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title="published Top-1 minus image model alone (points)")
+    figure.update_xaxes(title="published gain in Top-1 (points)")
     figure.update_layout(
         height=360,
         margin={"l": 10, "r": 10, "t": 40, "b": 50},
@@ -501,6 +499,20 @@ def _with_missing(scale: figures.Scale) -> figures.Scale:
     return start + [[first + (1 - first) * float(stop), color] for stop, color in scale]
 
 
+def _bar_on_top(title: str, ticks: Mapping[str, Any]) -> dict[str, Any]:
+    """A colour bar above the map, so that the map has the full width of a phone."""
+    return {
+        **ticks,
+        "title": {"text": title, "side": "top"},
+        "orientation": "h",
+        "x": 0.5,
+        "y": 1.0,
+        "yanchor": "bottom",
+        "len": 0.6,
+        "thickness": 10,
+    }
+
+
 def _markers(places: Any) -> go.Scatter:
     lonlat = np.asarray(places, np.float64).reshape(-1, 2)
     return go.Scatter(
@@ -537,20 +549,15 @@ def _map_axes(figure: go.Figure) -> None:
     )
 
 
-def _slider(labels: Sequence[str], prefix: str, active: int = 0) -> dict[str, Any]:
-    steps = [
-        {
-            "label": label,
-            "method": "animate",
-            "args": [
-                [str(i)],
-                {
-                    "mode": "immediate",
-                    "frame": {"duration": 0, "redraw": True},
-                    "transition": {"duration": 0},
-                },
-            ],
-        }
-        for i, label in enumerate(labels)
-    ]
-    return {"active": active, "currentvalue": {"prefix": prefix}, "pad": {"t": 45, "b": 5}, "steps": steps}
+def _slider(labels: Sequence[str], prefix: str, active: int = 0, *, space_px: int = 45) -> dict[str, Any]:
+    """A slider that plays one frame a step. Labels too long to stand side by side show only when chosen."""
+    now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    steps = [{"label": label, "method": "animate", "args": [[str(i)], now]} for i, label in enumerate(labels)]
+    crowded = sum(map(len, labels)) > 40
+    return {
+        "active": active,
+        "currentvalue": {"prefix": prefix, "font": {"color": figures.NEUTRAL, "size": 14}},
+        "font": {"color": "rgba(0,0,0,0)" if crowded else figures.NEUTRAL},
+        "pad": {"t": space_px, "b": 5},
+        "steps": steps,
+    }
