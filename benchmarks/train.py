@@ -1,4 +1,5 @@
-"""How fast is training? Each step against the bare matrix multiplications of the same shapes, in the same run.
+"""How fast is training? Each step against the bare matrix multiplications of the same shapes, in the same
+run.
 
     python benchmarks/train.py [--repeats 5] [--out benchmarks/results/train.json]
 
@@ -55,7 +56,8 @@ EMBEDDING, SCALES = 256, 64
 
 
 def random_table(rows: int, classes: int, seed: int = 0) -> Table:
-    """Places uniform on the sphere; class sizes fall like 1 / rank, so that the balanced cap has something to do."""
+    """Places uniform on the sphere; class sizes fall like 1 / rank, so that the balanced cap has something to
+    do."""
     generator = torch.Generator().manual_seed(seed)
     frequency = 1 / torch.arange(1, classes + 1, dtype=torch.float64).sqrt()
     target = torch.multinomial(frequency, rows, replacement=True, generator=generator)
@@ -124,14 +126,14 @@ def flops_of(size: dict[str, Any]) -> float:
     return 2.0 * rows * (3 * sum(products) - products[0])
 
 
-def seconds(call: Callable[[], Any], device: torch.device, times: int) -> float:
-    """Mean time of a call over ``times`` calls."""
+def seconds(call: Callable[[], Any], device: torch.device, times: int) -> tuple[float, float]:
+    """(wall time, processor time of all threads) of a call, means over ``times`` calls."""
     synchronise(device)
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(times):
         call()
     synchronise(device)
-    return (time.perf_counter() - started) / times
+    return (time.perf_counter() - wall) / times, (time.process_time() - cpu) / times
 
 
 def synchronise(device: torch.device) -> None:
@@ -141,11 +143,11 @@ def synchronise(device: torch.device) -> None:
 
 def in_turns(
     calls: dict[str, Callable[[], Any]], device: torch.device, repeats: int, times: int
-) -> dict[str, list[float]]:
+) -> dict[str, list[tuple[float, float]]]:
     """Times of each call, measured one after the other ``repeats`` times, after a warm-up."""
     for call in calls.values():
         seconds(call, device, 3)
-    measured: dict[str, list[float]] = {name: [] for name in calls}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             measured[name].append(seconds(call, device, times))
@@ -158,19 +160,17 @@ def measure_size(name: str, device: torch.device, repeats: int, times: int, comp
     if compiled:
         calls["compiled"] = make_step(size, device, precision, True)
     measured = in_turns(calls, device, repeats, times)
-    medians = {key: statistics.median(values) for key, values in measured.items()}
-    ratios = {
-        key: statistics.median(v / limit for v, limit in zip(values, measured["limit"], strict=True))
-        for key, values in measured.items()
-        if key != "limit"
-    }
-    return {
-        "size": size,
-        "gflop_per_step": flops_of(size) / 1e9,
-        "seconds_per_step": medians,
-        "ratio_to_limit": ratios,
-        "all_seconds": measured,
-    }
+    report: dict[str, Any] = {"size": size, "gflop_per_step": flops_of(size) / 1e9}
+    for i, clock in enumerate(("wall", "processor")):
+        values = {key: [pair[i] for pair in pairs] for key, pairs in measured.items()}
+        report[f"{clock}_seconds_per_step"] = {key: statistics.median(v) for key, v in values.items()}
+        report[f"{clock}_ratio_to_limit"] = {
+            key: statistics.median(a / b for a, b in zip(v, values["limit"], strict=True))
+            for key, v in values.items()
+            if key != "limit"
+        }
+        report[f"{clock}_all_seconds"] = values
+    return report
 
 
 def measure_evaluation(device: torch.device, repeats: int) -> dict[str, Any]:
@@ -186,15 +186,13 @@ def measure_evaluation(device: torch.device, repeats: int) -> dict[str, Any]:
         "metrics, strata, blocks": lambda: evaluate(model, table, intervals=False),
         "the same with bootstrap intervals": lambda: evaluate(model, table),
     }
-    measured: dict[str, list[float]] = {}
+    report: dict[str, Any] = {"size": EVALUATION}
     for name, call in calls.items():
         call()
-        measured[name] = [seconds(call, device, 1) for _ in range(repeats)]
-    return {
-        "size": EVALUATION,
-        "seconds": {k: statistics.median(v) for k, v in measured.items()},
-        "all_seconds": measured,
-    }
+        pairs = [seconds(call, device, 1) for _ in range(repeats)]
+        for i, clock in enumerate(("wall", "processor")):
+            report.setdefault(f"{clock}_seconds", {})[name] = statistics.median(pair[i] for pair in pairs)
+    return report
 
 
 def measure_epochs(name: str, device: torch.device, epochs: int) -> dict[str, Any]:
@@ -265,10 +263,14 @@ def main() -> None:
         report["epochs"] = {name: measure_epochs(name, device, given.epochs)}
     path = Path(given.out)
     stored = json.loads(path.read_text()) if path.is_file() else {}
-    stored[device.type] = report
+    stored[f"{device.type}, {given.threads} threads" if device.type == "cpu" else device.type] = report
     atomic_write(path, json.dumps(stored, indent=2) + "\n")
-    print(json.dumps({k: v for k, v in report["training"][name].items() if k != "all_seconds"}, indent=2))
-    print(json.dumps(report["evaluation"]["seconds"], indent=2), f"load {load:.1f}")
+    print(
+        json.dumps(
+            {k: v for k, v in report["training"][name].items() if not k.endswith("all_seconds")}, indent=2
+        )
+    )
+    print(json.dumps(report["evaluation"], indent=2), f"load {load:.1f}")
 
 
 if __name__ == "__main__":
