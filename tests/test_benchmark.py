@@ -111,6 +111,7 @@ def test_the_same_runs_twice_do_nothing_the_second_time(tmp_path, counted):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     second = run_all(specs, tmp_path, progress=False)
     assert (len(second.skipped), len(second.done), len(calls)) == (2, 0, 2)
+    assert second.stale == 2 and "--again" in str(second)  # these outcomes say that code "x" made them
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
     assert len(run_all(specs, tmp_path, progress=False, again=True).done) == 2
 

@@ -48,16 +48,20 @@ the tile are as wide. Nothing is tuned by encoder."""
 
 @dataclass
 class Outcome:
-    """What `run_all` did: runs that were there already, runs done now, runs that failed with their last error."""
+    """What `run_all` did: runs that were there already (``stale``: done by another state of the code), runs done now,
+    runs that failed with their last error."""
 
     skipped: list[RunSpec] = field(default_factory=list)
     done: list[RunSpec] = field(default_factory=list)
     failed: dict[RunSpec, str] = field(default_factory=dict)
+    stale: int = 0
 
     def __str__(self) -> str:
         text = (
             f"{len(self.done)} runs done, {len(self.skipped)} were there already, {len(self.failed)} failed"
         )
+        if self.stale:
+            text += f"\n{self.stale} of those were done by another state of the code; --again does them again"
         for spec, error in self.failed.items():
             text += f"\n  {spec.name}: {error.strip().splitlines()[-1]}"
         return text
@@ -93,7 +97,9 @@ def run_all(
     store, outcome = ResultStore(out), Outcome()
     todo: list[RunSpec] = []
     for spec in specs:
-        (todo if again or store.load(spec) is None else outcome.skipped).append(spec)
+        kept = None if again else store.load(spec)
+        (todo if kept is None else outcome.skipped).append(spec)
+        outcome.stale += kept is not None and kept["code"] != code_version()
     if not todo:
         return outcome
     store.write_manifest(todo, command)
