@@ -112,3 +112,9 @@ def test_figures_weigh_kilobytes():
         tslab.position_encoder("nerf", num_scales=4), list(range(20)), [str(i) for i in range(20)]
     )
     assert len(json.dumps(figure.to_plotly_json(), default=str)) < 1e6 and len(figure.to_json()) < 300_000
+
+
+def test_sets_of_different_sizes_are_refused_because_old_curves_would_stay():
+    one = [Curve("a", [0, 1], [0, 1])]
+    with pytest.raises(ValueError, match="as many curves"):
+        portraits.curve_slider([one, one * 2], ["1", "2"], x={}, y={})

@@ -178,7 +178,13 @@ def curve_slider(
     active: int = 0,
     height: int = 400,
 ) -> go.Figure:
-    """A set of curves at a time, with a slider over the sets; ``x`` and ``y`` are plotly axes (title, range, type)."""
+    """A set of curves at a time, with a slider over the sets; ``x`` and ``y`` are plotly axes (title, range, type).
+
+    Raises:
+        ValueError: sets of different sizes; an empty curve, ``Curve("", [], [])``, fills a place.
+    """
+    if len({len(curves) for curves in frames}) != 1:
+        raise ValueError("every set needs as many curves as the others; fill up with Curve('', [], [])")
 
     def traces(curves: Sequence[Curve]) -> list[go.Scatter]:
         return [
