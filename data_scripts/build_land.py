@@ -1,11 +1,12 @@
-"""Rebuild ``tslab/data/land_110m.json`` from the npm package world-atlas (Natural Earth 1:110m, public domain).
+"""Rebuild ``tslab/data/land_110m.json`` from the npm package world-atlas (Natural Earth 1:110m, public
+domain).
 
     python data_scripts/build_land.py            # fetches world-atlas with npm
     python data_scripts/build_land.py FILE.json  # reads a land-110m.json that you have
 
-The topojson in world-atlas is stitched for drawing on a sphere: rings run across the date line and Antarctica's ring goes
-around the pole. On a longitude/latitude plane such rings must be unwrapped, closed over the pole and cut at +-180 degrees,
-or lines run across the map and the fill covers the wrong side.
+The topojson in world-atlas is stitched for drawing on a sphere: rings run across the date line and
+Antarctica's ring goes around the pole. On a longitude/latitude plane such rings must be unwrapped, closed
+over the pole and cut at +-180 degrees, or lines run across the map and the fill covers the wrong side.
 """
 
 import argparse
@@ -58,7 +59,9 @@ def fetch_world_atlas(folder: Path) -> Path:
 
 
 def decode(topology: dict) -> list[list[np.ndarray]]:
-    """Topojson to polygons, each a list of rings, each an (m, 2) array of degrees; see the topojson specification."""
+    """Topojson to polygons, each a list of rings, each an (m, 2) array of degrees; see the topojson
+    specification.
+    """
     scale, shift = topology["transform"]["scale"], topology["transform"]["translate"]
     arcs = [np.cumsum(arc, axis=0) * scale + shift for arc in topology["arcs"]]
 

@@ -1,4 +1,6 @@
-"""Position encodings against golden numbers, computed in float64 from the formulas of the papers and the released code."""
+"""Position encodings against golden numbers, computed in float64 from the formulas of the papers and the
+released code.
+"""
 
 import json
 

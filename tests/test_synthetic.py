@@ -272,7 +272,7 @@ class TestStress:
         torch.testing.assert_close(task.truth(east), task.truth(west), atol=0.05, rtol=0)  # type: ignore[misc]
 
     def test_a_planar_neighbour_is_a_worse_guess_there(self) -> None:
-        """Nearest neighbour in degrees against nearest neighbour on the sphere; noise alone makes an error of 2 · 0.2²."""
+        """Nearest neighbour in degrees against nearest neighbour on the sphere; noise alone: 2 · 0.2²."""
         task = load_task("stress_field")
         scores = {}
         for space in ("degrees", "sphere"):

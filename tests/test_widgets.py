@@ -319,7 +319,8 @@ def test_a_feature_is_what_its_name_says(key: str) -> None:
     features, wavelengths = ParametricEncoder(key).encode(torch.tensor([[lon, lat]]), {})
     controls = json.dumps(CONTROLS[key].as_json())
     names = node(
-        f"return Array.from({{length: {features.shape[1]}}}, (_, c) => describeFeature({controls}, c, {features.shape[1]}));"
+        f"return Array.from({{length: {features.shape[1]}}}, "
+        f"(_, c) => describeFeature({controls}, c, {features.shape[1]}));"
     )
     for value, described in zip(features[0].tolist(), names, strict=True):
         index = described.get("scale", {}).get("index", 0)

@@ -1,9 +1,10 @@
-"""What an encoder does to the sphere, measured: the seam at the date line, the poles, its kernel and its resolution.
+"""What an encoder does to the sphere, measured: the seam at the date line, the poles, its kernel and its
+resolution.
 
-Every number here comes from calling the encoder, so it holds for position encoders, for location encoders with a network
-behind them and for encoders of your own. Lengths in the space of features mean little by themselves; they are divided by the
-`typical_distance` between the encodings of two random places, so that 0 is "the same" and 1 is "as different as two places
-drawn at random". Everything is computed in float64.
+Every number here comes from calling the encoder, so it holds for position encoders, for location encoders
+with a network behind them and for encoders of your own. Lengths in the space of features mean little by
+themselves; they are divided by the `typical_distance` between the encodings of two random places, so that 0
+is "the same" and 1 is "as different as two places drawn at random". Everything is computed in float64.
 """
 
 import math
@@ -41,8 +42,9 @@ def seam_gap(
 ) -> float:
     """How far the encoding jumps at the date line: 0 is continuous, 1 is as far as two random places.
 
-    Root mean square over latitudes of |Enc(180 - e, lat) - Enc(-180 + e, lat)|, divided by `typical_distance`. The latitudes are
-    181 values from -89.5 to 89.5 weighted by the length of their parallel, unless ``lat_deg`` is given.
+    Root mean square over latitudes of |Enc(180 - e, lat) - Enc(-180 + e, lat)|, divided by
+    `typical_distance`. The latitudes are 181 values from -89.5 to 89.5 weighted by the length of their
+    parallel, unless ``lat_deg`` is given.
     """
     lat = torch.linspace(-89.5, 89.5, 181) if lat_deg is None else torch.as_tensor(list(lat_deg))
     lat = lat.double()
@@ -54,10 +56,11 @@ def seam_gap(
 
 
 def pole_spread(encoder: Encoder, *, n_meridians: int = 360, n: int = 2048) -> float:
-    """How much the encoding of a pole depends on its longitude, which means nothing there: 0 is single-valued.
+    """How much the encoding of a pole depends on its longitude, which means nothing there: 0 is
+    single-valued.
 
-    Root mean square distance between the encodings of one pole at two random longitudes, the mean of both poles, divided by
-    `typical_distance`.
+    Root mean square distance between the encodings of one pole at two random longitudes, the mean of both
+    poles, divided by `typical_distance`.
     """
     lon = torch.arange(n_meridians, dtype=torch.float64) * (360 / n_meridians) - 180
     spreads = []
@@ -75,11 +78,12 @@ def kernel_profile(
     lat_deg: float = 0.0,
     direction: Direction = "parallel",
 ) -> Float[Tensor, " m"]:
-    """Similarity of a place to the places at the given great-circle distances, along its parallel or its meridian.
+    """Similarity of a place to the places at the given great-circle distances, along its parallel or its
+    meridian.
 
-    Similarity is the cosine <Enc(x), Enc(y)> / (|Enc(x)| |Enc(y)|). Along the parallel the longitude moves east, by the angle
-    whose great-circle distance is asked for; NaN beyond the far side of the parallel. Along the meridian the path goes
-    towards the farther pole and on over it.
+    Similarity is the cosine <Enc(x), Enc(y)> / (|Enc(x)| |Enc(y)|). Along the parallel the longitude moves
+    east, by the angle whose great-circle distance is asked for; NaN beyond the far side of the parallel.
+    Along the meridian the path goes towards the farther pole and on over it.
     """
     places = places_at_distance(distances_km, lon_deg=lon_deg, lat_deg=lat_deg, direction=direction)
     origin = torch.tensor([[lon_deg, lat_deg]], dtype=torch.float64)
@@ -93,7 +97,9 @@ def places_at_distance(
     lat_deg: float = 0.0,
     direction: Direction = "parallel",
 ) -> Float[Tensor, "m 2"]:
-    """Places at given great-circle distances from one place along its parallel (eastwards) or meridian, (m, 2) float64 degrees."""
+    """Places at given great-circle distances from one place along its parallel (eastwards) or meridian,
+    (m, 2) float64 degrees.
+    """
     angle = torch.as_tensor(distances_km).double() / EARTH_RADIUS_KM
     if direction == "parallel":
         cos_lat = math.cos(math.radians(lat_deg))
@@ -113,8 +119,9 @@ def places_at_distance(
 def anisotropy(encoder: Encoder, *, lat_deg: float = 60.0, max_km: float = 3000.0, steps: int = 300) -> float:
     """How much similarity depends on direction: mean |kernel along the parallel - kernel along the meridian|.
 
-    Both profiles start at the same place at latitude ``lat_deg`` and cover the same great-circle distances up to ``max_km``; the
-    mean is over four longitudes. 0 for a kernel that knows only distance on the sphere.
+    Both profiles start at the same place at latitude ``lat_deg`` and cover the same great-circle distances
+    up to ``max_km``; the mean is over four longitudes. 0 for a kernel that knows only distance on the
+    sphere.
     """
     distances = torch.linspace(0, max_km, steps, dtype=torch.float64)
     gaps = []
@@ -133,7 +140,9 @@ def spectrum(encoder: Encoder, *, n: int = 2048, seed: int = 0) -> Float[Tensor,
 
 
 def numerical_rank(encoder: Encoder, *, n: int = 2048, seed: int = 0, tolerance: float = 1e-6) -> int:
-    """Number of singular values above ``tolerance`` times the largest: how many different features there are."""
+    """Number of singular values above ``tolerance`` times the largest: how many different features there
+    are.
+    """
     values = spectrum(encoder, n=n, seed=seed)
     return int((values > tolerance * values[0]).sum())
 
@@ -141,7 +150,8 @@ def numerical_rank(encoder: Encoder, *, n: int = 2048, seed: int = 0, tolerance:
 def effective_rank(encoder: Encoder, *, n: int = 2048, seed: int = 0) -> float:
     """exp(entropy) of the normalised squared singular values: how many features carry the variation.
 
-    Between 1 and the number of features. Source: Roy and Vetterli, The effective rank, EUSIPCO 2007 (there with the singular values).
+    Between 1 and the number of features. Source: Roy and Vetterli, The effective rank, EUSIPCO 2007 (there
+    with the singular values).
     """
     power = spectrum(encoder, n=n, seed=seed).square()
     share = power / power.sum()
@@ -151,9 +161,10 @@ def effective_rank(encoder: Encoder, *, n: int = 2048, seed: int = 0) -> float:
 def resolution_km(encoder: Encoder, *, n: int = 256, seed: int = 0) -> float:
     """The smallest distance that the encoding resolves, in kilometres.
 
-    The shortest distance at which two places are, as a root mean square over ``n`` random places and directions, half as far
-    apart in feature space as two random places are. Searched on 160 distances from 1 m to half the Earth's circumference, with
-    interpolation between the last two. Infinite if no distance gets there.
+    The shortest distance at which two places are, as a root mean square over ``n`` random places and
+    directions, half as far apart in feature space as two random places are. Searched on 160 distances from
+    1 m to half the Earth's circumference, with interpolation between the last two. Infinite if no distance
+    gets there.
     """
     distances = torch.logspace(-3, math.log10(math.pi * EARTH_RADIUS_KM), 160, dtype=torch.float64)
     origins = _random_places(n, seed)
@@ -173,10 +184,11 @@ def resolution_km(encoder: Encoder, *, n: int = 256, seed: int = 0) -> float:
 
 
 def diagnose(encoder: Encoder) -> dict[str, Any]:
-    """All diagnostics of one encoder: seam_gap, pole_spread, anisotropy, rank, effective_rank, resolution_km and the verdicts.
+    """All diagnostics of one encoder: seam_gap, pole_spread, anisotropy, rank, effective_rank,
+    resolution_km and the verdicts.
 
-    ``continuous`` means a seam gap below 1e-3, ``single_valued_poles`` a pole spread below 1e-3, ``isotropic`` an anisotropy below
-    1e-3; ``spherical`` means all three.
+    ``continuous`` means a seam gap below 1e-3, ``single_valued_poles`` a pole spread below 1e-3,
+    ``isotropic`` an anisotropy below 1e-3; ``spherical`` means all three.
     """
     row: dict[str, Any] = {
         "seam_gap": seam_gap(encoder),
@@ -252,7 +264,9 @@ def _random_places(n: int, seed: int) -> Float[Tensor, "n 2"]:
 def _destination(
     origins: Float[Tensor, "n 2"], bearing: Float[Tensor, " n"], angle: float
 ) -> Float[Tensor, "n 2"]:
-    """The places at one angular distance (radians) from ``origins`` in the directions ``bearing`` (radians from north, clockwise)."""
+    """The places at one angular distance (radians) from ``origins`` in the directions ``bearing`` (radians
+    from north, clockwise).
+    """
     lon, lat = torch.deg2rad(origins).unbind(-1)
     sin_lat = torch.sin(lat) * math.cos(angle) + torch.cos(lat) * math.sin(angle) * torch.cos(bearing)
     new_lat = torch.asin(sin_lat.clamp(-1, 1))
