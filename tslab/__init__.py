@@ -3,6 +3,10 @@
 Everything works on ``(longitude, latitude)`` pairs in degrees, as float tensors of shape ``(n, 2)``.
 """
 
+import importlib
+from types import ModuleType
+
+from tslab.baselines import fit_baseline
 from tslab.coords import (
     CoordinateError,
     check_lonlat,
@@ -16,15 +20,22 @@ from tslab.encoders import (
     ENCODERS,
     LocationEncoder,
     PositionEncoder,
+    load_encoder,
+    load_pretrained,
+    load_released_checkpoint,
     location_encoder,
     position_encoder,
     register_encoder,
+    save_encoder,
 )
 from tslab.evaluation import Evaluation, evaluate
+from tslab.kriging import train_stack
+from tslab.pretraining import few_shot, pretrain
 from tslab.published import published_tables
 from tslab.released import load_released_results
 from tslab.tasks import Table, Task, TaskMeta, load_task
 from tslab.training import Run, load_run, train
+from tslab.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -40,17 +51,38 @@ __all__ = [
     "TaskMeta",
     "check_lonlat",
     "evaluate",
+    "few_shot",
+    "fit_baseline",
     "great_circle_distance",
     "has_location",
+    "load_encoder",
+    "load_pretrained",
+    "load_released_checkpoint",
     "load_released_results",
     "load_run",
     "load_task",
     "location_encoder",
     "lonlat_from_unit_vectors",
     "position_encoder",
+    "pretrain",
     "published_tables",
     "register_encoder",
     "sample_sphere",
+    "save_encoder",
     "train",
+    "train_stack",
+    "tune",
     "unit_vectors",
 ]
+
+_SUBMODULES = (
+    *("baselines", "benchmark", "coords", "diagnostics", "encoders", "evaluation", "figures", "geobias", "land"),
+    *("losses", "metrics", "models", "portraits", "published", "released", "tables", "tasks", "training", "widgets"),
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a submodule when it is first used, so that ``import tslab`` is enough for ``tslab.geobias.ssi``."""
+    if name in _SUBMODULES:
+        return importlib.import_module(f"tslab.{name}")
+    raise AttributeError(f"module 'tslab' has no attribute {name!r}")
