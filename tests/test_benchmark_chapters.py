@@ -17,7 +17,7 @@ from tslab.published import published_tables
 
 BOOK = Path(__file__).parents[1] / "book" / "reproduction"
 TABLE_CHAPTERS = ["r2_mosaiks", "r2_sustainbench", "geobias_classification", "geobias_regression"]
-CHAPTERS = [*TABLE_CHAPTERS, "rankings", "audit", "leaderboard"]
+CHAPTERS = [*TABLE_CHAPTERS, "rankings", "audit", "fair_table", "leaderboard"]
 
 
 @pytest.fixture

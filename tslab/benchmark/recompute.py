@@ -27,7 +27,7 @@ SAME_IMAGES = {"birdsnap_ebird": "birdsnap"}
 """Datasets that hold the images of another, in the same order: their bootstrap draws the same rows."""
 
 GEOBIAS_SEEDS = 3
-GEOBIAS_CENTERS = 500
+GEOBIAS_CENTERS = 1000
 """Misses that geo-bias looks at for each seed; a dataset with fewer is used whole."""
 
 MIN_NEIGHBORS = {"classification": (5, 15), "regression": (5, 5)}
