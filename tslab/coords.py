@@ -5,12 +5,18 @@ and latitude in [-90, 90]. A missing place is NaN in either column. This module 
 unit vectors and back, measures distances between them and draws places uniformly from the sphere.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 EARTH_RADIUS_KM = 6371.0088
 """Mean Earth radius (IUGG), in kilometres."""
+
+TAU_HIGH = 6.28125
+TAU_LOW = 2 * math.pi - TAU_HIGH
+"""2 pi in two parts: the ONNX exporter rounds constants to float32, which the first part survives unchanged."""
 
 LON_LIMIT = 180.0
 LAT_LIMIT = 90.0
@@ -151,11 +157,12 @@ def _sin_deg(degrees: Tensor) -> Tensor:
     turns = degrees / 360
     turns = turns - turns.round()  # [-1/2, 1/2], exact
     folded = torch.where(turns.abs() > 0.25, 0.5 * turns.sign() - turns, turns)
-    return torch.sin(2 * torch.pi * folded)
+    return torch.sin(TAU_HIGH * folded + TAU_LOW * folded)
 
 
 def _cos_deg(degrees: Tensor) -> Tensor:
     """Cosine of an angle in degrees, |angle| <= 360: exactly 0 at odd multiples of 90, +-1 at multiples of 180."""
     turns = degrees / 360
     turns = (turns - turns.round()).abs()  # [0, 1/2]
-    return torch.sin(2 * torch.pi * (0.25 - turns))
+    folded = 0.25 - turns
+    return torch.sin(TAU_HIGH * folded + TAU_LOW * folded)

@@ -50,17 +50,23 @@ class PositionEncoder(nn.Module):
             has_location(lonlat)[:, None], lonlat, math.nan
         )  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
-            return self.encode(lonlat)
-        rows = max(1, BLOCK_ELEMENTS // self.out_features)
+            return self.encode(lonlat).contiguous()
         out = lonlat.new_empty((len(lonlat), self.out_features))
         _keep_freed_memory()
-        for target, block in zip(out.split(rows), lonlat.split(rows), strict=True):
+        for target, block in zip(
+            out.split(self.rows_per_block), lonlat.split(self.rows_per_block), strict=True
+        ):
             target.copy_(self.encode(block))
         return out
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         """The formula. `lonlat` is checked already."""
         raise NotImplementedError(f"{type(self).__name__} must define encode(lonlat)")
+
+    @property
+    def rows_per_block(self) -> int:
+        """Number of places that are encoded at a time where the input is large."""
+        return max(1, BLOCK_ELEMENTS // self.out_features)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Follow ``.to(device)``, but let buffers keep their precision when the module is cast."""
@@ -79,7 +85,7 @@ class PositionEncoder(nn.Module):
             lonlat.requires_grad or any(p.requires_grad for p in self.parameters())
         ):
             return True
-        return lonlat.shape[0] * self.out_features <= 2 * BLOCK_ELEMENTS
+        return len(lonlat) <= 2 * self.rows_per_block
 
 
 def _keep_freed_memory() -> None:

@@ -283,14 +283,18 @@ class Space2VecTheory(MultiScaleEncoder):
     """
 
     turns_per_unit: ClassVar[float] = 1 / (2 * math.pi)
+    directions: Tensor
 
     def __init__(self, num_scales: int = 64, min_radius: float = 0.01, max_radius: float = 360.0) -> None:
         super().__init__(num_scales, min_radius, max_radius)
         self.out_features = 6 * num_scales
+        half, high = 1 / 2, math.sqrt(3) / 2
+        directions = torch.tensor([[1.0, 0.0], [-half, high], [-half, -high]], dtype=torch.float64)
+        self.register_buffer("directions", directions, persistent=False)
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6*f"]:
         lon, lat = lonlat.double().unbind(-1)
-        along = [lon, -lon / 2 + math.sqrt(3) / 2 * lat, -lon / 2 - math.sqrt(3) / 2 * lat]
+        along = [lon * east + lat * north for east, north in self.directions]
         waves = [wave for x in along for wave in sin_cos(x[:, None], self.frequencies, lonlat.dtype)]
         return torch.stack(waves, dim=-1).flatten(1)
 
