@@ -16,7 +16,7 @@ BOOK_FLAGS ?= -n -W --keep-going
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-browser lint notebooks reproduce assets clean distclean
+.PHONY: help book serve test test-slow test-browser lint notebooks reproduce assets clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ serve: ## serve the built book at http://localhost:8000/
 
 test: $(READY) ## run the tests; what needs released data, a browser or a GPU says so and is skipped
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-slow: $(READY) ## run the tests that take longer than ten seconds each
+	$(BIN)/python -m pytest -m slow --ignore=tests/browser $(PYTEST_FLAGS)
 
 test-browser: $(READY) ## open every page of the built book in Chromium, with the network blocked
 	$(BIN)/python -m pytest tests/browser $(PYTEST_FLAGS)

@@ -71,6 +71,7 @@ def test_the_install_cell_does_nothing_where_tslab_is_installed() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PARAMETERISED, ids=_name)
 def test_parameterised_notebook_runs_and_repeats(path: Path, tmp_path: Path) -> None:
     papermill = pytest.importorskip("papermill", reason="papermill is not installed: pip install papermill")

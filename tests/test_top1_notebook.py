@@ -176,7 +176,6 @@ def nbval(notebook):
     )
 
 
-@pytest.mark.slow
 def test_without_released_files_the_chapter_shows_the_committed_record_and_says_so(tmp_path, monkeypatch):
     hide_released_files(tmp_path, monkeypatch)
     before = RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()
@@ -187,14 +186,12 @@ def test_without_released_files_the_chapter_shows_the_committed_record_and_says_
     assert (RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()) == before
 
 
-@pytest.mark.slow
 def test_a_wrong_data_folder_is_an_error_not_a_silent_fallback(tmp_path, monkeypatch):
     hide_released_files(tmp_path, monkeypatch)
     with pytest.raises(papermill.PapermillExecutionError, match="holds no released files"):
         run_chapter(tmp_path, monkeypatch, output=str(RECORD), data_root=str(tmp_path))
 
 
-@pytest.mark.slow
 @pytest.mark.mirror
 def test_recomputed_and_committed_numbers_agree_by_nbval(tmp_path, monkeypatch, mirror):
     monkeypatch.setenv("TSLAB_MIRROR", str(mirror))
@@ -213,7 +210,6 @@ def test_recomputed_and_committed_numbers_agree_by_nbval(tmp_path, monkeypatch, 
     assert result.returncode == 1 and "70.17" in result.stdout  # a changed number is noticed
 
 
-@pytest.mark.slow
 @pytest.mark.mirror
 def test_a_subset_runs_and_does_not_shrink_the_record(tmp_path, monkeypatch, mirror):
     monkeypatch.setenv("TSLAB_MIRROR", str(mirror))
