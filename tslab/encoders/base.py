@@ -50,7 +50,7 @@ class PositionEncoder(nn.Module):
             has_location(lonlat)[:, None], lonlat, math.nan
         )  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
-            return self.encode(lonlat).contiguous()
+            return self.encode(lonlat)
         out = lonlat.new_empty((len(lonlat), self.out_features))
         _keep_freed_memory()
         for target, block in zip(

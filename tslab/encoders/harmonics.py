@@ -64,36 +64,40 @@ class SphericalHarmonics(PositionEncoder):
         for _ in range(1, self.degree):
             cosine, sine = waves[-1]
             waves.append((x * cosine - y * sine, x * sine + y * cosine))
-        cosines, sines = (torch.stack(wave) for wave in zip(*waves, strict=True))  # (m, n)
+        cosines, sines = (torch.stack(wave, dim=-1) for wave in zip(*waves, strict=True))  # (n, m)
         step, back, start = (table.to(lonlat.dtype) for table in (self.step, self.back, self.start))
-        before = current = sines[:1]  # Q_{l-2}^m and Q_{l-1}^m, a row for each m and a row of zeros
+        one, zero = cosines[:, :1], sines[:, :1]
+        before = current = zero  # Q_{l-2}^m and Q_{l-1}^m, a column for each m and a column of zeros
         features = []
         for l in range(self.degree):  # noqa: E741  (the name of the degree everywhere)
-            lower = step[l, :l] * z * current[:l] - back[l, :l] * before[:l]
-            before, current = current, torch.cat([lower, start[l] * cosines[:1], sines[:1]])
-            features += [(current[1 : l + 1] * sines[1 : l + 1]).flip(0), current[: l + 1] * cosines[: l + 1]]
-        return torch.cat(features).T
+            lower = (step[l, :l] * z[:, None]) * current[:, :l] - back[l, :l] * before[:, :l]
+            before, current = current, torch.cat([lower, start[l] * one, zero], dim=-1)
+            positive, negative = (
+                current[:, : l + 1] * cosines[:, : l + 1],
+                current[:, 1 : l + 1] * sines[:, 1 : l + 1],
+            )
+            features += [negative.flip(-1), positive]
+        return torch.cat(features, dim=-1)
 
     @property
     def rows_per_block(self) -> int:
-        return max(2048, super().rows_per_block)  # the recurrence works on one degree at a time
+        return max(4096, super().rows_per_block)  # the recurrence works on one degree at a time
 
     def extra_repr(self) -> str:
         return f"degree={self.degree}"
 
 
-def recurrence_tables(
-    degree: int,
-) -> tuple[Float[Tensor, "l m 1"], Float[Tensor, "l m 1"], Float[Tensor, " m"]]:
+def recurrence_tables(degree: int) -> tuple[Float[Tensor, "l m"], Float[Tensor, "l m"], Float[Tensor, " m"]]:
     """The coefficients a_l^m and a_l^m b_l^m of the recurrence in `SphericalHarmonics`, and its starts Q_m^m.
 
     float64; the coefficients are zero where they do not apply, and the starts hold the factor sqrt(2) of m > 0.
     """
-    order = torch.arange(degree, dtype=torch.float64)
-    l, m = order[:, None, None], order[None, :, None]  # noqa: E741
-    inside = (m < l).double()
-    step = inside * torch.sqrt((4 * l**2 - 1).clamp(min=0) / torch.where(m < l, l**2 - m**2, 1.0))
-    back = step * torch.sqrt((((l - 1) ** 2 - m**2) / (4 * (l - 1) ** 2 - 1)).clamp(min=0))
-    growth = torch.where(order > 0, torch.sqrt((2 * order + 1) / (2 * order).clamp(min=1)), 1.0)
-    start = growth.cumprod(0) * torch.sqrt(torch.where(order > 0, 2 * order**0, 1.0) / (4 * math.pi))
+    m = torch.arange(degree, dtype=torch.float64)
+    l = m[:, None]  # noqa: E741
+    step = torch.where(m < l, torch.sqrt((4 * l**2 - 1) / (l**2 - m**2)), 0.0)
+    back = torch.where(m < l - 1, step * torch.sqrt(((l - 1) ** 2 - m**2) / (4 * (l - 1) ** 2 - 1)), 0.0)
+    growth = torch.sqrt((2 * m + 1) / (2 * m))
+    growth[0] = math.sqrt(1 / (4 * math.pi))
+    start = growth.cumprod(0)
+    start[1:] *= math.sqrt(2)
     return step, back, start
