@@ -6,7 +6,9 @@ For each encoder: 65,536 random places, 64 scales (dfs 8; spherical harmonics of
 float32. Timed are a straightforward NumPy implementation in float64 (below), tslab eager, tslab compiled, and writing
 an output of that size into fresh memory, which nothing that returns such an output can beat. Each time is the median of
 several runs, taken in turns so that a busy moment of the machine hits all of them. Peak memory is measured in a process
-of its own. With ``--torchgeo`` (a folder that holds torchgeo 0.10), its spherical harmonics are timed too.
+of its own. PyTorch runs with THP_MEM_ALLOC_ENABLE=1: like NumPy's, its arrays then lie in pages of 2 MB. Without, a
+fresh output costs a page fault for each 4 kB, which can take longer than computing it; ``small_pages`` holds the times
+of that. With ``--torchgeo`` (a folder that holds torchgeo 0.10), its spherical harmonics are timed too.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read when PyTorch starts
 
 import numpy as np
 import scipy.special
@@ -144,12 +148,16 @@ def main() -> None:
         "--torchgeo", type=Path, help="a folder that holds the package torchgeo 0.10 (and einops)"
     )
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--small-pages", metavar="KEY", help=argparse.SUPPRESS)
     parser.add_argument("--memory", metavar="KEY:MODE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     if arguments.memory:
         key, mode = arguments.memory.split(":")
         print(peak_memory_here(key, mode))
+        return
+    if arguments.small_pages:
+        print(json.dumps(small_pages_here(arguments.small_pages, arguments.runs)))
         return
     result = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"encoders": {}}
     result["about"] = __doc__.split("\n\n")[2].replace("\n", " ")
@@ -186,6 +194,7 @@ def measure(key: str, runs: int, torchgeo: Path | None) -> dict[str, Any]:
             "features": encoder.out_features,
             "ms": times,
             "times_numpy": {k: round(times["numpy"] / times[k], 2) for k in ("eager", "compiled")},
+            "small_pages": small_pages(key, runs, times["numpy"]),
             "compile_s": round(compile_s, 1),
             "max_error": float((encoder(lonlat[:4096]).double() - expected).abs().max()),
             "max_error_compiled": float((compiled(lonlat)[:4096].double() - expected).abs().max()),
@@ -242,7 +251,33 @@ def measure_gpu(encoder: PositionEncoder, lonlat: torch.Tensor) -> dict[str, Any
     return {"device": torch.cuda.get_device_name(), "ms": times, "share_of_copy_bandwidth": share}
 
 
-# Peak memory, in a process of its own
+# Small pages and peak memory, in a process of their own
+
+
+def small_pages(key: str, runs: int, numpy_ms: float) -> dict[str, dict[str, float]]:
+    """Times of tslab without huge pages, and how many times as fast as NumPy that is."""
+    command = [sys.executable, __file__, "--small-pages", key, "--runs", str(runs)]
+    environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "0"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    times = json.loads(answer.splitlines()[-1])
+    return {
+        "ms": times,
+        "times_numpy": {k: round(numpy_ms / times[k], 2) for k in ("eager", "compiled")},
+    }
+
+
+def small_pages_here(key: str, runs: int) -> dict[str, float]:
+    encoder, lonlat = build(key), places()
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        return in_turns(
+            {
+                "eager": lambda: encoder(lonlat),
+                "compiled": lambda: compiled(lonlat),
+                "write": lambda: torch.ones(N, encoder.out_features),
+            },
+            runs,
+        )
 
 
 def peak_memory(key: str, mode: str) -> float | None:
@@ -337,6 +372,9 @@ def line(key: str, row: dict[str, Any]) -> str:
     text = f"{key:20s} numpy {ms['numpy']:8.1f}  eager {ms['eager']:7.1f} ({ratio['eager']:5.1f}x)"
     text += f"  compiled {ms['compiled']:7.1f} ({ratio['compiled']:5.1f}x)  write {ms['write']:6.1f}"
     text += f"  error {row['max_error']:.0e}  memory {row['memory_ratio']['eager']} {row['memory_ratio']['compiled']}"
+    small = row["small_pages"]
+    text += f"  small pages: eager {small['ms']['eager']} ({small['times_numpy']['eager']}x)"
+    text += f" compiled {small['ms']['compiled']} ({small['times_numpy']['compiled']}x) write {small['ms']['write']}"
     if "times_torchgeo" in row:
         text += f"  torchgeo {ms['torchgeo']:.1f} ({row['times_torchgeo']}), error {row['max_error_torchgeo']:.0e}"
     return text

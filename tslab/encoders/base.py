@@ -5,11 +5,13 @@ holds the formula, in `PositionEncoder.encode`; this base class checks the input
 the processor's cache.
 
 The finest scales of the benchmark turn 180 degrees into millions of radians, where a float32 phase is wrong
-by 0.2 radians. `sin_cos` therefore counts phases in turns, in float64, drops the whole turns exactly, and
+by 0.2 radians. `sin_turns` therefore counts phases in turns, in float64, drops the whole turns exactly, and
 only then goes to the dtype of the input.
 """
 
+import ctypes
 import math
+import sys
 from typing import ClassVar
 
 import torch
@@ -21,6 +23,9 @@ from tslab.coords import CoordinateError, _values_are_hidden, check_lonlat, has_
 BLOCK_ELEMENTS = 2**18
 """Large inputs are encoded in blocks of rows that write about this many numbers, so that intermediate results
 stay in cache."""
+
+QUARTER = 0.25
+"""A cosine is a sine that is a quarter of a turn ahead."""
 
 
 class PositionEncoder(nn.Module):
@@ -52,6 +57,7 @@ class PositionEncoder(nn.Module):
         if self._fits_in_cache(lonlat):
             return self.encode(lonlat)
         out = lonlat.new_empty((len(lonlat), self.out_features))
+        _ask_for_huge_pages(out)
         _keep_freed_memory()
         for target, block in zip(
             out.split(self.rows_per_block), lonlat.split(self.rows_per_block), strict=True
@@ -96,6 +102,24 @@ def _keep_freed_memory() -> None:
     total time.
     """
     torch.empty(2**24, dtype=torch.uint8)
+
+
+def _ask_for_huge_pages(out: Tensor) -> None:
+    """Let Linux back the output with pages of 2 MB, where it leaves that to programs (``madvise``).
+
+    A fresh output costs one page fault for each page. With pages of 4 kB, these faults take longer than the sines.
+    NumPy does the same for its arrays. A compiled encoder allocates its own output; start Python with
+    ``THP_MEM_ALLOC_ENABLE=1`` to let PyTorch ask for huge pages everywhere. Elsewhere than on Linux nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    huge, small, advice = 2**21, 2**12, 14  # the last is MADV_HUGEPAGE
+    start = -(-out.data_ptr() // huge) * huge
+    end = (out.data_ptr() + out.numel() * out.element_size()) // small * small
+    if end > start:
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice
+        )  # a refusal is harmless
 
 
 class WaveEncoder(PositionEncoder):
@@ -162,15 +186,31 @@ def scales_between(
     return min_radius * (max_radius / min_radius) ** exponents
 
 
+def sin_turns(turns: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+    """sin(2 pi ``turns``), exact for phases of any size.
+
+    ``turns`` (float64) lose their whole turns in float64; only the sine of the rest is taken in ``dtype``. Before
+    that last rounding, a phase of T turns is off by about T x 10^-16 turns.
+    """
+    return ((turns - turns.round()).to(dtype) * (2 * math.pi)).sin()
+
+
 def sin_cos(
     values: Float[Tensor, "*shape"], frequencies: Float[Tensor, "*frequencies"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, "*out"], Float[Tensor, "*out"]]:
-    """Sine and cosine of 2 pi ``values`` x ``frequencies``, exact for phases of any size.
+    """Sine and cosine of 2 pi ``values`` x ``frequencies``, exact as in `sin_turns`.
 
-    ``values`` and ``frequencies`` (turns per unit, float64) broadcast. The product and the removal of whole
-    turns are done in float64, the sine and cosine in ``dtype``. Before that last rounding, a phase of T turns
-    is off by about T x 10^-16 turns.
+    ``values`` and ``frequencies`` (turns per unit, float64) broadcast.
     """
     turns = values.double() * frequencies
     phase = (turns - turns.round()).to(dtype) * (2 * math.pi)
     return phase.sin(), phase.cos()
+
+
+def interleave(*columns: Float[Tensor, " f"]) -> Float[Tensor, " k*f"]:
+    """Tables of k features per scale, written as k columns, in the order of the output: scale by scale.
+
+    With its frequencies in that order, an encoder computes each feature where it is written, side by side. A
+    compiler makes one vectorised loop of that, without any intermediate result.
+    """
+    return torch.stack(columns, dim=-1).flatten()

@@ -12,7 +12,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab.coords import check_lonlat, has_location, sample_sphere
-from tslab.encoders.base import MultiScaleEncoder, PositionEncoder, WaveEncoder, sin_cos
+from tslab.encoders.base import (
+    QUARTER,
+    MultiScaleEncoder,
+    PositionEncoder,
+    WaveEncoder,
+    interleave,
+    sin_cos,
+    sin_turns,
+)
 
 GLOBE = (-180.0, 180.0, -90.0, 90.0)
 """The whole globe as an extent: (lon_min, lon_max, lat_min, lat_max) in degrees."""
@@ -257,8 +265,10 @@ class Space2VecGrid(MultiScaleEncoder):
         self.out_features = 4 * num_scales
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 4*f"]:
-        sine, cosine = sin_cos(lonlat[:, :, None], self.frequencies, lonlat.dtype)  # (n, coordinate, f)
-        return torch.stack([sine, cosine], dim=-1).flatten(1)
+        f, zero = self.frequencies, torch.zeros_like(self.frequencies)
+        turns = lonlat.double()[:, :, None] * interleave(f, f)  # (n, coordinate, 2 f)
+        ahead = interleave(zero, zero + QUARTER)  # sine, cosine
+        return sin_turns(turns + ahead, lonlat.dtype).flatten(1)
 
 
 class Space2VecTheory(MultiScaleEncoder):
@@ -293,10 +303,14 @@ class Space2VecTheory(MultiScaleEncoder):
         self.register_buffer("directions", directions, persistent=False)
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6*f"]:
-        lon, lat = lonlat.double().unbind(-1)
-        along = [lon * east + lat * north for east, north in self.directions]
-        waves = [wave for x in along for wave in sin_cos(x[:, None], self.frequencies, lonlat.dtype)]
-        return torch.stack(waves, dim=-1).flatten(1)
+        f, zero = self.frequencies, torch.zeros_like(self.frequencies)
+        east, north = (
+            interleave(*(f * component for component in components.repeat_interleave(2)))
+            for components in self.directions.T
+        )  # turns per degree of each feature
+        ahead = interleave(*[zero, zero + QUARTER] * 3)  # sine, cosine of each direction
+        lon, lat = lonlat.double().split(1, dim=-1)
+        return sin_turns(lon * east + lat * north + ahead, lonlat.dtype)
 
 
 def check_extent(extent: Extent) -> Extent:

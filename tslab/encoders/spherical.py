@@ -6,16 +6,38 @@ radians, with scales in geometric progression from ``min_radius`` to ``max_radiu
 angle is unscaled). phi is latitude, lambda longitude; an angle without an index is unscaled.
 """
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tslab.coords import unit_vectors
-from tslab.encoders.base import MultiScaleEncoder, PositionEncoder, WaveEncoder, geometric_scales, sin_cos
+from tslab.encoders.base import (
+    QUARTER,
+    MultiScaleEncoder,
+    PositionEncoder,
+    WaveEncoder,
+    geometric_scales,
+    interleave,
+    sin_cos,
+    sin_turns,
+)
 
 TURNS_PER_DEGREE = 1 / 360
+
+
+class Wave(NamedTuple):
+    """A sine of an angle: its share of the scaled and of the whole angle, and the turns that it is ahead."""
+
+    scaled: int
+    whole: int
+    ahead: float
+
+
+ONE = Wave(0, 0, QUARTER)
+SIN, COS = Wave(0, 1, 0.0), Wave(0, 1, QUARTER)
+SIN_F, COS_F = Wave(1, 0, 0.0), Wave(1, 0, QUARTER)
 
 
 class XYZ(PositionEncoder):
@@ -73,7 +95,8 @@ class NeRF(WaveEncoder):
 
 
 class Sphere2Vec(MultiScaleEncoder):
-    """What the Sphere2Vec encoders share: scales of an angle in degrees, and the waves of both coordinates.
+    """What the Sphere2Vec encoders share: scales of an angle in degrees, and products of a wave of longitude and
+    a wave of latitude. A subclass lists its `products`.
 
     Args:
         num_scales: F, the number of scales.
@@ -85,11 +108,12 @@ class Sphere2Vec(MultiScaleEncoder):
     """
 
     turns_per_unit: ClassVar[float] = TURNS_PER_DEGREE
-    features_per_scale: ClassVar[int]
+    products: ClassVar[tuple[tuple[Wave, Wave], ...]]
+    """The features of one scale: (wave of longitude, wave of latitude)."""
 
     def __init__(self, num_scales: int = 64, min_radius: float = 1e-3, max_radius: float = 1.0) -> None:
         super().__init__(num_scales, min_radius, max_radius)
-        self.out_features = self.features_per_scale * num_scales
+        self.out_features = len(self.products) * num_scales
 
     def collapse_scales(self, scales: str) -> None:
         """Keep the geometric scales, or set every scale to ``max_radius`` as the released code does for M+
@@ -101,15 +125,38 @@ class Sphere2Vec(MultiScaleEncoder):
             ones = geometric_scales(self.num_scales, self.max_radius, self.max_radius)
             self.frequencies = self.frequencies_of(ones)
 
-    def scaled_waves(self, lonlat: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """sin lambda_f, cos lambda_f, sin phi_f, cos phi_f, each (n, F)."""
-        sine, cosine = sin_cos(lonlat[:, :, None], self.frequencies, lonlat.dtype)  # (n, coordinate, f)
-        return sine[:, 0], cosine[:, 0], sine[:, 1], cosine[:, 1]
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+        if torch.compiler.is_dynamo_compiling():
+            return self.encode_in_place(lonlat)
+        sin_f, cos_f = sin_cos(lonlat[:, :, None], self.frequencies, lonlat.dtype)  # (n, coordinate, f)
+        whole = self.frequencies.new_full((1,), TURNS_PER_DEGREE)
+        sin, cos = sin_cos(lonlat[:, :, None], whole, lonlat.dtype)  # (n, coordinate, 1)
+        lon, lat = ({SIN_F: sin_f[:, c], COS_F: cos_f[:, c], SIN: sin[:, c], COS: cos[:, c]} for c in (0, 1))
+        features = [lat[b] if a is ONE else lon[a] if b is ONE else lon[a] * lat[b] for a, b in self.products]
+        return torch.stack(features, dim=-1).flatten(1)
 
-    def unscaled_waves(self, lonlat: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor, Tensor]:
-        """sin lambda, cos lambda, cos phi, each (n, 1)."""
-        sine, cosine = sin_cos(lonlat, lonlat.new_tensor(TURNS_PER_DEGREE, dtype=torch.float64), lonlat.dtype)
-        return sine[:, :1], cosine[:, :1], cosine[:, 1:]
+    def encode_in_place(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+        """The same, both waves of each feature computed where it is written.
+
+        These are more sines than `encode` takes, but no intermediate result is stored and shuffled: faster as
+        soon as a compiler makes one loop of it, and only then.
+        """
+        degrees = lonlat.double().split(1, dim=-1)
+        lon, lat = (
+            sin_turns(angle * self.table_of(waves) + self.ahead_of(waves), lonlat.dtype)
+            for angle, waves in zip(degrees, zip(*self.products, strict=True), strict=True)
+        )
+        return lon * lat
+
+    def table_of(self, waves: tuple[Wave, ...]) -> Float[Tensor, " k*f"]:
+        """Turns per degree of each feature, scale by scale."""
+        f = self.frequencies
+        return interleave(*(wave.scaled * f + wave.whole * TURNS_PER_DEGREE for wave in waves))
+
+    def ahead_of(self, waves: tuple[Wave, ...]) -> Float[Tensor, " k*f"]:
+        """Turns that each feature is ahead of a sine, scale by scale."""
+        zero = torch.zeros_like(self.frequencies)
+        return interleave(*(zero + wave.ahead for wave in waves))
 
 
 class SphereC(Sphere2Vec):
@@ -121,11 +168,8 @@ class SphereC(Sphere2Vec):
     single-valued only at scale 1, where cos phi_f vanishes.
     """
 
-    features_per_scale = 3
-
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3*f"]:
-        sin_lon, cos_lon, sin_lat, cos_lat = self.scaled_waves(lonlat)
-        return torch.stack([sin_lat, cos_lat * cos_lon, cos_lat * sin_lon], dim=-1).flatten(1)
+    # (wave of longitude, wave of latitude) of each feature
+    products = ((ONE, SIN_F), (COS_F, COS_F), (SIN_F, COS_F))
 
 
 class SphereCPlus(Sphere2Vec):
@@ -138,12 +182,8 @@ class SphereCPlus(Sphere2Vec):
     Date line: as `SphereC`. Poles: the two waves of longitude alone keep its value at a pole, at every scale.
     """
 
-    features_per_scale = 6
-
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6*f"]:
-        sin_lon, cos_lon, sin_lat, cos_lat = self.scaled_waves(lonlat)
-        features = [sin_lat, cos_lat, sin_lon, cos_lon, cos_lat * cos_lon, cos_lat * sin_lon]
-        return torch.stack(features, dim=-1).flatten(1)
+    # (wave of longitude, wave of latitude) of each feature
+    products = ((ONE, SIN_F), (ONE, COS_F), (SIN_F, ONE), (COS_F, ONE), (COS_F, COS_F), (SIN_F, COS_F))
 
 
 class SphereM(Sphere2Vec):
@@ -156,16 +196,8 @@ class SphereM(Sphere2Vec):
     features with cos phi vanish there, those with cos phi_f keep longitude unless s_f = 1.
     """
 
-    features_per_scale = 5
-
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 5*f"]:
-        return torch.stack(self.mixed_products(lonlat), dim=-1).flatten(1)
-
-    def mixed_products(self, lonlat: Float[Tensor, "n 2"]) -> list[Tensor]:
-        """The five features, each (n, F), in the order of the formula."""
-        sin_lon_f, cos_lon_f, sin_lat_f, cos_lat_f = self.scaled_waves(lonlat)
-        sin_lon, cos_lon, cos_lat = self.unscaled_waves(lonlat)
-        return [sin_lat_f, cos_lat_f * cos_lon, cos_lat * cos_lon_f, cos_lat_f * sin_lon, cos_lat * sin_lon_f]
+    # (wave of longitude, wave of latitude) of each feature; the index means scaled
+    products = ((ONE, SIN_F), (COS, COS_F), (COS_F, COS), (SIN, COS_F), (SIN_F, COS))
 
 
 class SphereMPlus(Sphere2Vec):
@@ -189,7 +221,11 @@ class SphereMPlus(Sphere2Vec):
         scales: "geometric" or "released".
     """
 
-    features_per_scale = 8
+    # (wave of longitude, wave of latitude) of each feature; the index means scaled
+    products = (
+        *((ONE, SIN_F), (ONE, COS_F), (SIN_F, ONE), (COS_F, ONE)),
+        *((COS, COS_F), (COS_F, COS), (SIN, COS_F), (SIN_F, COS)),
+    )
 
     def __init__(
         self,
@@ -200,15 +236,6 @@ class SphereMPlus(Sphere2Vec):
     ) -> None:
         super().__init__(num_scales, min_radius, max_radius)
         self.collapse_scales(scales)
-
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 8*f"]:
-        sin_lon_f, cos_lon_f, sin_lat_f, cos_lat_f = self.scaled_waves(lonlat)
-        sin_lon, cos_lon, cos_lat = self.unscaled_waves(lonlat)
-        features = [
-            *(sin_lat_f, cos_lat_f, sin_lon_f, cos_lon_f),
-            *(cos_lat_f * cos_lon, cos_lat * cos_lon_f, cos_lat_f * sin_lon, cos_lat * sin_lon_f),
-        ]
-        return torch.stack(features, dim=-1).flatten(1)
 
 
 class DFS(Sphere2Vec):
@@ -232,7 +259,7 @@ class DFS(Sphere2Vec):
         scales: "geometric" or "released".
     """
 
-    features_per_scale = 0  # the number of features is quadratic in F
+    products = ()  # not one scale at a time
 
     def __init__(
         self,
@@ -246,7 +273,8 @@ class DFS(Sphere2Vec):
         self.out_features = 4 * num_scales**2 + 4 * num_scales
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 4*f*f+4*f"]:
-        sin_lon, cos_lon, sin_lat, cos_lat = self.scaled_waves(lonlat)
+        sine, cosine = sin_cos(lonlat[:, :, None], self.frequencies, lonlat.dtype)  # (n, coordinate, f)
+        (sin_lon, sin_lat), (cos_lon, cos_lat) = sine.unbind(1), cosine.unbind(1)
         lon_waves, lat_waves = torch.cat([sin_lon, cos_lon], dim=-1), torch.cat([sin_lat, cos_lat], dim=-1)
         products = (lon_waves[:, :, None] * lat_waves[:, None, :]).flatten(1)
         single = torch.stack([sin_lat, cos_lat, sin_lon, cos_lon], dim=-1).flatten(1)
