@@ -87,8 +87,9 @@ def released_background_map(
         return _compute(path), f"Computed now from the released checkpoint `{path.name}` of {REPOSITORY}."
     record = json.loads(find_record(RECORD).read_text(encoding="utf-8"))
     origin = (
-        f"The released checkpoint is not on this machine; this is the committed record, computed "
-        f"on {record['date']} from `{Path(record['file']).name}` of {record['repository']}, commit {record['release'][:10]}."
+        "The released checkpoint is not on this machine; this is the committed record, computed on "
+        f"{record['date']} from `{Path(record['file']).name}` of {record['repository']}, "
+        f"commit {record['release'][:10]}."
     )
     return torch.tensor(record["mean_presence"], dtype=torch.float64), origin
 
