@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tslab.baselines import SphereNeighbors
-from tslab.coords import EARTH_RADIUS_KM, has_location
+from tslab.coords import EARTH_RADIUS_KM, has_location, lonlat_from_unit_vectors
 from tslab.metrics import r2
 from tslab.tasks.splits import block_folds
 from tslab.tasks.task import Table, Task
@@ -29,13 +29,16 @@ class LocalKriging:
 
     The weights w of the neighbours solve (K + g I) w + m 1 = c with sum w = 1, K_ij = exp(-d_ij / L), c_i =
     exp(-d_i / L), g the nugget: the best linear unbiased prediction if labels covary like that around an
-    unknown local mean. L and g are chosen by leaving out training places one at a time, if they are not given.
+    unknown local mean. L and g are chosen by leaving out training places, one at a time or fold by fold, if they are
+    not given.
 
     Args:
         table: training rows; those without a location are left out.
         k: number of neighbours.
         length_km: L, or None to choose it from `LENGTHS_KM`.
         nugget: g, or None to choose it from `NUGGETS`.
+        folds: fold of each row, to choose by leaving out whole folds. Blocks of the Earth as folds choose for
+            regions without data; one place at a time (None) chooses for gaps between known places.
         seed: of the places that are left out to choose.
 
     Source: Cressie, Statistics for Spatial Data, 1993, section 3.2.
@@ -48,15 +51,17 @@ class LocalKriging:
         k: int = 32,
         length_km: float | None = None,
         nugget: float | None = None,
+        folds: Int[Tensor, " n"] | None = None,
         seed: int = 0,
     ) -> None:
         located = table.where(table.has_location)
+        folds = None if folds is None else folds[table.has_location]
         self.neighbors = SphereNeighbors(located.lonlat, min(k, len(located) - 1))
         self.xyz = torch.from_numpy(self.neighbors.xyz)
         label = located.target.double().cpu()
         self.mean = float(label.mean())
         self.label = label - self.mean
-        self.length_km, self.nugget = self._choose(length_km, nugget, seed)
+        self.length_km, self.nugget = self._choose(length_km, nugget, folds, seed)
 
     def predict(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
         """Predictions (float64); the mean label for a missing place."""
@@ -82,19 +87,38 @@ class LocalKriging:
             parts.append((weight * self.label[i]).sum(1))
         return torch.cat(parts)
 
-    def _choose(self, length_km: float | None, nugget: float | None, seed: int) -> tuple[float, float]:
+    def _choose(
+        self, length_km: float | None, nugget: float | None, folds: Int[Tensor, " n"] | None, seed: int
+    ) -> tuple[float, float]:
         if length_km is not None and nugget is not None:
             return length_km, nugget
-        distance, index = self.neighbors.query_self()
-        some = torch.randperm(len(distance), generator=torch.Generator().manual_seed(seed))[:2000]
+        asked = torch.randperm(len(self.label), generator=torch.Generator().manual_seed(seed))[:2000]
+        if folds is None:
+            distance, index = (part[asked] for part in self.neighbors.query_self())
+        else:
+            distance, index = neighbors_in_other_folds(self.neighbors, folds, asked)
         lengths = LENGTHS_KM if length_km is None else (length_km,)
         nuggets = NUGGETS if nugget is None else (nugget,)
 
         def error(choice: tuple[float, float]) -> float:
-            predicted = self._krige(distance[some], index[some], *choice)
-            return float(((predicted - self.label[some]) ** 2).mean())
+            predicted = self._krige(distance, index, *choice)
+            return float(((predicted - self.label[asked]) ** 2).mean())
 
         return min(((length, g) for length in lengths for g in nuggets), key=error)
+
+
+def neighbors_in_other_folds(
+    neighbors: SphereNeighbors, folds: Int[Tensor, " n"], asked: Int[Tensor, " m"]
+) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
+    """(distance in km, row) of the k nearest places of each row ``asked`` that lie in another fold than itself."""
+    lonlat = lonlat_from_unit_vectors(torch.from_numpy(neighbors.xyz))
+    distance = torch.empty((len(asked), neighbors.k), dtype=torch.float64)
+    index = torch.empty((len(asked), neighbors.k), dtype=torch.long)
+    for fold in folds[asked].unique():
+        inside, seen = folds[asked] == fold, (folds != fold).nonzero()[:, 0]
+        near, row = SphereNeighbors(lonlat[seen], neighbors.k).query(lonlat[asked[inside]])
+        distance[inside], index[inside] = near, seen[row]
+    return distance, index
 
 
 @dataclass(frozen=True)
@@ -141,8 +165,8 @@ def train_stack(
     Args:
         task: a regression task; only places are used.
         folds: number of folds, at least 2.
-        block_degrees: make folds of blocks of this size, to choose the weight for regions never seen; at random
-            otherwise, for gaps between known places.
+        block_degrees: make folds of blocks of this size, to choose the weight and the kriging's numbers for regions
+            never seen; at random otherwise, for gaps between known places.
         seed: of folds and trainings.
         k: neighbours of the kriging.
         build: what trains one model, for tests.
@@ -155,7 +179,7 @@ def train_stack(
         fold[order] = torch.arange(len(table)) % folds
     else:
         fold = block_folds(table.lonlat, folds, size_degrees=block_degrees, seed=seed)
-    kriging = LocalKriging(table, k=k, seed=seed)
+    kriging = LocalKriging(table, k=k, folds=None if block_degrees is None else fold, seed=seed)
     label = table.target.double()
     by_encoder, by_kriging = torch.empty_like(label), torch.empty_like(label)
     runs = []
