@@ -8,7 +8,8 @@ an output of that size into fresh memory, which nothing that returns such an out
 several runs, taken in turns so that a busy moment of the machine hits all of them. Peak memory is measured in a process
 of its own. PyTorch runs with THP_MEM_ALLOC_ENABLE=1: like NumPy's, its arrays then lie in pages of 2 MB. Without, a
 fresh output costs a page fault for each 4 kB, which can take longer than computing it; ``small_pages`` holds the times
-of that. With ``--torchgeo`` (a folder that holds torchgeo 0.10), its spherical harmonics are timed too.
+of that, where ``write`` is most of the time of the widest encoders. A row without ``small_pages`` was measured earlier,
+with small pages only. With ``--torchgeo`` (a folder that holds torchgeo 0.10), its spherical harmonics are timed too.
 """
 
 import argparse
