@@ -316,6 +316,50 @@ class TestBadInput:
         with pytest.raises(TaskDataError, match=rf"{Path(file).name}.*(truncated|damaged)"):
             load_locbench(name, archive)
 
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [
+            ("yfcc", "yfcc/train_test_split.csv"),
+            ("mosaiks_elevation", "mosaiks/Y_elevation.csv"),
+            ("sustainbench_asset_index", "sustainbench/dhs_test_labels.csv"),
+        ],
+    )
+    def test_tables_cut_in_the_middle_of_a_row(self, name: str, file: str, archive: Path) -> None:
+        lines = (archive / file).read_text().splitlines()
+        lines[-1] = lines[-1].rsplit(",", 2)[0]
+        (archive / file).write_text("\n".join(lines))
+        with pytest.raises(TaskDataError, match=rf"{Path(file).name} is truncated"):
+            load_locbench(name, archive)
+
+    def test_rows_without_a_split(self, archive: Path) -> None:
+        path = archive / "yfcc/train_test_split.csv"
+        path.write_text(path.read_text().replace("val", ""))
+        with pytest.raises(TaskDataError, match="1 rows name no split, the first is row 2"):
+            load_locbench("yfcc", archive)
+
+    @pytest.mark.parametrize(
+        ("name", "file", "key"),
+        [
+            ("nabirds", "nabirds/nabirds_with_loc_2019.json", "class_id"),
+            ("inat2018", "inat_2018/val2018.json", "category_id"),
+            ("fmow", "fmow/val.json", "category_id"),
+        ],
+    )
+    @pytest.mark.parametrize("empty", ["null", "NaN"])
+    def test_classes_that_are_missing(
+        self, name: str, file: str, key: str, empty: str, archive: Path
+    ) -> None:
+        path = archive / file
+        path.write_text(path.read_text().replace(f'"{key}": 1', f'"{key}": {empty}'))
+        with pytest.raises(TaskDataError, match=rf"{path.name}.*{key}"):
+            load_locbench(name, archive)
+
+    def test_words_in_place_of_coordinates(self, archive: Path) -> None:
+        path = archive / "inat_2018/val2018_locations.json"
+        path.write_text(path.read_text().replace("-77.0", '"west"'))
+        with pytest.raises(TaskDataError, match=r"coordinate or date is no number.*west"):
+            load_locbench("inat2018", archive)
+
     def test_missing_columns(self, archive: Path) -> None:
         path = archive / "yfcc/train_test_split.csv"
         pd.read_csv(path).drop(columns="lon").to_csv(path, index=False)

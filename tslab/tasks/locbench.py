@@ -185,7 +185,7 @@ def read_birds(files: Archive, image: ImageKind, variant: str) -> Content:
             path,
             lon=[a.get("lon") for a in about],
             lat=[a.get("lat") for a in about],
-            target=np.array([row["class_id"] for row in rows], dtype=np.int64),
+            target=_id_array(path, rows, "class_id"),
             user=[a.get("user_id") for a in about],
             date=[a.get("date") for a in about],
             image=_class_image(files, split, image, f"features_inception/{stem}", "net_feats"),
@@ -363,7 +363,7 @@ def read_coco_with_locations(annotations: Path, locations: Path, image: Callable
     _expect_keys(annotations, whole, ["images", "annotations"])
     ids = _id_array(annotations, whole["images"], "id")
     labelled = _id_array(annotations, whole["annotations"], "image_id")
-    classes = np.array([entry.get("category_id", -1) for entry in whole["annotations"]], dtype=np.int64)
+    classes = _id_array(annotations, whole["annotations"], "category_id")
     del whole
     entries = _entries(locations, ("id", "lon", "lat", "user_id", "date_c"))
     located = _id_array(locations, entries, "id")
@@ -413,6 +413,10 @@ def read_csv(path: Path, columns: list[str], numeric: Iterable[str] = ()) -> pd.
         rows = pd.read_csv(path, low_memory=False)
     except (ValueError, UnicodeDecodeError) as error:
         raise TaskDataError(f"{path} is not a readable CSV ({error}); download it again") from error
+    if len(rows) and pd.isna(rows.iloc[-1, -1]) and not _ends_with_newline(path):
+        raise TaskDataError(
+            f"{path} is truncated: it ends in the middle of row {len(rows) - 1}; download it again"
+        )
     missing = [name for name in columns if name not in rows]
     if missing:
         raise TaskDataError(
@@ -421,6 +425,13 @@ def read_csv(path: Path, columns: list[str], numeric: Iterable[str] = ()) -> pd.
         )
     _expect_numbers(path, rows, numeric)
     return rows
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - 1))
+        return stream.read(1) in (b"\n", b"\r")
 
 
 def locbench_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -505,14 +516,14 @@ def _table(
     **extra: NDArray[Any],
 ) -> Table:
     """A table from columns as they were read; None becomes NaN, a place with one coordinate missing is missing."""
-    lonlat = np.stack([_floats(lon), _floats(lat)], axis=1)
-    lonlat[np.isnan(lonlat).any(axis=1)] = np.nan
-    columns = {name: torch.from_numpy(np.array(values, dtype=np.int64)) for name, values in extra.items()}
-    if user is not None:
-        columns["user"] = torch.from_numpy(_users(user))
-    if date is not None:
-        columns["date"] = torch.from_numpy(_floats(date).astype(np.float32))
     try:
+        lonlat = np.stack([_floats(lon), _floats(lat)], axis=1)
+        lonlat[np.isnan(lonlat).any(axis=1)] = np.nan
+        columns = {name: torch.from_numpy(np.array(values, dtype=np.int64)) for name, values in extra.items()}
+        if user is not None:
+            columns["user"] = torch.from_numpy(_users(user))
+        if date is not None:
+            columns["date"] = torch.from_numpy(_floats(date).astype(np.float32))
         return Table(
             torch.from_numpy(lonlat.astype(np.float32)),
             torch.from_numpy(np.array(target)),
@@ -529,16 +540,24 @@ def _floats(values: Any) -> NDArray[np.float64]:
     """Numbers with None for missing, as float64 with NaN."""
     if isinstance(values, np.ndarray):
         return values.astype(np.float64)
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    try:
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TaskDataError(
+            f"a coordinate or date is no number ({error}); download the file again"
+        ) from error
 
 
 def _users(values: Any) -> NDArray[np.int64]:
     """User numbers with -1 for missing."""
     if isinstance(values, np.ndarray):
         return values.astype(np.int64)
-    return np.array(
-        [-1 if value is None or value != value else int(value) for value in values], dtype=np.int64
-    )
+    try:
+        return np.array(
+            [-1 if value is None or value != value else int(value) for value in values], dtype=np.int64
+        )
+    except (TypeError, ValueError) as error:
+        raise TaskDataError(f"a user is no number ({error}); download the file again") from error
 
 
 def _integers(path: Path, column: pd.Series) -> NDArray[np.int64]:
@@ -600,7 +619,12 @@ def _class_names(path: Path, numbered: Iterable[tuple[Any, Any]]) -> tuple[str, 
 
 
 def _by_split(path: Path, rows: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]:
-    """Rows of each split the benchmark uses; a split of the release may not be empty."""
+    """Rows of each split the benchmark uses; a split of the release may not be empty, a row must be in one."""
+    if rows["split"].isna().any():
+        raise TaskDataError(
+            f"{path}: {int(rows['split'].isna().sum()):,} rows name no split, the first is row "
+            f"{int(rows['split'].isna().idxmax())}; download it again"
+        )
     parts = {split: rows[rows["split"] == split] for split in info.splits}
     empty = [split for split, part in parts.items() if part.empty]
     if empty:
