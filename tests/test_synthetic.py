@@ -6,7 +6,11 @@ within 4 points, R² within 0.04.
 """
 
 import hashlib
+import os
+import subprocess
+import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ import torch
 from data_scripts import make_synthetic
 from tslab import sample_sphere, unit_vectors
 from tslab.tasks import DATASETS, LazyRows, Task, load_task
+from tslab.tasks.calibration import Simulation, fade_of, genus_mates
 from tslab.tasks.native import read_task, write_task
 from tslab.tasks.statistics import compare_with_targets, image_statistics, linear_image_r2
 from tslab.tasks.synthetic import (
@@ -28,7 +33,15 @@ from tslab.tasks.synthetic import (
     class_rows,
     synthetic_task,
 )
-from tslab.tasks.synthetic_classes import ImageModel, draw_images, predictions
+from tslab.tasks.synthetic_classes import (
+    NO_FADE,
+    ImageModel,
+    draw_images,
+    drop_small,
+    evidence,
+    genera,
+    predictions,
+)
 from tslab.tasks.synthetic_values import GeneratedRows
 from tslab.tasks.world import (
     Geography,
@@ -43,19 +56,15 @@ from tslab.tasks.world import (
 
 CLASSES, VALUES = list(CLASS_SPECS), list(VALUE_SPECS)
 
-pytestmark = pytest.mark.slow  # the generators are still being calibrated: the night-light marginal is off
+pytestmark = (
+    pytest.mark.slow
+)  # scale full is not calibrated yet, and version 2 of the generator has not been measured
 
 
-@pytest.fixture(scope="module")
-def small() -> dict[str, Task]:
-    """Every stand-in at the default scale, made once."""
-    return {}
-
-
-def made(small: dict[str, Task], name: str) -> Task:
-    if name not in small:
-        small[name] = load_task(name)
-    return small[name]
+@cache
+def made(name: str) -> Task:
+    """A stand-in at the default scale, made once a session."""
+    return load_task(name)
 
 
 def fingerprint(task: Task) -> str:
@@ -115,29 +124,29 @@ class TestEveryStandIn:
 class TestClassification:
     """Statistics at the default scale against the published ones."""
 
-    def test_image_model_is_as_good_as_the_published_one(self, name: str, small: dict[str, Task]) -> None:
-        found, published = image_statistics(made(small, name).test), DATASETS[name].no_prior
+    def test_image_model_is_as_good_as_the_published_one(self, name: str) -> None:
+        found, published = image_statistics(made(name).test), DATASETS[name].no_prior
         for key, tolerance in (("top1", 0.03), ("top3", 0.03), ("top10", 0.03), ("mrr", 0.03)):
             assert found[key] == pytest.approx(published[key], abs=tolerance), key
 
-    def test_location_adds_what_it_should(self, name: str, small: dict[str, Task]) -> None:
-        ceiling = made(small, name).meta.ceiling
+    def test_location_adds_what_it_should(self, name: str) -> None:
+        ceiling = made(name).meta.ceiling
         assert ceiling["product_top1"] - ceiling["image_top1"] == pytest.approx(
             CLASS_SPECS[name].gain, abs=0.04
         )
         assert ceiling["both_top1"] >= ceiling["product_top1"] - 0.01
         assert ceiling["both_top1"] > ceiling["location_top1"]
 
-    def test_geography_and_gaps(self, name: str, small: dict[str, Task]) -> None:
-        table = compare_with_targets(made(small, name))
+    def test_geography_and_gaps(self, name: str) -> None:
+        table = compare_with_targets(made(name))
         shares = table[table.index.str.startswith("share")]
         assert (shares["difference"].abs() <= 0.04).all()
         assert abs(table.loc["latitude 50 %", "difference"]) <= 2
         assert abs(table.loc["rows without location", "difference"]) <= 0.03
 
-    def test_the_truth_is_calibrated(self, name: str, small: dict[str, Task]) -> None:
+    def test_the_truth_is_calibrated(self, name: str) -> None:
         """Rows whose most likely class has probability p are of that class in a share p of the cases."""
-        task = made(small, name)
+        task = made(name)
         rows = task.test.where(task.test.has_location)
         posterior = task.truth(rows.lonlat)  # type: ignore[misc]
         torch.testing.assert_close(posterior.sum(-1), torch.ones(len(rows), dtype=posterior.dtype))
@@ -147,8 +156,8 @@ class TestClassification:
         frequencies = torch.bincount(task.train.target, minlength=task.num_classes).double() + 1
         assert likely > torch.log(frequencies / frequencies.sum())[rows.target].mean()
 
-    def test_sparse_predictions_hold_exact_zeros(self, name: str, small: dict[str, Task]) -> None:
-        task = made(small, name)
+    def test_sparse_predictions_hold_exact_zeros(self, name: str) -> None:
+        task = made(name)
         if not CLASS_SPECS[name].sparse:
             assert isinstance(task.test.image, torch.Tensor)
             return
@@ -160,25 +169,25 @@ class TestClassification:
         start = time.process_time()
         load_task(name, seed=2)
         assert (
-            time.process_time() - start < 30
-        )  # processor seconds of both cores on a busy machine; about 4 by the clock
+            time.process_time() - start < 20
+        )  # processor seconds, about half of it by the clock on two cores
 
 
-def test_balanced_test_rows_hold_every_class_equally_often(small: dict[str, Task]) -> None:
-    counts = torch.bincount(made(small, "inat2018").test.target)
+def test_balanced_test_rows_hold_every_class_equally_often() -> None:
+    counts = torch.bincount(made("inat2018").test.target)
     assert counts.unique().tolist() == [7] and len(counts) == 600
 
 
-def test_training_rows_are_long_tailed(small: dict[str, Task]) -> None:
-    counts = torch.bincount(made(small, "inat2018").train.target, minlength=600).sort(descending=True).values
+def test_training_rows_are_long_tailed() -> None:
+    counts = torch.bincount(made("inat2018").train.target, minlength=600).sort(descending=True).values
     share = np.log(70 / 10) / np.log(
         610 / 10
     )  # of the 60 commonest of 600 classes, frequency ~ 1 / (rank + 10)
     assert float(counts[:60].sum() / counts.sum()) == pytest.approx(share, abs=0.04)
 
 
-def test_land_use_repeats_sites(small: dict[str, Task]) -> None:
-    task = made(small, "fmow")
+def test_land_use_repeats_sites() -> None:
+    task = made("fmow")
     rows = torch.cat([task.train.group, task.test.group])
     assert len(rows) / len(rows.unique()) == pytest.approx(3.6, abs=0.3)
     same = task.train.group == task.train.group[0]
@@ -198,24 +207,26 @@ def test_full_scale_has_the_published_counts() -> None:
 class TestRegression:
     """Labels, images and limits of the regression stand-ins."""
 
-    def test_labels_are_distributed_as_published(self, name: str, small: dict[str, Task]) -> None:
-        spec, task = VALUE_SPECS[name], made(small, name)
+    def test_labels_are_distributed_as_published(self, name: str) -> None:
+        spec, task = VALUE_SPECS[name], made(name)
         label = torch.cat([t.target for t in task.tables.values()]).double().numpy()
         if spec.quantiles is None:
-            assert abs(label.mean()) < 0.15 and label.std() == pytest.approx(1, abs=0.1)
+            assert abs(label.mean()) < 0.01 and label.std() == pytest.approx(1, abs=0.01)
             return
-        at = np.array([0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
+        at = np.array([0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
         spread = np.diff(np.interp([0.05, 0.95], *spec.quantiles))[0]
-        np.testing.assert_allclose(np.quantile(label, at), np.interp(at, *spec.quantiles), atol=0.08 * spread)
+        np.testing.assert_allclose(np.quantile(label, at), np.interp(at, *spec.quantiles), atol=0.01 * spread)
+        zeros = np.mean(np.interp(np.linspace(0, 1, 10_001), *spec.quantiles) == 0)
+        assert np.mean(label == 0) == pytest.approx(zeros, abs=0.002)
         assert label.min() >= min(spec.quantiles[1]) and label.max() <= max(spec.quantiles[1])
 
-    def test_image_alone_reaches_the_published_score(self, name: str, small: dict[str, Task]) -> None:
-        task = made(small, name)
+    def test_image_alone_reaches_the_published_score(self, name: str) -> None:
+        task = made(name)
         mixed = task.resplit() if VALUE_SPECS[name].countries else task
         assert linear_image_r2(mixed) == pytest.approx(DATASETS[name].no_prior["r2"], abs=0.04)
 
-    def test_the_truth_explains_what_it_says(self, name: str, small: dict[str, Task]) -> None:
-        task = made(small, name)
+    def test_the_truth_explains_what_it_says(self, name: str) -> None:
+        task = made(name)
         y = torch.cat([t.target for t in task.tables.values()]).double()
         places = torch.cat([t.lonlat for t in task.tables.values()]).double()
         expected = task.truth(places)  # type: ignore[misc]
@@ -227,8 +238,8 @@ class TestRegression:
         )
 
 
-def test_countries_are_whole_and_matter(small: dict[str, Task]) -> None:
-    task = made(small, "sustainbench_asset_index")
+def test_countries_are_whole_and_matter() -> None:
+    task = made("sustainbench_asset_index")
     seen = [set(t.group.tolist()) for t in task.tables.values()]
     assert not seen[0] & seen[2] and not seen[0] & seen[1] and len(set().union(*seen)) > 50
     mixed = load_task("sustainbench_asset_index", split="random")
@@ -238,8 +249,8 @@ def test_countries_are_whole_and_matter(small: dict[str, Task]) -> None:
     assert float(means.std()) > 0.3
 
 
-def test_night_lights_change_their_unit_with_the_satellite(small: dict[str, Task]) -> None:
-    train = made(small, "sustainbench_asset_index").train
+def test_night_lights_change_their_unit_with_the_satellite() -> None:
+    train = made("sustainbench_asset_index").train
     light = train.image_rows()[:, 0]
     assert light[train.year < 2012].median() > 5 * light[train.year >= 2012].median()
 
@@ -345,17 +356,18 @@ def test_evidence_is_the_likelihood_ratio_of_the_logits() -> None:
         return float(np.exp(-((x - mean) ** 2) / (2 * sd**2)) / sd)
 
     wide = np.sqrt(1 + 0.7**2)
-    for logits, evidence in zip(draw.logits.astype(float), draw.evidence, strict=True):
+    found = evidence(model, draw.logits, genus)
+    for logits, row in zip(draw.logits.astype(float), found, strict=True):
         for c, partner in ((0, 1), (1, 0), (2, None)):
             ratio = normal(logits[c], 2.0, wide) / normal(logits[c], 0, 1)
             if partner is not None:
                 ratio *= normal(logits[partner], 1.2, 1) / normal(logits[partner], 0, 1)
-            assert evidence[c] == pytest.approx(np.log(0.1 + 0.9 * ratio), rel=1e-4)
+            assert row[c] == pytest.approx(np.log(0.1 + 0.9 * ratio), rel=1e-4)
 
 
-def test_no_rule_beats_bayes(small: dict[str, Task]) -> None:
+def test_no_rule_beats_bayes() -> None:
     """Sharpening, flattening or weighting the product never beats the stated limit."""
-    task = made(small, "birdsnap_ebird")
+    task = made("birdsnap_ebird")
     stated, prior = task.test.image_rows().double().clamp_min(1e-12), task.truth(task.test.lonlat)  # type: ignore[misc]
     for power in (0.2, 0.5, 1.0):
         hit = (stated**power * prior).argmax(-1) == task.test.target
@@ -375,3 +387,80 @@ def test_the_script_writes_what_load_task_reads(tmp_path: Path, capsys: pytest.C
     assert fingerprint(again) == fingerprint(synthetic_task("yfcc", "tiny", 3))
     assert make_synthetic.main(["--report", "--names", "yfcc", "--scale", "tiny"]) == 0
     assert "image model top1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["birdsnap_ebird", "fmow", "mosaiks_nightlights", "stress_classes"])
+def test_another_process_with_another_number_of_threads_makes_the_same_rows(name: str) -> None:
+    code = (
+        "import sys, torch; torch.set_num_threads(int(sys.argv[2]));"
+        "from tests.test_synthetic import fingerprint, load_task;"
+        "print(fingerprint(load_task(sys.argv[1], scale='tiny', seed=3)))"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code, name, threads],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"OMP_NUM_THREADS": threads, "PYTHONHASHSEED": threads},
+        ).stdout
+        for threads in ("1", "2")
+    ]
+    assert found[0] == found[1] != ""
+
+
+@pytest.mark.parametrize("classes", [60, 1500])
+def test_calibration_simulates_what_is_generated(classes: int) -> None:
+    """Accuracy and confidence of 4,000 simulated rows against 6,000 generated ones, in standard errors."""
+    genus, fade = genera(classes, random_stream("genera", classes)), fade_of(classes)
+    model = ImageModel(4.3, 1.2, 2.3, 0.04, 2.3, fade)
+    assert (fade > NO_FADE) == (classes > 1000)
+    simulated = Simulation(genus, random_stream("simulated"), 4000, fade)(model)
+    target = torch.from_numpy(random_stream("target").integers(0, classes, 6000))
+    above, stated = [], []
+    for draw in draw_images(model, target, genus, random_stream("generated")):
+        y = target[draw.rows].numpy()[:, None]
+        above.append((draw.logits > np.take_along_axis(draw.logits, y, 1)).sum(1))
+        stated.append(np.take_along_axis(predictions(model, draw.logits), y, 1)[:, 0])
+    rank, p = 1 + np.concatenate(above), np.concatenate(stated)
+    for k in (1, 3, 10):
+        assert simulated[f"top{k}"] == pytest.approx((rank <= k).mean(), abs=4 * np.sqrt(0.25 / 2400))
+    assert simulated["mrr"] == pytest.approx((1 / rank).mean(), abs=0.03)
+    quartiles = [simulated[key] for key in ("p25", "p50", "p75")]
+    np.testing.assert_allclose(quartiles, np.quantile(p, [0.25, 0.5, 0.75]), atol=0.06)
+
+
+def test_mates_are_the_other_classes_of_the_genus() -> None:
+    mates = genus_mates(np.array([0, 0, 0, 3, 3, 5]))
+    assert [sorted(row[row >= 0].tolist()) for row in mates] == [[1, 2], [0, 2], [0, 1], [4], [3], []]
+
+
+@pytest.mark.parametrize("name", ["inat2017", "inat2018"])
+def test_thousands_of_classes_fit_in_memory(name: str) -> None:
+    """All predictions at full scale, sparse, in less than 3 GB; and fading keeps the order of classes."""
+    fitted, classes = calibration(name, "full").image, CLASS_SPECS[name].classes["full"]
+    genus = genera(classes, random_stream("genera"))
+    target = torch.from_numpy(random_stream("target").integers(0, classes, 400))
+    draw = next(draw_images(fitted, target, genus, random_stream("draw")))
+    stated = predictions(fitted, draw.logits)
+    kept = drop_small(stated)
+    rows = sum(class_rows(name, "full").values())
+    assert kept.nnz / len(target) * rows * 8 < 3e9
+    np.testing.assert_array_equal(stated.argmax(1), draw.logits.argmax(1))
+    assert kept.sum(1).min() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["inat2018", "mosaiks_elevation"])
+def test_full_scale_stays_below_six_gigabytes(name: str) -> None:
+    code = (
+        "import resource, sys; from tslab.tasks import load_task;"
+        "task = load_task(sys.argv[1], scale='full');"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, *map(len, task.tables.values()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name], check=True, capture_output=True, text=True)
+    peak_gib, *rows = done.stdout.split()
+    info = DATASETS[name]
+    assert float(peak_gib) < 6
+    assert sum(map(int, rows)) == (info.total_rows or sum(s.rows or 0 for s in info.splits.values()))

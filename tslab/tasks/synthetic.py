@@ -36,13 +36,16 @@ from tslab.tasks.synthetic_classes import (
     draw_classes,
     draw_images,
     drop_small,
+    evidence,
     fit_posterior,
     genera,
     predictions,
 )
 from tslab.tasks.synthetic_values import (
     GeneratedRows,
+    Marginal,
     ValueSpec,
+    ValueTruth,
     build_truth,
     explained_share,
     image_scores,
@@ -412,7 +415,8 @@ def _class_images(
             rows, y = lonlat[draw.rows], target[draw.rows]
             prior = drawn.truth(rows)
             said = torch.from_numpy(stated).to(prior.dtype)
-            both = torch.softmax(torch.log(prior.clamp_min(1e-30)) + torch.from_numpy(draw.evidence), -1)
+            found = torch.from_numpy(evidence(model, draw.logits, drawn.genus))
+            both = torch.softmax(torch.log(prior.clamp_min(1e-30)) + found, -1)
             hits["location"].append(prior[~rows.isnan().any(-1)].amax(-1))
             hits["image"].append(said.argmax(-1) == y)
             hits["product"].append((said * prior).argmax(-1) == y)
@@ -432,7 +436,9 @@ def _value_task(name: str, scale: Scale, seed: int) -> Task:
         else land_places(n, stream("places"), spec.lat_range)
     )
     field = truth.field(lonlat)
-    label = truth.marginal(field + truth.noise * torch.from_numpy(stream("noise").standard_normal(n)))
+    latent = field + truth.noise * torch.from_numpy(stream("noise").standard_normal(n))
+    truth = ValueTruth(truth.field, truth.noise, Marginal(latent, spec.quantiles))
+    label = truth.marginal(latent)
     location_r2 = explained_share(truth, field)
     extra: dict[str, Tensor] = {}
     ceiling = {"location_r2": location_r2, "image_r2": spec.image_r2}

@@ -4,8 +4,8 @@ A label is drawn in four steps whose laws are known, so the best possible R² is
 
 - a field f(x) of several octaves, plus a climatic part and, for SustainBench, a random effect per country;
 - noise: z = f(x) + eta n with n ~ N(0, 1), eta chosen so that the location explains the wanted share of the label;
-- the label's own distribution: y = Q(F(z)), with F the distribution of z over the world's land and Q the quantiles
-  measured on the released labels, zeros and tails included; the truth is E[y | x], an integral over n;
+- the label's own distribution: y = Q(F(z)), with F the distribution of z over the rows and Q the quantiles measured on
+  the released labels, zeros and tails included; the truth is E[y | x], an integral over n;
 - image features that see two noisy scores: the part of y that no location explains, and (less well) the part that it
   does. Their noise is set so that the scores alone explain the published share without location.
 
@@ -68,7 +68,7 @@ class Marginal:
         self, latent: Float[Tensor, " k"], quantiles: tuple[tuple[float, ...], tuple[float, ...]] | None
     ) -> None:
         grid = (np.arange(4096) + 0.5) / 4096
-        self.knots = np.quantile(latent.numpy(), grid)
+        self.knots = linear_quantiles(latent.numpy(), grid)
         if quantiles is None:
             self.values = ndtri(grid)
         else:
@@ -77,6 +77,16 @@ class Marginal:
 
     def __call__(self, latent: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         return torch.from_numpy(np.interp(latent.numpy(), self.knots, self.values))
+
+
+def linear_quantiles(values: NDArray[np.float64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``np.quantile(values, probabilities)`` to the last bit, a hundred times faster for thousands of probabilities."""
+    ordered = np.sort(values)
+    at = probabilities * (len(ordered) - 1)
+    below = np.floor(at).astype(np.int64)
+    low, high = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
+    t = at - below
+    return np.where(t >= 0.5, high - (high - low) * (1 - t), low + (high - low) * t)
 
 
 class ValueTruth:

@@ -25,8 +25,11 @@ from torch import Tensor
 from tslab.coords import EARTH_RADIUS_KM, lonlat_from_unit_vectors, sample_sphere, unit_vectors
 from tslab.land import is_land
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 """Raised whenever the same seed would give other data."""
+
+STREAMS = 1
+"""Part of the key of every random stream; raised to get other random numbers everywhere."""
 
 REGIONS = ("North America", "South America", "Europe", "Africa and Middle East", "Asia", "Oceania")
 """Names of the region numbers that `region_of` gives."""
@@ -37,7 +40,7 @@ WAVES = 64
 
 def random_stream(*key: object) -> np.random.Generator:
     """A generator of random numbers of its own for every key, for instance (seed, dataset, purpose)."""
-    digest = hashlib.sha256("/".join(map(str, (GENERATOR_VERSION, *key))).encode()).digest()
+    digest = hashlib.sha256("/".join(map(str, (STREAMS, *key))).encode()).digest()
     return np.random.Generator(
         np.random.Philox(key=[int.from_bytes(digest[i : i + 8], "little") for i in (0, 8)])
     )
