@@ -210,9 +210,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
             interval = {"gain": mean, "gain_low": low, "gain_high": high}
             extremes = {"gain_min": gains.min(), "gain_max": gains.max(), "seeds": len(gains)}
             where = {"task": task, "split": split, "method": method}
-            rows.append(
-                where | {"r2": part[method].mean(), "sd": part[method].std()} | interval | extremes
-            )
+            rows.append(where | {"r2": part[method].mean(), "sd": part[method].std()} | interval | extremes)
     return pd.DataFrame(rows)
 
 

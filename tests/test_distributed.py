@@ -162,6 +162,31 @@ def test_a_dead_dask_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     assert table["status"].tolist() == ["done"]
 
 
+@pytest.mark.slow
+def test_every_task_trains_and_evaluates_from_one_command(tmp_path: Path) -> None:
+    from tslab.sweeps import main
+    from tslab.tasks import TASK_NAMES
+
+    arguments = ["--tasks", *TASK_NAMES, "--encoders", "xyz", "--folder", str(tmp_path)]
+    main(
+        [
+            *arguments,
+            "--scheduler",
+            "synchronous",
+            "--options",
+            '{"epochs": 1}',
+            "--task-options",
+            '{"scale": "tiny"}',
+        ]
+    )
+    table = pd.read_csv(tmp_path / "sweep.csv")
+    assert table["task"].tolist() == list(TASK_NAMES) and (table["status"] == "done").all()
+    assert (table["top1"].notna() | table["r2"].notna()).all()
+    for path in tmp_path.glob("*/strata.csv"):
+        assert pd.read_csv(path)["stratum"].iloc[0] == "all"
+    assert len(list(tmp_path.glob("*/strata.csv"))) == len(TASK_NAMES)
+
+
 def test_jobs_have_names_that_tell_them_apart() -> None:
     from tslab.sweeps import Job
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tslab import great_circle_distance, sample_sphere
-from tslab.kriging import LocalKriging, train_stack
+from tslab.kriging import LENGTHS_KM, NUGGETS, LocalKriging, neighbors_in_other_folds, train_stack
 from tslab.metrics import r2
 from tslab.tasks import Table, Task, TaskMeta
+from tslab.tasks.splits import block_folds
 from tslab.training import train
 
 
@@ -87,3 +88,32 @@ def test_no_row_chooses_the_weight_by_a_model_that_saw_it(block_degrees: float |
     train_stack(task, folds=3, block_degrees=block_degrees, k=8, build=watch)  # type: ignore[arg-type]
     left_out = [set(range(90)) - rows for rows in seen]
     assert sorted(row for rows in left_out for row in rows) == list(range(90))
+
+
+def test_neighbours_in_other_folds_are_the_nearest_of_them() -> None:
+    table = Table(lonlat=places(60), target=torch.zeros(60))
+    folds = torch.arange(60) % 3
+    asked = torch.tensor([5, 17, 40])
+    distance, index = neighbors_in_other_folds(LocalKriging(table, k=4).neighbors, folds, asked)
+    apart = great_circle_distance(table.lonlat[asked][:, None].double(), table.lonlat[None].double())
+    apart[folds[asked][:, None] == folds[None]] = torch.inf
+    expected = apart.topk(4, largest=False)
+    assert torch.equal(index, expected.indices)
+    torch.testing.assert_close(distance, expected.values, rtol=1e-4, atol=1e-2)
+
+
+def test_blocks_as_folds_choose_what_predicts_left_out_blocks_best() -> None:
+    table = gaussian_field(600, 3000.0)
+    folds = block_folds(table.lonlat, 3, size_degrees=30.0)
+    label = table.target.double()
+
+    def error(length: float, nugget: float) -> float:
+        total = 0.0
+        for fold in range(3):
+            model = LocalKriging(table.where(folds != fold), k=16, length_km=length, nugget=nugget)
+            total += float(((model.predict(table.lonlat) - label)[folds == fold] ** 2).sum())
+        return total
+
+    model = LocalKriging(table, k=16, folds=folds)
+    best = min(((length, g) for length in LENGTHS_KM for g in NUGGETS), key=lambda choice: error(*choice))
+    assert (model.length_km, model.nugget) == best

@@ -212,6 +212,32 @@ def test_an_interrupted_run_continues_bit_for_bit(toy: Task, tmp_path: Path, pat
     assert len(part.history) == 5
 
 
+def test_an_interrupted_regression_continues_bit_for_bit(toy: Task, tmp_path: Path) -> None:
+    """Its learning rate depends on the number of epochs, its label has a mean and a scale."""
+    tables = {k: Table(lonlat=t.lonlat, target=5 + 3 * t.lonlat[:, 1]) for k, t in toy.tables.items()}
+    task = Task(name="latitude", meta=TaskMeta(kind="regression", synthetic=True), **tables)
+    options: dict[str, Any] = {"epochs": 4, "progress": False, **SMALL}
+    whole = train(task, "sphere2vec_sphereC+", **options)
+    with pytest.raises(Interrupt):
+        train(task, "sphere2vec_sphereC+", run_dir=tmp_path / "part", on_epoch=stop_after(1), **options)
+    part = train(task, resume=tmp_path / "part", progress=False)
+    assert torch.equal(part.model(task.test.lonlat), whole.model(task.test.lonlat))
+    assert part.history["lr"].tolist() == whole.history["lr"].tolist()
+
+
+def test_a_finished_run_that_is_resumed_is_returned_as_it_is(toy: Task, tmp_path: Path) -> None:
+    run = train(toy, "xyz", epochs=2, run_dir=tmp_path / "run", progress=False)
+    again = train(toy, resume=tmp_path / "run", progress=False)
+    assert torch.equal(weights_of(again), weights_of(run)) and len(again.history) == 2
+
+
+@pytest.mark.parametrize("more", [{"epochs": 9}, {"seed": 3}, {"run_dir": "elsewhere"}, {"num_scales": 4}])
+def test_resume_does_not_take_another_configuration(toy: Task, tmp_path: Path, more: dict[str, Any]) -> None:
+    train(toy, "xyz", epochs=1, run_dir=tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=f"leave out {next(iter(more))}"):
+        train(toy, resume=tmp_path / "run", progress=False, **more)
+
+
 def test_a_stored_run_is_the_run(toy: Task, tmp_path: Path) -> None:
     run = train(toy, "rbf", num_anchors=20, epochs=1, run_dir=tmp_path / "run", progress=False)
     again = load_run(tmp_path / "run")

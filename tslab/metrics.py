@@ -140,11 +140,21 @@ def interval_of(replicates: Float[Tensor, " b"], *, level: float = 0.95) -> tupl
     return low, high
 
 
-def mean_interval(values: NDArray[np.floating[Any]], *, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of a few independent values (one for each seed), with its interval by Student's t: (mean, low, high).
+def mean_interval(
+    values: NDArray[np.floating[Any]], *, level: float = 0.95, overlap: float = 0.0
+) -> tuple[float, float, float]:
+    """Mean of a few values (one for each seed), with its interval by Student's t: (mean, low, high).
 
-    m -+ t s / sqrt(n), s the standard deviation with n - 1, t the quantile for n - 1 degrees of freedom: 12.7 for two
-    values, 4.3 for three, 2.8 for five. The interval is (nan, nan) for fewer than two values.
+    m -+ t s sqrt(1/n + r), s the standard deviation with n - 1, t the quantile for n - 1 degrees of freedom: 12.7 for
+    two values, 4.3 for three, 2.8 for five. The interval is (nan, nan) for fewer than two values.
+
+    Args:
+        values: one for each seed.
+        level: of the interval.
+        overlap: r, 0 for independent values. Splits of the same rows share most of them; r = (test rows) / (training
+            rows) allows for that (the corrected resampled t-test).
+
+    Source of the correction: Nadeau and Bengio, Inference for the generalization error, Machine Learning, 2003.
     """
     from scipy.stats import t
 
@@ -154,7 +164,7 @@ def mean_interval(values: NDArray[np.floating[Any]], *, level: float = 0.95) -> 
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return mean, float("nan"), float("nan")
-    half = float(t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / n**0.5)
+    half = float(t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) * (1 / n + overlap) ** 0.5)
     return mean, mean - half, mean + half
 
 

@@ -6,6 +6,7 @@ in a folder, which is written once, and be continued from there.
 """
 
 import dataclasses
+import inspect
 import json
 import os
 import platform
@@ -179,6 +180,7 @@ def train(
         NonFiniteLossError: the loss became NaN; names the step and what to try.
     """
     if resume is not None:
+        _check_alone(locals() | encoder_parameters)
         return _resume(
             task, Path(resume), encoder, device=device, on_epoch=on_epoch, progress=progress, compile=compile
         )
@@ -403,6 +405,20 @@ def _objective(
         return objective, model
     error = SquaredError(task.train, device, model, standardise_label=config.standardise_label)
     return error, Standardised(model)
+
+
+def _check_alone(arguments: dict[str, Any]) -> None:
+    """A run that is continued has its configuration already; say so to who gives another one."""
+    allowed = {"task", "encoder", "device", "compile", "resume", "on_epoch", "progress", "encoder_parameters"}
+    defaults = {name: p.default for name, p in inspect.signature(train).parameters.items()}
+    more = [
+        k for k, v in arguments.items() if k not in allowed and v != defaults.get(k, inspect.Parameter.empty)
+    ]
+    if more:
+        raise ValueError(
+            f"resume continues a run with its own configuration; leave out {', '.join(more)}, "
+            "or train anew in another run_dir"
+        )
 
 
 def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, **how: Any) -> Run:
