@@ -543,3 +543,153 @@ def test_scores_on_a_gpu_equal_those_on_the_cpu() -> None:
     here = geobias.ssi(lonlat, hits, radius_rad=RADIUS)
     there = geobias.ssi(lonlat, hits, radius_rad=RADIUS, device="cuda")
     assert torch.allclose(there.score.cpu(), here.score, atol=1e-9, equal_nan=True)
+
+
+# ---- edge cases
+
+
+def test_too_few_nodes_for_k_neighbours_are_an_error_and_one_less_is_not() -> None:
+    alone = torch.tensor([[3.0, 3.0]])  # one sample has 20 background points, so 21 nodes
+    assert geobias.ssi(alone, torch.ones(1), radius_rad=RADIUS, k=20).background.tolist() == [20]
+    with pytest.raises(ValueError, match="only 21 nodes"):
+        geobias.ssi(alone, torch.ones(1), radius_rad=RADIUS, k=21)
+
+
+def test_more_samples_than_background_points_are_warned_of_and_still_scored() -> None:
+    lonlat = cluster(80, spread=0.5)
+    few = {"radius_rad": RADIUS, "density": 2_000.0, "moments": "published", "marks": "unmarked"}
+    with pytest.warns(UserWarning, match="raise the density"):
+        result = geobias.ssi(lonlat, None, **few)  # type: ignore[arg-type]
+    n, m = int(result.n[0]), int(result.background[0])
+    assert n > m
+    moments = geobias.published_moments(torch.tensor([0.0, 1.0]), torch.tensor([m, n]))
+    assert float(result.mean[0]) == pytest.approx(float(moments.mean), abs=1e-12)
+
+
+def test_missing_scores_do_not_enter_the_mean_of_a_data_set() -> None:
+    lonlat = torch.cat([cluster(40), torch.tensor([[100.0, -40.0]], dtype=torch.float64)])  # the last one is alone
+    hits = coin(41)
+    result = geobias.summary(lonlat, hits, radius_rad=RADIUS, preset="pygbs2025", num_resamples=10)
+    assert result.num_centers == 41 and result.num_scored < 41
+    score = result.scores.score[~result.scores.score.isnan()]
+    assert result.mean == pytest.approx(float(score.mean()))
+    assert math.isnan(float(result.scores.score[-1]))
+
+
+def test_a_centre_at_the_pole_scores_like_the_same_samples_elsewhere() -> None:
+    from tslab.coords import lonlat_from_unit_vectors
+
+    here = torch.cat([torch.tensor([[0.0, 45.0]], dtype=torch.float64), cluster(70, center=(0.0, 45.0), spread=1.0)])
+    turn = math.radians(45)  # along the meridian of Greenwich, from 45 degrees north to the pole
+    x, y, z = unit_vectors(here).unbind(-1)
+    turned = torch.stack([x * math.cos(turn) - z * math.sin(turn), y, x * math.sin(turn) + z * math.cos(turn)], -1)
+    there = lonlat_from_unit_vectors(turned)
+    there[0] = torch.tensor([0.0, 90.0])
+    a, b = (geobias.ssi(p, coin(71), radius_rad=RADIUS, centers=torch.tensor([0])) for p in (here, there))
+    assert a.n.tolist() == b.n.tolist()
+    assert torch.allclose(a.score, b.score, atol=1e-6)
+
+
+def test_single_precision_coordinates_are_used_as_the_numbers_they_are() -> None:
+    lonlat = cluster(60).float()
+    a, b = (geobias.ssi(p, coin(60), radius_rad=RADIUS).score for p in (lonlat, lonlat.double()))
+    assert torch.equal(a, b)
+
+
+def test_nothing_as_large_as_a_square_of_the_samples_is_ever_made() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = func(*args, **(kwargs or {}))
+            for part in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(part, Tensor) and part.untyped_storage().nbytes() >= part.numel():
+                    self.numel = max(self.numel, part.untyped_storage().nbytes() // part.element_size())
+            return result
+
+    n, threads = 10_000, torch.get_num_threads()
+    torch.set_num_threads(1)  # the mode sees its own thread only
+    try:
+        with Largest() as largest:
+            geobias.ssi(cluster(n, spread=10.0), coin(n), radius_rad=RADIUS)
+    finally:
+        torch.set_num_threads(threads)
+    assert 100 * n < largest.numel < n * n / 10
+
+
+# ---- parts, and the tests of the ruler
+
+
+@pytest.mark.parametrize("partition", ["scale_grid", "distance_lag", "direction_sector"])
+def test_the_score_follows_from_the_part_of_each_sample(partition: str) -> None:
+    lonlat, hits = cluster(500, center=(179.0, 30.0), spread=1.0), coin(500)
+    lonlat[7] = math.nan
+    center = lonlat[3]
+    size = 6 if partition == "direction_sector" else 0.02
+    arguments = {"radius_rad": RADIUS, "partition": partition, "size": size}
+    part = geobias.parts_of(lonlat, center, **arguments)  # type: ignore[arg-type]
+    result = geobias.sri(lonlat, hits, centers=torch.tensor([3]), **arguments)  # type: ignore[arg-type]
+    near = great_circle_distance(center, lonlat) <= RADIUS * 6371.0088
+    assert part[7] == -1 and int(result.n) == int(near.sum())
+    whole = torch.stack([1 - hits[near].mean(), hits[near].mean()])
+    total, kept = 0.0, 0
+    for number in part[part >= 0].unique():
+        inside = part == number
+        if int(inside.sum()) >= 20:
+            share = torch.stack([1 - hits[inside].mean(), hits[inside].mean()])
+            total += float(inside.sum() / near.sum() * (whole * (whole / (share + 1e-8)).log()).sum())
+            kept += 1
+    assert kept == int(result.parts) and kept > 1
+    assert float(result.score) == pytest.approx(total, abs=1e-9)
+
+
+@pytest.mark.parametrize("marks", ["unmarked", "signed", "raw"])
+def test_shuffled_values_have_the_exact_moments(marks: str) -> None:
+    from tslab.geobias.ruler import shuffled_statistics
+
+    lonlat, hits = cluster(50, spread=1.0), coin(50)
+    graph = neighbor_graph(lonlat, radius_rad=0.03)
+    result = geobias.ssi_on_graph(graph, hits, marks=marks)  # type: ignore[arg-type]
+    drawn = shuffled_statistics(graph, 4, hits, marks=marks, num_shuffles=20_000)  # type: ignore[arg-type]
+    assert drawn.observed == pytest.approx(float(result.statistic[4]), abs=1e-9)
+    assert float(drawn.shuffled.mean()) == pytest.approx(float(result.mean[4]), abs=4 * float(result.sigma[4]) / 141)
+    assert float(drawn.shuffled.std()) == pytest.approx(float(result.sigma[4]), rel=0.03)
+    nowhere = neighbor_graph(lonlat, radius_rad=0.03, centers=torch.tensor([[100.0, 0.0]]))
+    with pytest.raises(ValueError, match="no samples"):
+        shuffled_statistics(nowhere, 0, hits)
+
+
+def test_facts_of_the_ruler_on_a_set_with_known_answers() -> None:
+    from tslab.geobias.ruler import ruler_facts
+
+    north, south = (cluster(300, center=(100.0, lat), spread=0.4) for lat in (40.0, -40.0))
+    lonlat = torch.cat([north, south, torch.full((5, 2), math.nan, dtype=torch.float64)])
+    hits = torch.stack([coin(605), torch.zeros(605)], 1)
+    facts = ruler_facts(lonlat, hits, ["coin", "never"]).set_index("name")
+    assert facts.loc["never", "top1"] == 0 and 40 < facts.loc["coin", "top1"] < 60
+    assert (facts["located"] == 600).all()
+    assert (facts["saturated"] == 1).all() and facts["reach"].iloc[0] < 0.5  # 300 samples near each centre, 100 kept
+    assert facts.loc["never", "unscored_raw"] == 1 and math.isnan(facts.loc["never", "raw"])
+    assert 0.9 < facts.loc["coin", "sigma_unmarked"] < 1 and facts.loc["coin", "sigma_signed"] < 0.9
+    assert facts.loc["coin", "rank_agreement"] > 0.8
+    assert facts.loc["coin", "sectors_south"] > 2.5 > facts.loc["coin", "sectors_south_published"]
+
+
+def test_pictures_of_a_neighbourhood() -> None:
+    from tslab.geobias.plots import Dots, dots_slider, local_km, parts_frame
+
+    center = torch.tensor([30.0, 60.0], dtype=torch.float64)
+    east_and_north = local_km(torch.tensor([[31.0, 60.0], [30.0, 61.0]], dtype=torch.float64), center)
+    assert east_and_north[0, 0] == pytest.approx(55.6, abs=0.1) and abs(float(east_and_north[0, 1])) < 0.5
+    assert east_and_north[1, 1] == pytest.approx(111.2, abs=0.1) and abs(float(east_and_north[1, 0])) < 1e-6
+    lonlat = cluster(300, center=(30.0, 60.0), spread=0.5)
+    layers = parts_frame(
+        lonlat, coin(300), center, radius_rad=RADIUS, partition="direction_sector", size=3, min_samples=50
+    )
+    assert sum(len(layer.km) for layer in layers) == 300
+    figure = dots_slider([layers, layers], ["a", "b"], radius_km=300, colorbar="share")
+    assert len(figure.frames) == 2 and len(figure.layout.sliders[0].steps) == 2
+    with pytest.raises(ValueError, match="as many layers"):
+        dots_slider([layers, [Dots("one", layers[0].km)]], ["a", "b"], radius_km=300)

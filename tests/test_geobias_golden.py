@@ -19,6 +19,7 @@ from tslab import geobias
 from tslab.coords import great_circle_distance
 from tslab.geobias import weights
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
+from tslab.released_files import DATASET_TOKENS, ENCODER_TOKENS, ReleasedResultsError
 
 SETS = {
     "fmow_r0.05": ("fmow", 4, None),
@@ -217,3 +218,20 @@ def test_one_call_maps_a_released_pair(mirror: Path) -> None:
     assert table["score"].notna().all() and result.interval[0] < result.mean < result.interval[1]
     regression = geobias.released_geobias("mosaiks_elevation", "xyz", root=mirror)
     assert regression.num_scored == len(regression.scores.score)
+
+
+@pytest.mark.slow
+@pytest.mark.mirror
+@pytest.mark.parametrize("dataset", DATASET_TOKENS)
+def test_one_call_maps_every_released_dataset(mirror: Path, dataset: str) -> None:
+    for encoder in ENCODER_TOKENS:
+        try:
+            result = geobias.released_geobias(dataset, encoder, root=mirror)
+        except ReleasedResultsError as error:
+            assert not isinstance(error, FileNotFoundError)  # some are released empty
+            continue
+        table = result.to_pandas()
+        assert table["score"].notna().sum() == result.num_scored > 0
+        assert set(table.columns) >= {"lon", "lat", "score", "q", "significant", "getis_ord"}
+        return
+    pytest.fail(f"no released result of {dataset} could be read")

@@ -21,7 +21,7 @@ from tslab.geobias.fairness import density_weights, marked_ssi_loss, straight_th
 from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran
 from tslab.geobias.moments import exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
-from tslab.geobias.relative import SRIResult, sri
+from tslab.geobias.relative import SRIResult, parts_of, sri
 from tslab.geobias.released import released_geobias, released_hits
 from tslab.geobias.self_information import SSIResult, ssi, ssi_on_graph
 from tslab.geobias.torchspatial import BaseRelative, base_and_relative
@@ -47,6 +47,7 @@ __all__ = [
     "local_moran",
     "marked_ssi_loss",
     "neighbor_graph",
+    "parts_of",
     "published_moments",
     "released_geobias",
     "released_hits",

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from tslab.coords import check_lonlat, unit_vectors
+from tslab.coords import check_lonlat, has_location, unit_vectors
 from tslab.geobias.neighbors import (
     _centers,
     _distinct_places,
@@ -139,6 +139,35 @@ def sri(
     )
 
 
+def parts_of(
+    lonlat: Float[Tensor, "n 2"],
+    center: Float[Tensor, "2"],
+    *,
+    radius_km: float | None = None,
+    radius_rad: float | None = None,
+    partition: Partition = "distance_lag",
+    size: float | int | None = None,
+    azimuth: Literal["correct", "published"] = "correct",
+    wrap_longitude: bool = True,
+) -> Int[Tensor, " n"]:
+    """Which part of the neighbourhood of one centre each sample is in; -1 for samples in no part.
+
+    The arguments are those of `sri`, ``center`` is (longitude, latitude) in degrees. Rings and cells count from the
+    centre outward and from the south-west corner; sectors from azimuth -pi, north, over west, south and east.
+    """
+    check_lonlat(lonlat)
+    radius = _radius_in_radians(radius_km, radius_rad)
+    parting = _parting(partition, size, radius)
+    rows = has_location(lonlat.detach().cpu()).nonzero()[:, 0]
+    degrees = lonlat.detach().to("cpu", torch.float64)[rows]
+    places = _Places(degrees, unit_vectors(degrees), degrees[:, :0])
+    frame = torch.as_tensor(center, dtype=torch.float64).reshape(1, 2)
+    _, place, part, _ = _partition(places, frame, radius, parting, azimuth == "published", wrap_longitude)
+    result = torch.full((len(lonlat),), -1)
+    result[rows[place]] = part
+    return result
+
+
 def _spread(values: Tensor, which: Tensor, missing: float) -> Tensor:
     """Values of distinct places given to the centres; ``missing`` where there is no place."""
     padded = torch.cat([values, values.new_full((1, *values.shape[1:]), missing)])
@@ -224,26 +253,11 @@ def _scores(
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score (c, e), samples within the radius and parts kept of each centre."""
-    center = unit_vectors(frames)
-    owner, place = _pairs(center, places.xyz, 2 * math.sin(_reach(radius, parting) / 2) * (1 + 1e-9), 2.0)
-    chord = squared_chord(center[owner], places.xyz[place]).sqrt()
-    distance = 2 * torch.asin((chord / 2).clamp_max(1))
-    inside = distance <= radius
-    whole = _total(owner[inside], places.counts[place[inside]], len(frames), device)
+    owner, place, part, (near_owner, near_place) = _partition(places, frames, radius, parting, old_azimuth, wrap)
+    whole = _total(near_owner, places.counts[near_place], len(frames), device)
     n = whole[:, 0]
-
-    if parting.kind == "distance_lag":
-        part = torch.floor(distance / parting.size).long()
-        usable = part < parting.steps
-    elif parting.kind == "direction_sector":
-        owner, place, distance = owner[inside], place[inside], distance[inside]
-        part = _sectors(frames[owner], places.degrees[place], parting, old_azimuth)
-        usable = torch.ones_like(part, dtype=torch.bool) if old_azimuth else distance > 0
-    else:
-        owner, place, part = _cells(frames, places.degrees, parting, wrap)
-        usable = torch.ones_like(part, dtype=torch.bool)
-    key = owner[usable] * parting.count + part[usable]
-    parts = _total(key, places.counts[place[usable]], len(frames) * parting.count, device)
+    key = owner * parting.count + part
+    parts = _total(key, places.counts[place], len(frames) * parting.count, device)
     parts = parts.view(len(frames), parting.count, -1)
     size, hits = parts[..., :1], parts[..., 1:]
     kept = (size >= min_samples).double()
@@ -252,6 +266,27 @@ def _scores(
     divergence = _term(base, share) + _term(1 - base, 1 - share)
     score = (kept * size * divergence).sum(1) / n[:, None].clamp_min(1)
     return torch.where(n[:, None] > 0, score, torch.nan), n, kept[..., 0].sum(1)
+
+
+def _partition(
+    places: _Places, frames: Tensor, radius: float, parting: _Parting, old_azimuth: bool, wrap: bool
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """(owner, place, part) of all places in a part, and (owner, place) of those within the radius."""
+    center = unit_vectors(frames)
+    owner, place = _pairs(center, places.xyz, 2 * math.sin(_reach(radius, parting) / 2) * (1 + 1e-9), 2.0)
+    chord = squared_chord(center[owner], places.xyz[place]).sqrt()
+    distance = 2 * torch.asin((chord / 2).clamp_max(1))
+    inside = distance <= radius
+    near = owner[inside], place[inside]
+    if parting.kind == "distance_lag":
+        part = torch.floor(distance / parting.size).long()
+        usable = part < parting.steps
+        return owner[usable], place[usable], part[usable], near
+    if parting.kind == "direction_sector":
+        part = _sectors(frames[near[0]], places.degrees[near[1]], parting, old_azimuth)
+        usable = torch.ones_like(part, dtype=torch.bool) if old_azimuth else distance[inside] > 0
+        return near[0][usable], near[1][usable], part[usable], near
+    return *_cells(frames, places.degrees, parting, wrap), near
 
 
 def _share(hits: Tensor, size: Tensor, old_bins: bool) -> Tensor:

@@ -9,6 +9,7 @@ for every centre and any number of models at once. The marks decide what is meas
 - ``"raw"``: the performance itself. With hits 1 and misses 0, a miss cannot be told from background.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict, cast
@@ -122,6 +123,8 @@ def ssi(
             density form, and overfull nodes (see `tslab.geobias.weights`). Arguments that you give are kept.
         device: where to compute; that of the graph, or of ``lonlat``, by default.
 
+    Warns if published moments meet more samples than background points (a density that is too low).
+
     The score is NaN for n = 0, for values that are all equal (sigma = 0; the published sigma is 0 for n = 1 too) and
     where the published variance is negative.
 
@@ -166,6 +169,13 @@ def ssi_on_graph(
     columns = [torch.cat([part[i] for part in parts]) if parts else empty for i in range(3)]
     statistic, mean, sigma = (graph.per_center(column) for column in columns)
     m = torch.cat([part[3] for part in parts]) if parts else graph.indptr[:0]
+    if moments == "published" and bool((graph.sizes > m).any()):
+        warnings.warn(
+            f"{int((graph.sizes > m).sum())} neighbourhoods have more samples than background points: their most "
+            "frequent value need not be the background's, which the published moments take for granted; raise the "
+            'density, or use density="auto"',
+            stacklevel=2,
+        )
     score = surprisal(statistic, mean, sigma, form)
     if single:
         score, statistic, mean, sigma = (column[:, 0] for column in (score, statistic, mean, sigma))
