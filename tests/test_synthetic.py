@@ -56,10 +56,6 @@ from tslab.tasks.world import (
 
 CLASSES, VALUES = list(CLASS_SPECS), list(VALUE_SPECS)
 
-pytestmark = (
-    pytest.mark.slow
-)  # scale full is not calibrated yet, and version 2 of the generator has not been measured
-
 
 @cache
 def made(name: str) -> Task:
@@ -215,7 +211,8 @@ class TestRegression:
             return
         at = np.array([0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
         spread = np.diff(np.interp([0.05, 0.95], *spec.quantiles))[0]
-        np.testing.assert_allclose(np.quantile(label, at), np.interp(at, *spec.quantiles), atol=0.01 * spread)
+        wanted = np.interp(at, *spec.quantiles)
+        np.testing.assert_allclose(np.quantile(label, at), wanted, atol=0.01 * spread, rtol=0.005)
         zeros = np.mean(np.interp(np.linspace(0, 1, 10_001), *spec.quantiles) == 0)
         assert np.mean(label == 0) == pytest.approx(zeros, abs=0.002)
         assert label.min() >= min(spec.quantiles[1]) and label.max() <= max(spec.quantiles[1])
@@ -389,6 +386,7 @@ def test_the_script_writes_what_load_task_reads(tmp_path: Path, capsys: pytest.C
     assert "image model top1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["birdsnap_ebird", "fmow", "mosaiks_nightlights", "stress_classes"])
 def test_another_process_with_another_number_of_threads_makes_the_same_rows(name: str) -> None:
     code = (

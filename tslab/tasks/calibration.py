@@ -102,9 +102,10 @@ class Simulation:
         self.luck, self.strength = rng.random(rows), rng.standard_normal(rows)
         self.fade = fade
         faded = fade_tail(self.others, fade)
-        self.log_sums = np.stack(
-            [np.log(np.exp(np.float32(t) * faded).sum(1, dtype=np.float64)) for t in SHARPNESS_GRID], 1
-        )
+        top = faded[:, -1:].copy()
+        faded = faded - top
+        sums = [np.exp(np.float32(t) * faded).sum(1, dtype=np.float64) for t in SHARPNESS_GRID]
+        self.log_sums = SHARPNESS_GRID * top.astype(np.float64) + np.log(np.stack(sums, 1))
 
     def __call__(self, model: ImageModel) -> dict[str, float]:
         """top1, top3, top10, mrr, and the quartiles p25, p50, p75 of P(true class)."""
