@@ -15,8 +15,6 @@ the result says so. On a GPU the same code runs with ``--device cuda``.
 
 Wall and CPU seconds are both reported, with the load average before and after each measurement: on a shared
 machine the wall time also counts the work of others, the CPU time does not.
-
-On a CPU a table of the results is written for the book, too (``--table``).
 """
 
 import argparse
@@ -90,23 +88,22 @@ def score(lonlat: torch.Tensor, hits: torch.Tensor, device: str) -> dict[str, An
     begin = time.perf_counter()
     graph = geobias.neighbor_graph(lonlat, radius_rad=RADIUS_RAD, max_neighbors=MAX_NEIGHBORS, device=device)
     searched = time.perf_counter()
-    # raw marks of 1 are the unmarked score, raw marks of +1 and -1 the signed ones: one pass over the weight graphs,
-    # which are too large to be kept for a second one in the largest sets
-    columns = (hits[:, None] if hits.ndim == 1 else hits) * 2 - 1
-    marks = torch.cat([torch.ones_like(columns[:, :1]), columns], 1)
-    scores = geobias.ssi_on_graph(graph, marks, k=K, marks="raw").score
-    means = scores.nanmean(0).tolist()  # waits for the device
+    unmarked = geobias.ssi_on_graph(graph, None, k=K, marks="unmarked")
+    middle = time.perf_counter()
+    signed = geobias.ssi_on_graph(graph, hits, k=K, marks="signed")
+    float(signed.score.nansum())  # waits for the device
     end = time.perf_counter()
     return {
         "seconds": end - begin,
         "neighbors_seconds": searched - begin,
-        "scores_seconds": end - searched,
+        "weights_and_unmarked_seconds": middle - searched,
+        "signed_seconds": end - middle,
         "centers": len(lonlat),
         "distinct_places": len(graph.sizes),
         "neighbors": int(graph.sizes.sum()),
         "models": 1 if hits.ndim == 1 else hits.shape[1],
-        "mean_unmarked": means[0],
-        "mean_signed": sum(means[1:]) / len(columns[0]),
+        "mean_unmarked": float(unmarked.score.nanmean()),
+        "mean_signed": float(signed.score.nanmean()),
     }
 
 
@@ -210,30 +207,12 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def speed_table(report: dict[str, Any]) -> str:
-    """The report as CSV: a row for each measurement; the seconds of the loop are scaled from its sample of centres."""
-    lines = ["measurement,points,models,seconds,cpu_seconds,peak_gb,threads,load_before,source"]
-    named = [(name, report[name]) for name in ("one", "many", "loop")]
-    for name, run in [*named, *(("scaling", run) for run in report["scaling"])]:
-        if name == "loop":
-            share = run["sampled_centers"] / report["one"]["centers"]
-            points, models, seconds, cpu = report["one"]["centers"], 1, run["scaled_seconds"], run["cpu_seconds"] / share
-        else:
-            points, models, seconds, cpu = run["centers"], run["models"], run["median_seconds"], run["cpu_seconds"]
-        numbers = f"{points},{models},{seconds:.4g},{cpu:.4g},{run['peak_gb']:.4g}"
-        threads = report["machine"]["threads"]
-        lines.append(f'{name},{numbers},{threads},{run["load_before"]:.2f},"{run["source"]}"')
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--million", action="store_true", help="add one million points to the scaling curve")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "geobias.json")
-    book = Path(__file__).parents[1] / "book" / "results" / "geobias_ruler_speed.csv"
-    parser.add_argument("--table", type=Path, default=book)
     parser.add_argument("--only", choices=("one", "many", "loop", "scaling"), help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -257,8 +236,6 @@ def main() -> None:
         print(size, report["scaling"][-1], flush=True)
     report["load_at_end"] = os.getloadavg()[0]
     atomic_write(arguments.out, json.dumps(report, indent=2) + "\n")
-    if arguments.device == "cpu":
-        atomic_write(arguments.table, speed_table(report))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ MISS_COLOR = figures.FAMILY_COLORS["multi-scale planar"]
 
 @dataclass(frozen=True)
 class Dots:
-    """One layer of a `dots_slider`: kilometres east and north, (n, 2), and one colour or a number in [0, 1] for each."""
+    """One layer of a `dots_slider`: kilometres east and north, and one colour, or a number in [0, 1] for each dot."""
 
     name: str
     km: Float[Tensor, "n 2"]
