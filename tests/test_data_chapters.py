@@ -11,8 +11,8 @@ import torch
 from tslab.published import published_tables
 from tslab.tasks import DATASETS, Table, load_task, overview, split_study
 from tslab.tasks.synthetic_values import linear_quantiles
-from tslab.tasks.task import TaskMeta
 from tslab.tasks.task import Task as TaskOf
+from tslab.tasks.task import TaskMeta
 
 NEIGHBORS = {"knn": split_study.METHODS["knn"]}
 
@@ -38,7 +38,9 @@ def scattered(n=3000, seed=0):
 def test_blocks_move_the_held_out_places_away_and_neighbours_lose():
     lonlat, xyz, _ = scattered()
     waves = torch.sin(8 * xyz[:, 0]) * torch.cos(8 * xyz[:, 2])
-    found = split_study.compare_splits(pooled(lonlat, waves), [0, 4000], methods=NEIGHBORS).set_index("size_km")
+    found = split_study.compare_splits(pooled(lonlat, waves), [0, 4000], methods=NEIGHBORS).set_index(
+        "size_km"
+    )
     assert found.loc[4000, "nearest_km"] > 2 * found.loc[0, "nearest_km"]
     assert found.loc[0, "r2"] > 0.8 > found.loc[4000, "r2"]
     assert (found["train"] + found["test"] == len(lonlat)).all()
@@ -97,7 +99,9 @@ def test_facts_are_those_of_the_metadata():
     facts = overview.facts_table()
     assert list(facts.index) == list(DATASETS)
     assert facts.loc["birdsnap", "no_location"] == pytest.approx(1446 / 2262)
-    assert facts.loc["mosaiks_elevation", "total"] == 498_115 and pd.isna(facts.loc["mosaiks_elevation", "train"])
+    assert facts.loc["mosaiks_elevation", "total"] == 498_115 and pd.isna(
+        facts.loc["mosaiks_elevation", "train"]
+    )
 
 
 def test_every_dataset_has_its_terms():

@@ -28,8 +28,10 @@ BARS = 40
 
 
 def facts_table() -> pd.DataFrame:
-    """Published facts, one row per dataset: dataset (title), what is predicted, kind, classes, train (rows the reference
-    trains on, or all rows of the split), evaluated (rows), no_location (share of the evaluated rows).
+    """Published facts, one row per dataset: title, what is predicted, kind, classes, train, evaluated, no_location.
+
+    Train counts the rows that the reference trains on, or all rows of the split; no_location is a share of the
+    evaluated rows.
 
     Unknown facts are missing, not guessed. Of MOSAIKS only the rows of all splits together are known (column total).
     """

@@ -18,7 +18,7 @@ import torch
 from tslab.baselines import CoordinateTrees, NeighborAverage, SphereNeighbors
 from tslab.evaluation import quick_metrics
 from tslab.tasks.splits import buffered_leave_out, random_split
-from tslab.tasks.task import Table, Task, concatenate
+from tslab.tasks.task import Task, concatenate
 
 RANDOM = 0.0
 """The block size, in km, that stands for a random split."""
@@ -40,8 +40,8 @@ def fit_encoder(task: Task, seed: int) -> Any:
     """Sphere2Vec-sphereC+ (16 scales down to 0.01 radians, about 400 km) and a small network, ten passes."""
     from tslab.training import train
 
-    network = {"hidden_dim": 256, "num_scales": 16, "min_radius": 0.01}
-    how = {
+    network: dict[str, Any] = {"hidden_dim": 256, "num_scales": 16, "min_radius": 0.01}
+    how: dict[str, Any] = {
         "epochs": 10,
         "lr": 2e-3,
         "batch_size": 512,
