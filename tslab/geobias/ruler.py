@@ -131,11 +131,11 @@ def ruler_facts(
             radius_rad=radius_rad,
             partition="direction_sector",
             size=sectors,
-            azimuth=kind,  # type: ignore[arg-type]
+            azimuth=kind,
         )
         for side, rows in (("north", located & ~south), ("south", located & south)):
             by_side[side, kind] = (float(result.parts[rows].double().mean()), result.score[rows].mean(0))
-    rows = []
+    facts = []
     for i, name in enumerate(names):
         row = {"name": name, "top1": 100 * float(hits[located, i].double().mean()), **shared}
         row["sigma_signed"] = float((signed.sigma[:, i] / exact.sigma[:, i])[signed.sigma[:, i] > 0].nanmedian())
@@ -148,8 +148,8 @@ def ruler_facts(
             suffix = f"{side}_published" if kind == "published" else side
             row[f"sectors_{suffix}"] = parts
             row[f"sector_score_{suffix}"] = float(score[i])
-        rows.append(row)
-    return pd.DataFrame(rows)
+        facts.append(row)
+    return pd.DataFrame(facts)
 
 
 def _reach(graph: NeighborGraph) -> Tensor:
