@@ -545,7 +545,7 @@ def _split(
 def _import_geopandas() -> Any:
     try:
         import geopandas  # type: ignore[import-untyped]
-        import pyarrow  # type: ignore[import-not-found]  # noqa: F401
+        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"GeoParquet needs geopandas and pyarrow ({error}); pip install geopandas pyarrow"
