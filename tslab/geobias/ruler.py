@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         facts.insert(0, "dataset", dataset)
         tables.append(facts.rename(columns={"name": "encoder"}))
         print(facts.to_string(float_format="{:.4g}".format), flush=True)
-    atomic_write(chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        atomic_write(chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 if __name__ == "__main__":
