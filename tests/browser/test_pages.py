@@ -7,53 +7,28 @@ from typing import Any
 
 import pytest
 
-from .conftest import HTML, ROOT, OpenPage, book_pages
+from .conftest import HTML, ROOT, OpenPage, Visit, book_pages
 
 AXE = ROOT / "book" / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = book_pages() or ["intro"]
+#: How each page is looked at: width in pixels, theme.
+LOOKS = [(1440, "light"), (390, "dark")]
 #: Most a page may load before the reader does anything, in bytes, compressed.
 WEIGHT_LIMIT = 3_000_000
 
-every_page = pytest.mark.parametrize("name", PAGES)
 
-
-@every_page
-@pytest.mark.parametrize(("width", "theme"), [(1440, "light"), (390, "dark")])
-def test_page_is_whole(open_page: OpenPage, name: str, width: int, theme: str) -> None:
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("width", "theme"), LOOKS)
+def test_page_is_whole_light_and_accessible(open_page: OpenPage, name: str, width: int, theme: str) -> None:
+    """One visit finds everything that is wrong with a page, since opening one takes longer than looking at it."""
     visit = open_page(name, width=width, theme=theme)
-    visit.scroll_through()
-    problems = visit.problems()
-    problems += _text_problems(visit.page) + _image_problems(visit.page) + _figure_problems(visit.page)
-    problems += _overflow_problems(visit.page, width)
-    assert not problems, f"{name} at {width} px, {theme}:\n  " + "\n  ".join(problems)
-
-
-@every_page
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_page_is_accessible(open_page: OpenPage, name: str, theme: str) -> None:
-    """axe-core finds nothing serious or critical in what the book itself puts on the page."""
-    if not AXE.exists():
-        pytest.fail("axe-core is not installed: run `make book`")
-    visit = open_page(name, theme=theme)
-    if visit.page.locator(".bd-article").count() == 0:
-        return  # search and index pages are the theme's
-    visit.scroll_through()
-    visit.page.add_script_tag(path=str(AXE))
-    result = visit.page.evaluate("axe.run('.bd-article', {resultTypes: ['violations']})")
-    found = [
-        f"{violation['id']} ({violation['impact']}): {node['html'][:160]}"
-        for violation in result["violations"]
-        if violation["impact"] in ("serious", "critical")
-        for node in violation["nodes"]
-    ]
-    assert not found, f"{name}, {theme}:\n  " + "\n  ".join(found)
-
-
-@every_page
-def test_page_is_light(open_page: OpenPage, name: str) -> None:
-    visit = open_page(name)
     visit.page.wait_for_timeout(500)
-    assert visit.weight() < WEIGHT_LIMIT
+    problems = _weight_problems(visit)
+    visit.scroll_through()
+    problems += _text_problems(visit.page) + _image_problems(visit.page) + _figure_problems(visit.page)
+    problems += _overflow_problems(visit.page, width) + _access_problems(visit.page)
+    problems += visit.problems()
+    assert not problems, f"{name} at {width} px, {theme}:\n  " + "\n  ".join(problems)
 
 
 def test_theme_switch_recolours_figures(open_page: OpenPage) -> None:
@@ -118,6 +93,27 @@ def _text_problems(page: Any) -> list[str]:
     if "Traceback (most recent call last)" in page.evaluate("document.body.innerText"):
         found.append("a traceback on the page")
     return found
+
+
+def _weight_problems(visit: Visit) -> list[str]:
+    weight = visit.weight()
+    return [f"loads {weight / 1e6:.1f} MB at once"] if weight >= WEIGHT_LIMIT else []
+
+
+def _access_problems(page: Any) -> list[str]:
+    """What axe-core finds serious or critical in what the book itself puts on the page."""
+    if page.locator(".bd-article").count() == 0:
+        return []  # search and index pages are the theme's
+    if not AXE.exists():
+        return ["axe-core is not installed: run `make book`"]
+    page.add_script_tag(path=str(AXE))
+    result = page.evaluate("axe.run('.bd-article', {resultTypes: ['violations']})")
+    return [
+        f"{violation['id']} ({violation['impact']}): {node['html'][:160]}"
+        for violation in result["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
 
 
 def _image_problems(page: Any) -> list[str]:
