@@ -61,11 +61,12 @@ def test_offsets_are_great_circle_kilometres_and_the_centre_is_their_origin():
 def test_like_and_unlike_edges_change_sides_when_marks_are_flipped():
     lonlat = places()
     hits = torch.ones(len(lonlat), dtype=torch.bool)
-    alike = neighborhood(lonlat, hits, 0, radius_km=80)
+    center = int((lonlat - lonlat.mean(0)).norm(dim=1).argmin())  # at the edge, samples see only background
+    alike = neighborhood(lonlat, hits, center, radius_km=80)
     assert alike.unlike_edges == 0 < alike.like_edges
     flipped = hits.clone()
-    flipped[0] = False
-    one = neighborhood(lonlat, flipped, 0, radius_km=80)
+    flipped[center] = False
+    one = neighborhood(lonlat, flipped, center, radius_km=80)
     assert one.like_edges + one.unlike_edges == alike.like_edges
     assert one.statistic < alike.statistic
 
