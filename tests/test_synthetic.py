@@ -44,6 +44,7 @@ from tslab.tasks.synthetic_classes import (
 )
 from tslab.tasks.synthetic_values import GeneratedRows
 from tslab.tasks.world import (
+    GENERATOR_VERSION,
     Geography,
     SphereField,
     World,
@@ -427,6 +428,36 @@ def test_calibration_simulates_what_is_generated(classes: int) -> None:
     assert simulated["mrr"] == pytest.approx((1 / rank).mean(), abs=0.03)
     quartiles = [simulated[key] for key in ("p25", "p50", "p75")]
     np.testing.assert_allclose(quartiles, np.quantile(p, [0.25, 0.5, 0.75]), atol=0.06)
+
+
+PINNED = {
+    "yfcc": ([11, 18, 2, 10, 18, 7, 8, 15], [-78.8753, 35.7033]),
+    "birdsnap": ([8, 17, 11, 19, 4, 13, 1, 16], [-113.7407, 34.0532]),
+    "mosaiks_nightlights": ([0, 0, 0, 0.0635, 0, 0, 2.1336, 0], [-67.66, -7.7604]),
+    "mosaiks_elevation": (
+        [3162.5527, 876.2941, 306.6967, 250.9888, 301.9682, 473.4489, 118.4088, 433.5164],
+        [62.9512, 25.331],
+    ),
+    "sustainbench_asset_index": (
+        [0.3421, -1.1371, 1.196, -0.7829, 0.5601, -2.1282, -0.8834, 0.3664],
+        [45.7253, 8.9163],
+    ),
+    "stress_field": (
+        [0.1618, 0.2245, 0.6671, 1.0307, -0.9337, -0.0124, 1.4897, -1.4901],
+        [12.6128, -9.4916],
+    ),
+}
+"""The first labels of the training rows and the first place, as `GENERATOR_VERSION` 2 makes them at scale tiny."""
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_generation_is_pinned(name: str) -> None:
+    """Change the numbers only together with GENERATOR_VERSION."""
+    assert GENERATOR_VERSION == "2"
+    task, (targets, place) = load_task(name, scale="tiny"), PINNED[name]
+    assert task.meta.generator_version == GENERATOR_VERSION
+    np.testing.assert_allclose(task.train.target[:8].numpy(), targets, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(task.train.lonlat[0].numpy(), place, atol=1e-4)
 
 
 def test_mates_are_the_other_classes_of_the_genus() -> None:
