@@ -8,7 +8,6 @@ finished size and seed is written at once and not computed again; about a minute
 """
 
 import argparse
-import datetime
 import json
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pandas as pd
 
 import tslab
 from tslab._files import atomic_write
-from tslab.released_files import RELEASE, REPOSITORY
+from tslab.benchmark.records import release_stamp
 from tslab.tasks.split_study import RANDOM, compare_splits
 
 RESULTS = Path(__file__).resolve().parent.parent / "book" / "results" / "splits.csv"
@@ -46,10 +45,8 @@ def write(found: pd.DataFrame, places: int) -> None:
     """The rows, and beside them when and from what they were computed."""
     rows = found.sort_values(["size_km", "seed"], kind="stable").round({"r2": 5, "nearest_km": 2})
     origin = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **release_stamp(),
         "tslab": tslab.__version__,
-        "repository": REPOSITORY,
-        "release": RELEASE,
         "task": TASK,
         "places": places,
     }

@@ -6,7 +6,6 @@ The released training code draws its background points in one quarter of the glo
 ``python -m tslab.benchmark.background_map`` writes: 1,800 numbers of cells and their provenance, no weights.
 """
 
-import datetime
 import json
 import os
 from collections.abc import Callable
@@ -19,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import find_record
+from tslab.benchmark.records import find_record, release_stamp
+from tslab.benchmark.released_encoders import checkpoint_folder
 from tslab.encoders.released import load_released_checkpoint
-from tslab.released_files import RELEASE, REPOSITORY, ReleasedFilesMissingError, released_root
+from tslab.released_files import REPOSITORY
 
 CHECKPOINT = "sphere2vec_sphereC/model_fmow_Sphere2Vec-sphereC_inception_v3_0.0050_64_0.0005000_1_512.pth.tar"
 """The checkpoint that is mapped, below ``pre_trained_models/``."""
@@ -106,9 +106,7 @@ def write_record(path: str | os.PathLike[str] = RECORD, root: str | os.PathLike[
             "the released checkpoints are not on this machine; set TSLAB_MIRROR to a copy of the repository"
         )
     record: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "repository": REPOSITORY,
-        "release": RELEASE,
+        **release_stamp(),
         "file": CHECKPOINT,
         "what": f"mean over classes of the predicted probability, in cells of {CELL_DEG} degrees, south to north",
     }
@@ -123,11 +121,8 @@ def _compute(path: Path) -> Float[Tensor, "n_lat n_lon"]:
 
 
 def _checkpoint(root: str | os.PathLike[str] | None) -> Path | None:
-    try:
-        path = released_root(root) / "pre_trained_models" / CHECKPOINT
-    except ReleasedFilesMissingError:
-        return None
-    return path if path.is_file() else None
+    folder = checkpoint_folder([CHECKPOINT], root)
+    return None if folder is None else folder / CHECKPOINT
 
 
 if __name__ == "__main__":

@@ -53,10 +53,8 @@ class Provenance:
             done = done[done["metric"].isin(["top1", "r2"]) & (done["dataset"] != "avg_species")]
         index = (files("tslab") / "data" / "released_files.csv").read_bytes()
         return cls(
-            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            **release_stamp(),
             tslab=_version(),
-            repository=REPOSITORY,
-            release=RELEASE,
             index_sha256=hashlib.sha256(index).hexdigest(),
             files_read=len(done),
             rows_read=int(done["n"].sum()),
@@ -68,6 +66,12 @@ class Provenance:
             f"computed on {self.date} with tslab {self.tslab} from {self.files_read} released files "
             f"({self.rows_read:,} rows) of {self.repository}, commit {self.release}"
         )
+
+
+def release_stamp() -> dict[str, str]:
+    """What every record made from the released files says: date (today, ISO format, UTC), repository and release."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": today, "repository": REPOSITORY, "release": RELEASE}
 
 
 def write_record(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:

@@ -4,20 +4,21 @@ The record, a file of the package, holds numbers and shapes only, no weights. Ch
 released files, and say so.
 """
 
-import datetime
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tslab._files import atomic_write
+from tslab.benchmark.records import release_stamp
 from tslab.coords import sample_sphere
 from tslab.encoders.planar import GLOBE, Extent
 from tslab.encoders.released import load_released_checkpoint
 from tslab.encoders.storage import read_torch_file
-from tslab.released_files import RELEASE, REPOSITORY, ReleasedFilesMissingError, released_root
+from tslab.released_files import REPOSITORY, ReleasedFilesMissingError, released_root
 
 RECORD = Path(__file__).resolve().parents[1] / "data" / "released_encoders.json"
 
@@ -38,7 +39,7 @@ def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> tuple[
     Recomputed if the checkpoints are on this machine (``root``, else ``TSLAB_MIRROR``, else the cache folder), else
     read from the committed record.
     """
-    folder = _checkpoint_folder(root)
+    folder = checkpoint_folder(CHECKPOINTS.values(), root)
     if folder is not None:
         return compute_facts(folder), f"Recomputed now from the released checkpoints of {REPOSITORY}."
     record = json.loads(RECORD.read_text(encoding="utf-8"))
@@ -57,15 +58,13 @@ def write_released_encoder_facts(
     Raises:
         FileNotFoundError: the checkpoints are not on this machine.
     """
-    folder = _checkpoint_folder(root)
+    folder = checkpoint_folder(CHECKPOINTS.values(), root)
     if folder is None:
         raise FileNotFoundError(
             "the released checkpoints are not on this machine; set TSLAB_MIRROR to a copy of the repository"
         )
     record = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "repository": REPOSITORY,
-        "release": RELEASE,
+        **release_stamp(),
         "files": CHECKPOINTS,
         "facts": compute_facts(folder),
     }
@@ -124,12 +123,13 @@ def compute_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint_folder(root: str | os.PathLike[str] | None) -> Path | None:
+def checkpoint_folder(names: Iterable[str], root: str | os.PathLike[str] | None = None) -> Path | None:
+    """The folder ``pre_trained_models`` of the release, if all checkpoints ``names`` are in it on this machine."""
     try:
         folder = released_root(root) / "pre_trained_models"
     except ReleasedFilesMissingError:
         return None
-    return folder if all((folder / path).is_file() for path in CHECKPOINTS.values()) else None
+    return folder if all((folder / name).is_file() for name in names) else None
 
 
 def _extent(values: Any) -> Extent:

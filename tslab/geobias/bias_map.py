@@ -10,7 +10,6 @@ it. Only cell sums leave the released files, and only of cells with enough centr
 """
 
 import argparse
-import datetime
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,12 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import find_record
+from tslab.benchmark.records import find_record, release_stamp
 from tslab.geobias.aggregate import GeoBiasSummary
 from tslab.geobias.hotspots import false_discovery
 from tslab.geobias.released import released_geobias, released_hits
 from tslab.released import load_released_results
-from tslab.released_files import RELEASE, REPOSITORY
 
 RECORD = "geobias_map.csv"
 NUM_LON, NUM_LAT = 72, 36
@@ -162,9 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dataset, encoder, {k: round(v, 4) for k, v in of_pair[f"{dataset}/{encoder}"].items()}, flush=True
         )
     origin = MapOrigin(
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        repository=REPOSITORY,
-        release=RELEASE,
+        **release_stamp(),
         radius_km=100.0,
         max_neighbors=100,
         alpha=0.05,
