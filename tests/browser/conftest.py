@@ -131,9 +131,13 @@ class Visit:
         for top in range(0, height, 700):
             self.page.evaluate("top => window.scrollTo(0, top)", top)
             self.page.wait_for_timeout(40)
-        self.page.wait_for_function(
-            "document.querySelectorAll('.tslab-figure:not([data-drawn])').length === 0", timeout=30_000
-        )
+        # A busy page can pass a figure between two looks of its observer, so each one left is waited for on the spot.
+        waiting = self.page.locator(".tslab-figure:not([data-drawn])")
+        while (left := waiting.count()) > 0:
+            waiting.first.evaluate("figure => figure.scrollIntoView({block: 'center', behavior: 'instant'})")
+            self.page.wait_for_function(
+                "left => document.querySelectorAll('.tslab-figure:not([data-drawn])').length < left", arg=left
+            )
         self.page.evaluate("window.scrollTo(0, 0)")
 
     def weight(self) -> int:
