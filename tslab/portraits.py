@@ -111,7 +111,7 @@ def map_slider(
         traces = [0, 2]
     if len(grids) > 1:
         figure.frames = [go.Frame(data=data, traces=traces, name=str(i)) for i, data in enumerate(frames)]
-        figure.update_layout(sliders=[_slider(labels, prefix, active)])
+        figure.update_layout(sliders=[frame_slider(labels, prefix, active)])
     figure.update_layout(height=height, margin={"l": 45, "r": 12, "t": 55, "b": 10})
     _map_axes(figure)
     return figure
@@ -157,7 +157,7 @@ def globe_slider(
         go.Frame(data=[go.Surface(surfacecolor=color)], traces=[0], name=str(i))
         for i, color in enumerate(colors)
     ]
-    figure.update_layout(sliders=[_slider(labels, prefix, active)], height=height)
+    figure.update_layout(sliders=[frame_slider(labels, prefix, active)], height=height)
     return figure
 
 
@@ -203,7 +203,7 @@ def curve_slider(
     figure = go.Figure(traces(frames[active]))
     if len(frames) > 1:
         figure.frames = [go.Frame(data=traces(curves), name=str(i)) for i, curves in enumerate(frames)]
-        figure.update_layout(sliders=[_slider(labels, prefix, active, space_px=65)])
+        figure.update_layout(sliders=[frame_slider(labels, prefix, active, space_px=65)])
     figure.update_layout(
         xaxis=dict(x),
         yaxis=dict(y),
@@ -212,6 +212,20 @@ def curve_slider(
         margin={"l": 60, "r": 15, "t": 45, "b": 10 if len(frames) > 1 else 50},
     )
     return figure
+
+
+def frame_slider(labels: Sequence[str], prefix: str, active: int = 0, *, space_px: int = 45) -> dict[str, Any]:
+    """Layout of a slider that plays one frame a step. Labels too long to stand side by side show only when chosen."""
+    now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    steps = [{"label": label, "method": "animate", "args": [[str(i)], now]} for i, label in enumerate(labels)]
+    crowded = sum(map(len, labels)) > 40
+    return {
+        "active": active,
+        "currentvalue": {"prefix": prefix, "font": {"color": figures.NEUTRAL, "size": 14}},
+        "font": {"color": "rgba(0,0,0,0)" if crowded else figures.NEUTRAL},
+        "pad": {"t": space_px, "b": 5},
+        "steps": steps,
+    }
 
 
 def feature_browser(
@@ -553,17 +567,3 @@ def _map_axes(figure: go.Figure) -> None:
         showgrid=False,
         zeroline=False,
     )
-
-
-def _slider(labels: Sequence[str], prefix: str, active: int = 0, *, space_px: int = 45) -> dict[str, Any]:
-    """A slider that plays one frame a step. Labels too long to stand side by side show only when chosen."""
-    now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-    steps = [{"label": label, "method": "animate", "args": [[str(i)], now]} for i, label in enumerate(labels)]
-    crowded = sum(map(len, labels)) > 40
-    return {
-        "active": active,
-        "currentvalue": {"prefix": prefix, "font": {"color": figures.NEUTRAL, "size": 14}},
-        "font": {"color": "rgba(0,0,0,0)" if crowded else figures.NEUTRAL},
-        "pad": {"t": space_px, "b": 5},
-        "steps": steps,
-    }

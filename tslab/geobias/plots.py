@@ -17,7 +17,7 @@ from tslab import figures
 from tslab.coords import EARTH_RADIUS_KM, unit_vectors
 from tslab.geobias.background import local_frame
 from tslab.geobias.relative import Partition, parts_of
-from tslab.portraits import _slider
+from tslab.portraits import frame_slider
 
 HIT_COLOR = figures.FAMILY_COLORS["sphere2vec"]
 MISS_COLOR = figures.FAMILY_COLORS["multi-scale planar"]
@@ -75,7 +75,7 @@ def dots_slider(
     ]
     limit = 1.25 * radius_km
     figure.update_layout(
-        sliders=[_slider(labels, prefix, active)],
+        sliders=[frame_slider(labels, prefix, active)],
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         height=height,
         margin={"l": 55, "r": 15, "t": 60, "b": 10},

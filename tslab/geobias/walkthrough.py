@@ -220,7 +220,7 @@ def neighborhood_figure(
     figure.update_layout(
         height=height,
         margin={"l": 55, "r": 12, "t": 110, "b": 10},
-        sliders=[portraits._slider([f"{r:g} km" for r in radii_km], "radius ", active, space_px=55)],
+        sliders=[portraits.frame_slider([f"{r:g} km" for r in radii_km], "radius ", active, space_px=55)],
         updatemenus=[
             {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 62}}
         ],
