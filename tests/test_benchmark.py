@@ -291,7 +291,7 @@ def test_a_built_package_carries_the_committed_records(tmp_path):
     result = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     (built,) = (tmp_path / "build").rglob("tslab/data/results")
-    originals = {file.name: file.read_bytes() for file in (repository / "book" / "results").glob("*.*")}
+    originals = {file.name: file.read_bytes() for file in repository.glob("*/results/*.*")}
     assert {file.name: file.read_bytes() for file in built.iterdir()} == originals
     # and what is built finds them where there is no repository around
     elsewhere = "from tslab.benchmark import read_cells, find_record; print(len(read_cells()), find_record('top1.csv'))"

@@ -125,16 +125,17 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
 def find_record(path: str | os.PathLike[str]) -> Path:
     """The record at ``path``, or the committed one of the same name if ``path`` is not there.
 
-    The committed record is looked for in ``book/results`` of the working folder and the folders above it, and
-    of the repository that tslab is installed from; then in the installed package itself, which carries a copy
-    (``setup.py`` puts it there).
+    The committed record is looked for in ``book/results`` and ``benchmarks/results`` of the working folder and the
+    folders above it, and of the repository that tslab is installed from; then in the installed package itself,
+    which carries a copy (``setup.py`` puts it there).
 
     Raises:
         FileNotFoundError: none is there.
     """
     wanted = Path(path)
     here = Path.cwd()
-    folders = [*(folder / "book" / "results" for folder in (here, *here.parents, Path(__file__).parents[2]))]
+    roots = (here, *here.parents, Path(__file__).parents[2])
+    folders = [root / part / "results" for root in roots for part in ("book", "benchmarks")]
     folders.append(Path(str(files("tslab"))) / "data" / "results")
     for candidate in (wanted, *(folder / wanted.name for folder in folders)):
         if candidate.is_file():
