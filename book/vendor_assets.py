@@ -27,6 +27,8 @@ ROOT = BOOK.parent
 FRONTEND = BOOK / "frontend"
 NODE_MODULES = FRONTEND / "node_modules"
 VENDOR = BOOK / "_vendor"
+TRAINING_MODULES = ("land", "losses", "loop", "models", "objectives", "training", "tasks/toy")
+"""Modules besides encoders and widgets that decide what the trained models of the laboratory are."""
 
 
 def main() -> int:
@@ -107,13 +109,14 @@ def copy_assets() -> None:
 
 
 def export_models() -> None:
-    """Export the torch encoders that the widget runs in the browser, again whenever their code changed."""
+    """Export the torch encoders and trained models that the widgets run in the browser, again whenever their code
+    changed."""
     if not (ROOT / "tslab" / "widgets" / "export.py").exists():
         return
     out = VENDOR / "tslab" / "models"
     package = ROOT / "tslab"
     sources = [*(package / "encoders").glob("*.py"), *(package / "widgets").glob("*.py")]
-    sources += [package / "coords.py", package / "diagnostics.py"]
+    sources += [package / f"{name}.py" for name in ("coords", "diagnostics", *TRAINING_MODULES)]
     key = _digest([*sorted(sources), ROOT / "requirements.txt"])
     stamp = VENDOR / ".models"
     if stamp.exists() and stamp.read_text() == key and (out / "manifest.json").exists():

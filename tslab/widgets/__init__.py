@@ -2,5 +2,6 @@
 kernel."""
 
 from tslab.widgets.explorer import EncoderExplorer
+from tslab.widgets.laboratory import Laboratory
 
-__all__ = ["EncoderExplorer"]
+__all__ = ["EncoderExplorer", "Laboratory"]

@@ -1,10 +1,13 @@
 // Who computes: the kernel of a live notebook, or ONNX Runtime Web in a page without one. Both run the same torch
 // modules (the second as ONNX graphs exported from them) and answer the same call:
 //
-//   await backend.compute({encoder, parameters, place, channel, measure})
-//   -> {outFeatures, channel, feature, similarity, value, seamGap, poleSpread, wavelengths}
+//   await backend.compute({encoder, parameters, place, channel, measure, species}, hurried)
+//   -> {outFeatures, channel, feature, similarity, value, seamGap, poleSpread, effectiveRank, wavelengths,
+//       presence, present, top1}
 //
-// `feature` and `similarity` are Float32Arrays over the grid, `value` is the feature at the place.
+// `feature` and `similarity` are Float32Arrays over the grid, `value` is the feature at the place. With a `species`,
+// `presence` is the map that the model trained with this encoder predicts for it, `present` its value at the place.
+// `hurried()` says that a newer request waits: then the meters may be left out (NaN). One backend serves several views.
 
 /** An error whose message is a sentence for the reader, with a next step. */
 export class Trouble extends Error {}
@@ -48,11 +51,13 @@ export class KernelBackend {
   }
 }
 
-function unpack([feature, similarity]) {
+function unpack([feature, similarity, presence]) {
   const floats = (view) =>
-    new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
-  return { feature: floats(feature), similarity: floats(similarity) };
+    view && new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+  return { feature: floats(feature), similarity: floats(similarity), presence: floats(presence) };
 }
+
+const REMEMBERED = 4; // encodings of the grid, so that moving the place is quick for both sides of the laboratory
 
 /** Static page: ONNX Runtime Web and the exported graphs below `base`, fetched by `open`. */
 export class OnnxBackend {
@@ -61,10 +66,20 @@ export class OnnxBackend {
     this.measures = measures;
     this.sessions = new Map();
     this.grid = null;
-    this.encoded = { key: "" };
+    this.encoded = new Map();
+    this.predicted = new Map();
   }
 
-  async open() {
+  /** Fetches what every encoder needs, once; a failed try can be repeated. */
+  open() {
+    this.opening ||= this.fetchAll().catch((error) => {
+      this.opening = null;
+      throw error;
+    });
+    return this.opening;
+  }
+
+  async fetchAll() {
     if (location.protocol === "file:")
       throw new Trouble(
         "A page opened from a file may not load the encoders. Serve the book (make serve) or read it on the web.",
@@ -84,32 +99,47 @@ export class OnnxBackend {
     this.grid = gridPlaces(this.manifest.grid_step_deg);
   }
 
-  async compute({ encoder, parameters, place, channel, measure }) {
+  async compute({ encoder, parameters, place, channel, measure, species }, hurried = () => false) {
     const entry = this.manifest.encoders[encoder];
     if (!entry) throw new Trouble(`The page holds no graph of the encoder ${encoder}. Choose another one.`);
     const session = await this.session(entry);
     const inputs = this.inputs(entry, parameters);
     const key = JSON.stringify([encoder, parameters]);
-    if (this.encoded.key !== key) {
-      const { features, width, wavelengths } = await this.encode(session, inputs, this.grid);
-      const probes = await this.encode(session, inputs, this.meterPlaces);
-      const meters = await this.run(this.manifest.meters, {
-        features: new this.ort.Tensor("float32", probes.features, [probes.features.length / width, width]),
-      });
-      const [seamGap, poleSpread] = meters.meters.data;
-      this.encoded = { key, features, width, wavelengths, seamGap, poleSpread };
-    }
-    const { features, width, wavelengths, seamGap, poleSpread } = this.encoded;
+    const encoded = this.encoded.get(key) || (await this.encode(session, inputs, this.grid));
+    remember(this.encoded, key, encoded, REMEMBERED);
+    const { features, width, wavelengths } = encoded;
     const here = (await this.encode(session, inputs, Float64Array.from(place))).features;
     const similarity = await this.similarities(features, width, here, this.measures.indexOf(measure));
     const chosen = Math.min(channel, width - 1);
-    const feature = Float32Array.from({ length: features.length / width }, (_, i) => features[i * width + chosen]);
-    const value = here[chosen];
-    return { outFeatures: width, channel: chosen, feature, similarity, value, seamGap, poleSpread, wavelengths };
+    const feature = column(features, width, chosen);
+    if (!encoded.meters && !hurried()) encoded.meters = await this.meters(session, inputs);
+    const [seamGap, poleSpread, effectiveRank] = encoded.meters || [NaN, NaN, NaN];
+    const facts = { outFeatures: width, channel: chosen, value: here[chosen], wavelengths };
+    const predicted = species == null ? {} : await this.predict(entry.presence, place, this.manifest.species.indexOf(species));
+    return { ...facts, feature, similarity, seamGap, poleSpread, effectiveRank, ...predicted };
   }
 
-  /** Features of places (flat pairs of degrees), block by block, so that the page can answer in between. */
-  async encode(session, inputs, places) {
+  async meters(session, inputs) {
+    const { features, width } = await this.encode(session, inputs, this.meterPlaces);
+    const probes = new this.ort.Tensor("float32", features, [features.length / width, width]);
+    return Array.from((await this.run(this.manifest.meters, { features: probes })).meters.data);
+  }
+
+  /** What the trained model says about one species, on the grid and at the place. */
+  async predict(entry, place, index) {
+    const everywhere = this.predicted.get(entry.file) || (await this.presences(entry, this.grid));
+    this.predicted.set(entry.file, everywhere);
+    const here = await this.presences(entry, Float64Array.from(place));
+    return { presence: column(everywhere, this.manifest.species.length, index), present: here[index], top1: entry.top1 };
+  }
+
+  async presences(entry, places) {
+    const { features } = await this.encode(await this.session(entry), {}, places, "presence");
+    return features;
+  }
+
+  /** Output of a graph for places (flat pairs of degrees), block by block, so that the page can answer in between. */
+  async encode(session, inputs, places, output = "features") {
     const { Tensor } = this.ort;
     const count = places.length / 2;
     let features = null;
@@ -119,16 +149,16 @@ export class OnnxBackend {
       const to = Math.min(count, from + this.manifest.block_rows);
       const lonlat = new Tensor("float64", places.subarray(2 * from, 2 * to), [to - from, 2]);
       const out = await session.run({ lonlat, ...inputs });
-      width = out.features.dims[1];
+      width = out[output].dims[1];
       features ||= new Float32Array(count * width);
-      features.set(out.features.data, from * width);
-      wavelengths = Array.from(out.wavelengths.data);
+      features.set(out[output].data, from * width);
+      wavelengths = Array.from(out.wavelengths?.data || []);
       await breathe();
     }
     return { features, width, wavelengths };
   }
 
-  async similarities(features, width, here, column) {
+  async similarities(features, width, here, chosen) {
     const { Tensor } = this.ort;
     const count = features.length / width;
     const similarity = new Float32Array(count);
@@ -137,7 +167,7 @@ export class OnnxBackend {
       const to = Math.min(count, from + this.manifest.block_rows);
       const block = new Tensor("float32", features.subarray(from * width, to * width), [to - from, width]);
       const { data } = (await this.run(this.manifest.similarity, { features: block, place })).similarity;
-      for (let i = from; i < to; i++) similarity[i] = data[2 * (i - from) + column];
+      for (let i = from; i < to; i++) similarity[i] = data[2 * (i - from) + chosen];
       await breathe();
     }
     return similarity;
@@ -195,6 +225,20 @@ export class OnnxBackend {
   close() {
     for (const session of this.sessions.values()) session.then((s) => s.release()).catch(() => {});
   }
+}
+
+/** One column of a table stored row by row. */
+function column(table, width, index) {
+  const out = new Float32Array(table.length / width);
+  for (let i = 0, k = index; i < out.length; i++, k += width) out[i] = table[k];
+  return out;
+}
+
+/** Keeps the values used last. */
+function remember(map, key, value, most) {
+  map.delete(key);
+  map.set(key, value);
+  while (map.size > most) map.delete(map.keys().next().value);
 }
 
 /** Centres of the grid cells as flat pairs, row by row from the north-west corner. */

@@ -6,6 +6,7 @@ ONNX Runtime Web runs the graphs of `tslab.widgets.export`. Either way the numbe
 `tslab.widgets.parametric`. A first picture is computed here, so that no page is ever blank.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from tslab import figures
 from tslab.encoders import ENCODERS, encoder_info
-from tslab.widgets import frontend
+from tslab.widgets import frontend, trained
 from tslab.widgets.parametric import (
     CONTROLS,
     MEASURES,
@@ -31,7 +32,39 @@ from tslab.widgets.parametric import (
 )
 
 
-class EncoderExplorer(anywidget.AnyWidget):
+class EncoderWidget(anywidget.AnyWidget):
+    """What the explorer and the laboratory share: the front end, a place and a measure, and the kernel's answers."""
+
+    _esm = frontend.script()
+    _css = frontend.style_sheet()
+
+    place = traitlets.List(traitlets.Float(), minlen=2, maxlen=2).tag(sync=True)
+    measure = traitlets.Enum(MEASURES, "cosine").tag(sync=True)
+
+    _encoders = traitlets.Dict().tag(sync=True)
+    _colors = traitlets.Dict().tag(sync=True)
+    _land = traitlets.Bytes().tag(sync=True)
+
+    def __init__(self, shown: Iterable[str], **state: Any) -> None:
+        super().__init__(
+            _encoders=_encoder_menu(shown),
+            _colors={
+                "field": figures.FIELD_SCALE,
+                "diverging": figures.DIVERGING_SCALE,
+                "missing": figures.MISSING_COLOR,
+                "families": figures.FAMILY_COLORS,
+            },
+            _land=frontend.packed_land(),
+            **state,
+        )
+        self.on_msg(_answer)
+
+    @traitlets.validate("place")
+    def _check_place(self, proposal: dict[str, Any]) -> list[float]:
+        return list(_checked_place(proposal["value"]))
+
+
+class EncoderExplorer(EncoderWidget):
     """Feature map and similarity map of a position encoder, on globe and map, with controls for its
     parameters.
 
@@ -51,18 +84,10 @@ class EncoderExplorer(anywidget.AnyWidget):
         outside the globe.
     """
 
-    _esm = frontend.script()
-    _css = frontend.style_sheet()
-
     encoder = traitlets.Unicode().tag(sync=True)
     parameters = traitlets.Dict().tag(sync=True)
-    place = traitlets.List(traitlets.Float(), minlen=2, maxlen=2).tag(sync=True)
     channel = traitlets.Int(0, min=0).tag(sync=True)
-    measure = traitlets.Enum(MEASURES, "cosine").tag(sync=True)
 
-    _encoders = traitlets.Dict().tag(sync=True)
-    _colors = traitlets.Dict().tag(sync=True)
-    _land = traitlets.Bytes().tag(sync=True)
     _initial = traitlets.Dict().tag(sync=True)
     _initial_feature = traitlets.Bytes().tag(sync=True)
     _initial_similarity = traitlets.Bytes().tag(sync=True)
@@ -77,40 +102,31 @@ class EncoderExplorer(anywidget.AnyWidget):
         measure: str = "cosine",
         **options: Any,
     ) -> None:
-        encoder_info(encoder)
-        values = controls(encoder).defaults | (parameters or {})
-        first: dict[str, Any] = {
-            "encoder": encoder,
-            "parameters": values,
-            "place": place,
-            "channel": controls(encoder).channel if channel is None else channel,
-            "measure": measure,
-        }
-        result = compute(**first)
+        side = filled_in(encoder, parameters, channel)
+        result = compute(**side, place=place, measure=measure)
+        picture = first_picture(result)
         super().__init__(
-            **(first | {"place": list(place), "channel": result.channel}),
-            _encoders=_encoder_menu(encoder),
-            _colors={
-                "field": figures.FIELD_SCALE,
-                "diverging": figures.DIVERGING_SCALE,
-                "missing": figures.MISSING_COLOR,
-                "families": figures.FAMILY_COLORS,
-            },
-            _land=frontend.packed_land(),
-            _initial=result.facts()
-            | {
-                "ranges": [_range(result.feature), _range(result.similarity)],
-                "similarArea": _similar_area(result.similarity),
-            },
-            _initial_feature=_as_bytes(result.feature),
-            _initial_similarity=_as_bytes(result.similarity),
+            [encoder],
+            **(side | {"channel": result.channel}),
+            place=list(place),
+            measure=measure,
+            _initial_feature=picture.pop("feature"),
+            _initial_similarity=picture.pop("similarity"),
+            _initial=picture,
             **options,
         )
-        self.on_msg(_answer)
 
-    @traitlets.validate("place")
-    def _check_place(self, proposal: dict[str, Any]) -> list[float]:
-        return list(_checked_place(proposal["value"]))
+
+def filled_in(
+    encoder: str, parameters: dict[str, float] | None = None, channel: int | None = None
+) -> dict[str, Any]:
+    """Encoder, all of its parameters and the feature to show, where some are left to the explorer's defaults."""
+    encoder_info(encoder)
+    return {
+        "encoder": encoder,
+        "parameters": controls(encoder).defaults | (parameters or {}),
+        "channel": controls(encoder).channel if channel is None else channel,
+    }
 
 
 @dataclass(frozen=True)
@@ -122,8 +138,12 @@ class Result:
         channel: the feature shown; the last one if the request asked for more.
         out_features: number of features.
         value: the feature at the place.
-        seam_gap, pole_spread: see `tslab.diagnostics`.
+        seam_gap, pole_spread, effective_rank: see `tslab.widgets.parametric.Meters`.
         wavelengths: of the scales, in degrees; empty for an encoder without scales in degrees.
+        presence: predicted presence of a species over the grid, if one was asked for and a model is trained
+            with this encoder (`tslab.widgets.trained`).
+        present: the same at the place.
+        top1: share of the held-out sightings whose species that model ranks first.
     """
 
     feature: Float[Tensor, " n"]
@@ -133,17 +153,24 @@ class Result:
     value: float
     seam_gap: float
     pole_spread: float
+    effective_rank: float
     wavelengths: list[float]
+    presence: Float[Tensor, " n"] | None = None
+    present: float | None = None
+    top1: float | None = None
 
     def facts(self) -> dict[str, Any]:
-        """The numbers besides the two maps, by the names that the front end uses."""
+        """The numbers besides the maps, by the names that the front end uses."""
         return {
             "channel": self.channel,
             "outFeatures": self.out_features,
             "value": self.value,
             "seamGap": self.seam_gap,
             "poleSpread": self.pole_spread,
+            "effectiveRank": self.effective_rank,
             "wavelengths": self.wavelengths,
+            "present": self.present,
+            "top1": self.top1,
         }
 
 
@@ -153,60 +180,85 @@ def compute(
     place: tuple[float, float],
     channel: int,
     measure: str = "cosine",
+    species: str | None = None,
 ) -> Result:
-    """Feature map, similarity map and meters of one encoder, by torch."""
+    """Feature map, similarity map and meters of one encoder, by torch; with a ``species`` also where the model
+    that is trained with this encoder predicts it."""
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
     encoder_info(encoder)
     at = torch.tensor([_checked_place(place)], dtype=torch.float64)
-    features, wavelengths, seam_gap, pole_spread = _encoded(encoder, tuple(sorted(parameters.items())))
+    features, wavelengths, meters = _encoded(encoder, tuple(sorted(parameters.items())))
     here, _ = _parametric(encoder).encode(at, parameters)
     shown = min(max(int(channel), 0), features.shape[1] - 1)
     similarity = Similarity()(features, here)[:, MEASURES.index(measure)]
+    predicted: dict[str, Any] = {}
+    if species is not None and encoder in CONTROLS:
+        column = trained.column_of(species)
+        predicted["presence"] = _presence(encoder)[:, column].contiguous()
+        predicted["present"] = float(trained.Presence(encoder).predict(at)[0, column])
+        predicted["top1"] = trained.top1(encoder)
     return Result(
         feature=features[:, shown].contiguous(),
         similarity=similarity.contiguous(),
         channel=shown,
         out_features=features.shape[1],
         value=float(here[0, shown]),
-        seam_gap=seam_gap,
-        pole_spread=pole_spread,
+        seam_gap=meters[0],
+        pole_spread=meters[1],
+        effective_rank=meters[2],
         wavelengths=wavelengths,
+        **predicted,
     )
 
 
-def _answer(widget: EncoderExplorer, content: dict[str, Any], buffers: list[bytes]) -> None:
+def first_picture(result: Result) -> dict[str, Any]:
+    """A result as the page carries it before anything runs: its numbers, and each map as one byte for a cell."""
+    maps = {"feature": result.feature, "similarity": result.similarity}
+    if result.presence is not None:
+        maps["presence"] = result.presence
+    return (
+        result.facts()
+        | {"ranges": {name: _range(values) for name, values in maps.items()}}
+        | {"similarArea": _similar_area(result.similarity)}
+        | {name: _as_bytes(values) for name, values in maps.items()}
+    )
+
+
+def _answer(widget: EncoderWidget, content: dict[str, Any], buffers: list[bytes]) -> None:
     """Answer a request of the front end, in a live notebook."""
     if content.get("kind") != "compute":
         return
     try:
         names = ("encoder", "parameters", "place", "channel", "measure")
-        result = compute(**{name: content[name] for name in names})
+        result = compute(**{name: content[name] for name in names}, species=content.get("species"))
     except Exception as error:  # shown to the reader in the widget, who sees no log of the kernel
         widget.send(
             {"kind": "error", "id": content.get("id"), "text": f"The kernel could not compute this: {error}"}
         )
         return
-    maps = [result.feature.numpy().tobytes(), result.similarity.numpy().tobytes()]
-    widget.send({"kind": "result", "id": content["id"], "result": result.facts()}, maps)
+    maps = [m for m in (result.feature, result.similarity, result.presence) if m is not None]
+    widget.send(
+        {"kind": "result", "id": content["id"], "result": result.facts()}, [m.numpy().tobytes() for m in maps]
+    )
 
 
-_recent: dict[tuple[str, tuple[tuple[str, float], ...]], tuple[Tensor, list[float], float, float]] = {}
+_recent: dict[tuple[str, tuple[tuple[str, float], ...]], tuple[Tensor, list[float], list[float]]] = {}
 
 
 def _encoded(
     encoder: str, parameters: tuple[tuple[str, float], ...]
-) -> tuple[Float[Tensor, "n d"], list[float], float, float]:
-    """Features of the grid, wavelengths, seam gap and pole spread; the last four are kept, so that moving
-    the place is quick."""
+) -> tuple[Float[Tensor, "n d"], list[float], list[float]]:
+    """Features of the grid, wavelengths and meters; the last four are kept, so that moving the place is
+    quick."""
     key = (encoder, parameters)
     if key not in _recent:
         module = _parametric(encoder)
         features, wavelengths = module.encode(grid_places(), dict(parameters))
-        seam_gap, pole_spread = Meters()(module.encode(meter_places(), dict(parameters))[0]).tolist()
+        meters = Meters()(module.encode(meter_places(), dict(parameters))[0]).tolist()
         while len(_recent) > 3:
             del _recent[next(iter(_recent))]
-        _recent[key] = features, wavelengths.tolist(), seam_gap, pole_spread
+        _recent[key] = features, wavelengths.tolist(), meters
     return _recent[key]
 
 
@@ -215,10 +267,14 @@ def _parametric(encoder: str) -> ParametricEncoder:
     return ParametricEncoder(encoder)
 
 
-def _encoder_menu(shown: str) -> dict[str, Any]:
-    """What the front end knows of each encoder: the built-in ones, and the shown one if it is the reader's
-    own."""
-    keys = [key for key in ENCODERS if key in CONTROLS or key == shown]
+@cache
+def _presence(encoder: str) -> Float[Tensor, "n k"]:
+    return trained.Presence(encoder).predict(grid_places())
+
+
+def _encoder_menu(shown: Iterable[str]) -> dict[str, Any]:
+    """What the front end knows of each encoder: the built-in ones, and those shown that are the reader's own."""
+    keys = [key for key in ENCODERS if key in CONTROLS or key in set(shown)]
     return {
         key: {"name": ENCODERS[key].name, "family": ENCODERS[key].family, "summary": ENCODERS[key].summary}
         | controls(key).as_json()

@@ -3,9 +3,10 @@
     python -m tslab.widgets.export OUTDIR
 
 writes one graph for each encoder of `CONTROLS`, the graphs ``similarity`` and ``meters``, the places that
-the meters need (float64 pairs) and ``manifest.json``, which says what each file is, with its checksum. The
-graphs are exported from the torch modules of `tslab.widgets.parametric`; parameters and numbers of places
-are inputs, so that one graph serves every position of the sliders. The same versions write the same bytes.
+the meters need (float64 pairs), one graph for each trained model of `tslab.widgets.trained`, and
+``manifest.json``, which says what each file is, with its checksum. The graphs are exported from the torch
+modules of `tslab.widgets.parametric`; parameters and numbers of places are inputs, so that one graph serves
+every position of the sliders. The same versions write the same bytes on the same kind of machine.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from torch import nn
 from tslab import __version__
 from tslab._files import atomic_write
 from tslab.encoders import ENCODERS
+from tslab.widgets import trained
 from tslab.widgets.parametric import (
     BLOCK_ROWS,
     CONTROLS,
@@ -59,6 +61,9 @@ def export(folder: str | os.PathLike[str]) -> dict[str, Any]:
         entry = _write(out, _file_name(key), encoder_graph(key))
         described = {"name": ENCODERS[key].name, "family": ENCODERS[key].family, **CONTROLS[key].as_json()}
         manifest["encoders"][key] = entry | described
+        presence = _write(out, f"presence-{_file_name(key)}", presence_graph(key))
+        manifest["encoders"][key]["presence"] = presence | {"top1": trained.top1(key)}
+    manifest["species"] = list(trained.SPECIES)
     manifest["similarity"] = _write(out, "similarity.onnx", similarity_graph())
     manifest["meters"] = _write(out, "meters.onnx", meters_graph())
     manifest["meter_places"] = _write(out, "meter-places.f64", meter_places().numpy().tobytes())
@@ -103,7 +108,7 @@ def similarity_graph() -> bytes:
 
 
 def meters_graph() -> bytes:
-    """``features`` float32 (3130, d) -> ``meters`` float64 (2,): seam gap and pole spread."""
+    """``features`` float32 (3130, d) -> ``meters`` float64 (3,): seam gap, pole spread and effective rank."""
     width = torch.export.Dim("width", min=1, max=2**16)
     return _graph(
         Meters(),
@@ -111,6 +116,18 @@ def meters_graph() -> bytes:
         dynamic_shapes={"features": {1: width}},
         input_names=["features"],
         output_names=["meters"],
+    )
+
+
+def presence_graph(key: str) -> bytes:
+    """A trained model: ``lonlat`` float64 (places, 2) -> ``presence`` float32 (places, species)."""
+    places = torch.export.Dim("places", min=1, max=2**20)
+    return _graph(
+        trained.Presence(key),
+        (torch.zeros(7, 2, dtype=torch.float64),),
+        dynamic_shapes={"lonlat": {0: places}},
+        input_names=["lonlat"],
+        output_names=["presence"],
     )
 
 
@@ -180,8 +197,8 @@ def main() -> int:
         print("usage: python -m tslab.widgets.export OUTDIR", file=sys.stderr)
         return 2
     manifest = export(sys.argv[1])
-    total = sum(entry["bytes"] for entry in manifest["encoders"].values())
-    print(f"{len(manifest['encoders'])} encoders, {total / 1e3:.0f} kB, in {sys.argv[1]}")
+    total = sum(entry["bytes"] + entry["presence"]["bytes"] for entry in manifest["encoders"].values())
+    print(f"{len(manifest['encoders'])} encoders and trained models, {total / 1e3:.0f} kB, in {sys.argv[1]}")
     return 0
 
 

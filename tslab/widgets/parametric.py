@@ -351,19 +351,24 @@ MEASURES = ("cosine", "dot")
 
 
 class Meters(nn.Module):
-    """Seam gap and pole spread from the features of the places `meter_places`, as (2,) float64.
+    """Seam gap, pole spread and effective rank from the features of the places `meter_places`, as (3,) float64.
 
-    The same numbers as `tslab.diagnostics.seam_gap` and `tslab.diagnostics.pole_spread`. Both are 0 for an
-    encoder that gives every place the same features.
+    The first two are the numbers of `tslab.diagnostics.seam_gap` and `tslab.diagnostics.pole_spread`; both
+    are 0 for an encoder that gives every place the same features. The third is the effective rank of order
+    two, (sum_i s_i^2)^2 / sum_i s_i^4 with the singular values s_i of `tslab.diagnostics.spectrum`: between 1
+    and the number of features, it needs no decomposition and never exceeds
+    `tslab.diagnostics.effective_rank`.
     """
 
-    def forward(self, features: Float[Tensor, "m d"]) -> Float[Tensor, "2"]:
+    def forward(self, features: Float[Tensor, "m d"]) -> Float[Tensor, "3"]:
         random, east, west, south, north = features.double().split([2048, 181, 181, 360, 360])
         typical = (2 * random.var(dim=0, unbiased=False).sum()).sqrt().clamp(min=1e-12)
         weight = torch.cos(torch.deg2rad(torch.linspace(-89.5, 89.5, 181).double()))
         seam = (weight * (east - west).square().sum(-1)).sum() / weight.sum()
         poles = south.var(dim=0, unbiased=False).sum() + north.var(dim=0, unbiased=False).sum()
-        return torch.stack([seam.sqrt(), poles.sqrt()]) / typical
+        products = random.T @ random
+        rank = products.diagonal().sum().square() / products.square().sum().clamp(min=1e-30)
+        return torch.stack([seam.sqrt() / typical, poles.sqrt() / typical, rank])
 
 
 def meter_places() -> Float[Tensor, "3130 2"]:

@@ -1,0 +1,72 @@
+"""The laboratory: one or two explorers over the same place, and the predictions of models trained behind them.
+
+It adds nothing to what an encoder computes. Each side is the explorer of `tslab.widgets.explorer`, in the
+browser as in the kernel; the laboratory holds what the sides share (place, measure, species), shows the
+predictions of `tslab.widgets.trained`, and in a page without a kernel keeps its whole state in the address.
+"""
+
+from typing import Any
+
+import traitlets
+
+from tslab.widgets import trained
+from tslab.widgets.explorer import EncoderWidget, compute, filled_in, first_picture
+
+MOST_SIDES = 2
+
+
+class Laboratory(EncoderWidget):
+    """One encoder, or two side by side, at the same place: features, similarity, meters, and the predicted
+    presence of a synthetic species by a small model that was trained with each encoder.
+
+    In a live notebook its attributes can be read and set: ``laboratory.place = (139.7, 35.7)``.
+
+    Args:
+        encoders: one or two; each is a key of `tslab.ENCODERS` or a dictionary with the key as "encoder" and, if they
+            differ from the explorer's defaults, its "parameters" and the "channel" to show.
+        place: longitude and latitude in degrees of the place that the similarity maps compare with.
+        measure: "cosine" or "dot", see `EncoderExplorer`.
+        species: name of the synthetic species, one of `tslab.widgets.trained.SPECIES`.
+
+    Raises:
+        KeyError: an unknown encoder.
+        ValueError: none or more than two encoders; an unknown species; a parameter or a place outside its limits.
+    """
+
+    sides = traitlets.List(traitlets.Dict(), minlen=1, maxlen=MOST_SIDES).tag(sync=True)
+    species = traitlets.Enum(trained.SPECIES).tag(sync=True)
+
+    _initial = traitlets.List(traitlets.Dict()).tag(sync=True)
+    _trained = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self,
+        *encoders: str | dict[str, Any],
+        place: tuple[float, float] = (2.35, 48.85),
+        measure: str = "cosine",
+        species: str = "Fiji",
+        **options: Any,
+    ) -> None:
+        if not 1 <= len(encoders) <= MOST_SIDES:
+            raise ValueError(
+                f"a laboratory shows one encoder or {MOST_SIDES}, got {len(encoders)}; "
+                'for example Laboratory("wrap", "sphere2vec_sphereC+")'
+            )
+        sides = [filled_in(**({"encoder": e} if isinstance(e, str) else e)) for e in encoders]
+        results = [compute(**side, place=place, measure=measure, species=species) for side in sides]
+        for side, result in zip(sides, results, strict=True):
+            side["channel"] = result.channel
+        super().__init__(
+            [side["encoder"] for side in sides],
+            sides=sides,
+            place=list(place),
+            measure=measure,
+            species=species,
+            _initial=[first_picture(result) for result in results],
+            _trained=trained.described(),
+            **options,
+        )
+
+    @traitlets.validate("sides")
+    def _check_sides(self, proposal: dict[str, Any]) -> list[dict[str, Any]]:
+        return [filled_in(**side) for side in proposal["value"]]
