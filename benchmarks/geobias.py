@@ -36,6 +36,7 @@ import torch
 from tslab import geobias
 from tslab._files import atomic_write
 from tslab.coords import sample_sphere, unit_vectors
+from tslab.geobias.released import released_models
 
 RADIUS_RAD = 0.05
 MAX_NEIGHBORS = 100
@@ -46,27 +47,12 @@ SIZES = (10_000, 30_000, 100_000, 300_000)
 
 def fmow(encoders: int) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Places and hits (n, e) of the first ``encoders`` released models, and where they come from."""
-    from tslab.released import load_released_results
-    from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
-
-    columns, lonlat = [], None
     try:
-        for encoder in ENCODER_TOKENS:
-            if len(columns) == encoders:
-                break
-            try:
-                table = load_released_results("fmow", encoder)
-            except ReleasedResultsError as error:
-                if isinstance(error, FileNotFoundError):
-                    raise
-                continue  # released empty
-            columns.append(table["hit1"].to_numpy(np.float64))
-            lonlat = table[["lon", "lat"]].to_numpy(np.float64, copy=True)
+        lonlat, hits, _ = released_models("fmow", at_most=encoders)
     except FileNotFoundError:
-        lonlat_made, hits = synthetic(53_041, 38_118 / 53_041)
-        return lonlat_made, hits[:, None].repeat(1, encoders), "synthetic points in the number of fMoW"
-    assert lonlat is not None
-    return torch.from_numpy(lonlat), torch.from_numpy(np.stack(columns, 1)), "fMoW, released results"
+        lonlat, hit = synthetic(53_041, 38_118 / 53_041)
+        return lonlat, hit[:, None].repeat(1, encoders), "synthetic points in the number of fMoW"
+    return lonlat, hits, "fMoW, released results"
 
 
 def synthetic(n: int, duplicates: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,6 +23,7 @@ def rewrite(app: Any, what: str, name: str, obj: object, options: Any, lines: li
 
 def to_rst(text: str) -> str:
     """A plain docstring as reStructuredText."""
+    text = re.sub(r"\{(ref|doc|cite:t|cite:p)\}`", r":\1:`", text)  # roles as the chapters write them
     out: list[str] = []
     for block in re.split(r"\n\s*\n", text.strip("\n")):
         out += _block(block.split("\n"))
@@ -86,7 +87,11 @@ def _paragraph(lines: list[str]) -> list[str]:
 def _escape(text: str) -> str:
     """Keep stars, bars and trailing underscores as they are, except inside ``literals``."""
     parts = re.split(r"(``.+?``|`[^`]+`)", text)
-    return "".join(
-        part if index % 2 else re.sub(r"([*|\\])|(?<=\w)(_)(?!\w)", r"\\\g<0>", part)
-        for index, part in enumerate(parts)
-    )
+    out = ""
+    for index, part in enumerate(parts):
+        if index % 2 == 0:
+            # a literal ends only before a space or a mark
+            out += "\\ " if index and part and not re.match(r"[\s.,;:!?)\]}'\"/–—-]", part) else ""
+            part = re.sub(r"([*|\\])|(?<=\w)(_)(?!\w)", r"\\\g<0>", part)
+        out += part
+    return out

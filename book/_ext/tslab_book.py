@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.setup_extension("reference")
     app.add_config_value("tslab_execution_key", "", "env")
     app.connect("config-inited", configure, priority=100)
     app.connect("html-page-context", fit_page, priority=900)

@@ -31,6 +31,11 @@ RECORD = "geobias_map.csv"
 NUM_LON, NUM_LAT = 72, 36
 """Cells of equal area, 5 degrees of longitude wide: about 560 km by 350 km on the equator."""
 
+RADIUS_KM = 100.0
+MAX_NEIGHBORS = 100
+ALPHA = 0.05
+"""Of the neighbourhoods, and of the significance tests; the record holds them."""
+
 MIN_CENTERS = 10
 """A cell with fewer centres is left out."""
 
@@ -137,7 +142,9 @@ def released_map(
     dataset: str, encoder: str, *, root: str | Path | None = None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Cells and totals of a released pair: hits are Top-1 hits, the score is the default of `tslab.geobias.ssi`."""
-    result = released_geobias(dataset, encoder, root=root)
+    result = released_geobias(
+        dataset, encoder, radius_km=RADIUS_KM, max_neighbors=MAX_NEIGHBORS, alpha=ALPHA, root=root
+    )
     hits = released_hits(load_released_results(dataset, encoder, root=root))
     return bias_map(result, hits), totals(result, hits)
 
@@ -161,9 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     origin = MapOrigin(
         **release_stamp(),
-        radius_km=100.0,
-        max_neighbors=100,
-        alpha=0.05,
+        radius_km=RADIUS_KM,
+        max_neighbors=MAX_NEIGHBORS,
+        alpha=ALPHA,
         totals=of_pair,
     )
     atomic_write(chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n"))

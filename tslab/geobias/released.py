@@ -6,11 +6,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tslab.geobias.aggregate import GeoBiasSummary, summary
 from tslab.geobias.neighbors import NeighborGraph
 from tslab.geobias.self_information import Form, Marks, MomentKind, Preset
 from tslab.released import load_released_results
+from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 
 Outcome = Literal["hit1", "hit3"]
 
@@ -60,6 +63,36 @@ def released_geobias(
         base_relative=base_relative,
         seed=seed,
     )
+
+
+def released_models(
+    dataset: str, *, at_most: int | None = None, root: str | os.PathLike[str] | None = None
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n e"], list[str]]:
+    """Places, Top-1 hits and encoder keys of a classification data set's released models, which share their rows.
+
+    Args:
+        dataset: key of the data set.
+        at_most: stop after so many models.
+        root: where the released files are, see `tslab.load_released_results`.
+
+    Models whose file was released empty are left out. Errors: ``FileNotFoundError`` if a file is missing.
+    """
+    names: list[str] = []
+    columns: list[np.ndarray] = []
+    lonlat = torch.zeros((0, 2), dtype=torch.float64)
+    for encoder in ENCODER_TOKENS:
+        if at_most is not None and len(names) == at_most:
+            break
+        try:
+            table = load_released_results(dataset, encoder, root=root)
+        except ReleasedResultsError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            continue  # released empty
+        names.append(encoder)
+        columns.append(released_hits(table))
+        lonlat = torch.from_numpy(table[["lon", "lat"]].to_numpy(np.float64, copy=True))
+    return lonlat, torch.from_numpy(np.stack(columns, 1)), names
 
 
 def released_hits(table: pd.DataFrame, outcome: Outcome = "hit1") -> np.ndarray:

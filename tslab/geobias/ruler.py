@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -27,10 +26,8 @@ from tslab.coords import unit_vectors
 from tslab.geobias.background import background_grid
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph, squared_chord
 from tslab.geobias.relative import sri
-from tslab.geobias.released import released_hits
+from tslab.geobias.released import released_models
 from tslab.geobias.self_information import Marks, _mark_values, ssi_on_graph
-from tslab.released import load_released_results
-from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 
 PUBLISHED_SETTINGS = {"yfcc": 8, "inat2018": 8, "fmow": 12}
 """Datasets of `main` and the number of direction sectors: the published ones, and for YFCC those of iNat2018."""
@@ -177,19 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     tables = []
     for dataset in chosen.datasets:
-        names, columns, lonlat = [], [], None
-        for encoder in ENCODER_TOKENS:
-            try:
-                table = load_released_results(dataset, encoder, root=chosen.root)
-            except ReleasedResultsError as error:
-                if isinstance(error, FileNotFoundError):
-                    raise
-                continue  # released empty
-            names.append(encoder)
-            columns.append(released_hits(table))
-            lonlat = torch.from_numpy(table[["lon", "lat"]].to_numpy(np.float64, copy=True))
-        assert lonlat is not None
-        hits = torch.from_numpy(np.stack(columns, 1))
+        lonlat, hits, names = released_models(dataset, root=chosen.root)
         facts = ruler_facts(lonlat, hits, names, sectors=PUBLISHED_SETTINGS[dataset])
         facts.insert(0, "dataset", dataset)
         tables.append(facts.rename(columns={"name": "encoder"}))
