@@ -9,6 +9,7 @@ collects those files in ``book/_vendor`` beforehand. In order of the build, this
 2. prepares the kernel that executes the chapters (plotly renderer, no progress bars) and keys the execution
    cache by the content of the package, so that a change in ``tslab/`` runs the chapters again;
 3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook;
+   ``reference.py`` and ``status.py`` write the API reference and say when each page was executed;
 4. reads the finished HTML and fails the build on a traceback or a figure without a text alternative.
 """
 
@@ -28,6 +29,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
+from status import versions
 
 EXT = Path(__file__).resolve().parent
 BOOK = EXT.parent
@@ -50,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("reference")
+    app.setup_extension("status")
     app.add_config_value("tslab_execution_key", "", "env")
     app.connect("config-inited", configure, priority=100)
     app.connect("html-page-context", fit_page, priority=900)
@@ -114,6 +117,7 @@ def execution_key() -> str:
         sha.update(path.read_bytes())
     for variable in ("TSLAB_MIRROR", "TSLAB_DATA"):
         sha.update(f"{variable}={os.environ.get(variable, '')}".encode())
+    sha.update(str(versions()).encode())  # each page says which ones it was executed with
     return sha.hexdigest()[:16]
 
 
