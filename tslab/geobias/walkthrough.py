@@ -169,7 +169,7 @@ def neighborhood_figure(
     active: int = 0,
     marks: Marks = "signed",
     moments: MomentKind = "exact",
-    height: int = 900,
+    height: int = 925,
 ) -> go.Figure:
     """A neighbourhood with a slider for its radius and a menu for the marks; everything is computed beforehand.
 
@@ -219,10 +219,10 @@ def neighborhood_figure(
     scores = [score for state in every for score in (state.tail, state.density)]
     figure.update_layout(
         height=height,
-        margin={"l": 55, "r": 12, "t": 110, "b": 10},
+        margin={"l": 55, "r": 12, "t": 135, "b": 10},
         sliders=[portraits.frame_slider([f"{r:g} km" for r in radii_km], "radius ", active, space_px=55)],
-        updatemenus=[
-            {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 62}}
+        updatemenus=[  # above a legend that takes four rows on a phone
+            {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 86}}
         ],
         legend={
             "orientation": "h",
