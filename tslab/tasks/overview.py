@@ -222,8 +222,6 @@ def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figur
         "xanchor": "left",
         "y": 1.02,
         "yanchor": "bottom",
-        "bgcolor": "#f4f6f7",
-        "font": {"color": "#1c2730"},
     }
     fig.update_layout(
         updatemenus=[menu],
@@ -277,7 +275,7 @@ def label_histogram(task: Task) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 def _label_axis(task: Task) -> str:
     if task.meta.kind == "classification":
-        return f"class, from common to rare ({task.num_classes} in this stand-in)"
+        return f"{task.num_classes} classes, common to rare"
     info = DATASETS[task.name]
     unit = info.label_unit
     if info.label_transform.startswith("ln"):
