@@ -17,7 +17,7 @@ import torch
 import tslab
 from tslab import diagnostics, figures
 from tslab.encoders import ENCODERS
-from tslab.widgets import EncoderExplorer, explorer, frontend
+from tslab.widgets import EncoderExplorer, Laboratory, explorer, frontend, trained
 from tslab.widgets.parametric import (
     CONTROLS,
     MEASURES,
@@ -89,13 +89,22 @@ def test_tile_cells_have_the_chosen_size() -> None:
 def test_meters_are_the_diagnostics(key: str) -> None:
     values = CONTROLS[key].defaults
     features, _ = ParametricEncoder(key).encode(meter_places(), values)
-    seam_gap, pole_spread = Meters()(features).tolist()
+    seam_gap, pole_spread, effective_rank = Meters()(features).tolist()
     whole = {
         p.name: int(values[p.name]) if p.kind == "count" else values[p.name] for p in CONTROLS[key].parameters
     }
     encoder = tslab.position_encoder(key, **whole)
     assert seam_gap == pytest.approx(diagnostics.seam_gap(encoder), abs=1e-5)
     assert pole_spread == pytest.approx(diagnostics.pole_spread(encoder), abs=1e-5)
+    power = diagnostics.spectrum(encoder).square()
+    assert effective_rank == pytest.approx(float(power.sum().square() / power.square().sum()), rel=1e-5)
+    assert 1 <= effective_rank <= diagnostics.effective_rank(encoder) + 1e-6 <= features.shape[1] + 2e-6
+
+
+def test_effective_rank_of_the_unit_vector_is_three() -> None:
+    """Random places on the sphere spread evenly over the three axes."""
+    features, _ = ParametricEncoder("xyz").encode(meter_places(), {})
+    assert Meters()(features)[2] == pytest.approx(3, abs=0.02)
 
 
 def test_similarity_to_itself_is_one_and_xyz_is_the_cosine_of_the_angle() -> None:
@@ -149,6 +158,14 @@ def test_onnx_similarity_is_the_torch_similarity() -> None:
     torch.testing.assert_close(similarity, Similarity()(features, features[-1:]), rtol=0, atol=1e-6)
 
 
+def test_onnx_trained_model_is_the_torch_model() -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
+    from tslab.widgets.export import presence_graph
+
+    [presence] = run_graph(presence_graph("xyz"), {"lonlat": PLACES})
+    torch.testing.assert_close(presence, trained.Presence("xyz").predict(PLACES), rtol=0, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_export_writes_what_the_manifest_says(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
@@ -165,6 +182,10 @@ def test_export_writes_what_the_manifest_says(tmp_path: Path, capfd: pytest.Capt
         assert hashlib.sha256(graph).hexdigest() == entry["sha256"]
         assert len(graph) == entry["bytes"] < 200_000
         check_graph(key, graph)
+        [presence] = run_graph((tmp_path / entry["presence"]["file"]).read_bytes(), {"lonlat": PLACES})
+        torch.testing.assert_close(presence, trained.Presence(key).predict(PLACES), rtol=0, atol=1e-6)
+        assert entry["presence"]["top1"] == trained.top1(key)
+    assert manifest["species"] == list(trained.SPECIES)
     features, _ = ParametricEncoder("wrap").encode(meter_places(), {})
     [meters] = run_graph((tmp_path / manifest["meters"]["file"]).read_bytes(), {"features": features})
     torch.testing.assert_close(meters, Meters()(features), rtol=0, atol=1e-7)
@@ -235,6 +256,88 @@ def test_an_encoder_of_your_own_is_shown_as_it_is_built() -> None:
         assert widget._initial["poleSpread"] == widget._initial["seamGap"] == 0
     finally:
         del ENCODERS["latitude"]
+
+
+# --------------------------------------------------------------------------------------- trained models, laboratory
+
+
+def test_trained_models_know_the_species_and_training_can_be_repeated() -> None:
+    """Far above chance, not above what the truth allows; and the same bits when it is done again."""
+    assert 0.8 < trained.top1("xyz") <= trained.described()["ceiling"] + 0.02
+    first = trained.trained_classifier("xyz").state_dict()
+    again = trained.trained_classifier.__wrapped__("xyz").state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_presence_is_high_where_the_species_was_seen_and_low_on_average() -> None:
+    test = trained.task().test
+    presence = trained.Presence("sphere2vec_sphereC+")
+    column = trained.column_of("Sahel")
+    seen = presence.predict(test.lonlat[test.target == column])[:, column]
+    anywhere = presence.predict(grid_places())[:, column]
+    assert seen.median() > 0.8 and anywhere.mean() < 0.1
+
+
+def test_wrap_cannot_tell_the_poles_apart_and_its_model_neither() -> None:
+    """sin 2φ and cos 2φ are the same at both poles, so a species of Antarctica is predicted at the North Pole."""
+    poles = torch.tensor([[0.0, 90.0], [0.0, -90.0]]).double()
+    wrap, xyz = (trained.Presence(key).predict(poles)[:, trained.column_of("Ross")] for key in ("wrap", "xyz"))
+    assert wrap[0] == pytest.approx(float(wrap[1]), abs=1e-5) and wrap[1] > 0.5
+    assert xyz[0] < 0.1 < 0.5 < xyz[1]
+
+
+def test_an_encoder_without_controls_has_no_trained_model() -> None:
+    with pytest.raises(KeyError, match="no model is trained"):
+        trained.trained_classifier("latitude")
+
+
+def test_laboratory_starts_with_the_maps_of_both_sides() -> None:
+    laboratory = Laboratory("wrap", {"encoder": "xyz", "channel": 2}, place=(0.0, 90.0), species="Ross")
+    assert [side["encoder"] for side in laboratory.sides] == ["wrap", "xyz"]
+    assert laboratory.sides[1] == {"encoder": "xyz", "parameters": {}, "channel": 2}
+    for key, picture in zip(("wrap", "xyz"), laboratory._initial, strict=True):
+        low, high = picture["ranges"]["presence"]
+        shown = low + (high - low) * np.frombuffer(picture["presence"], np.uint8) / 255
+        expected = trained.Presence(key).predict(grid_places())[:, trained.column_of("Ross")]
+        np.testing.assert_allclose(shown, expected, atol=1 / 255)
+    state = laboratory.get_state()
+    assert json.dumps(state["_trained"]) and len(state["_trained"]["sightings"]) == len(trained.SPECIES)
+
+
+def test_kernel_predicts_for_the_laboratory(monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory = Laboratory("xyz")
+    sent: list[Any] = []
+    monkeypatch.setattr(Laboratory, "send", lambda self, content, buffers=None: sent.append((content, buffers)))
+    request = {
+        "kind": "compute", "id": "a-1", "encoder": "xyz", "parameters": {}, "place": [175, -78], "channel": 0,
+        "measure": "cosine", "species": "Ross",
+    }  # fmt: skip
+    laboratory._handle_custom_msg(request, [])
+    content, buffers = sent.pop()
+    column = trained.column_of("Ross")
+    expected = trained.Presence("xyz").predict(grid_places())[:, column]
+    np.testing.assert_array_equal(np.frombuffer(buffers[2], "<f4"), expected)
+    here = trained.Presence("xyz").predict(torch.tensor([[175.0, -78.0]]))[0, column]
+    assert content["result"]["present"] == pytest.approx(float(here), abs=1e-6)
+    laboratory._handle_custom_msg(request | {"species": "Unicorn"}, [])
+    assert "species must be one of" in sent.pop()[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "error", "message"),
+    [
+        ((), {}, ValueError, "one encoder or 2"),
+        (("xyz", "xyz", "xyz"), {}, ValueError, "got 3"),
+        (("sphereC",), {}, KeyError, "choose one of"),
+        (({"encoder": "xyz", "parameters": {"sigma": 1.0}},), {}, ValueError, "no control sigma"),
+        (("xyz",), {"species": "Unicorn"}, ValueError, "species must be one of"),
+    ],
+)
+def test_wrong_arguments_of_the_laboratory_are_named(
+    arguments: tuple[Any, ...], changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Laboratory(*arguments, **changes)
 
 
 # --------------------------------------------------------------------------------------------------------- JavaScript
@@ -349,3 +452,58 @@ def evaluate(key: str, name: str, index: int, wavelength: float, lon: float, lat
 
 def test_measures_are_the_same_on_both_sides() -> None:
     assert node("return MEASURES;") == list(MEASURES)
+
+
+STATE = {
+    "sides": [
+        {
+            "encoder": "sphere2vec_sphereC+",
+            "parameters": {"num_scales": 16, "min_radius": 0.02, "max_radius": 1},
+            "channel": 5,
+        },
+        {"encoder": "wrap", "parameters": {}, "channel": 0},
+    ],
+    "place": [-175.5, 66],
+    "measure": "dot",
+    "species": "Great Plains",
+}
+
+
+def menu() -> str:
+    return json.dumps({key: control.as_json() for key, control in CONTROLS.items()})
+
+
+def test_the_state_survives_the_address() -> None:
+    code = f"const e = {menu()}; const h = toHash({json.dumps(STATE)}, e);"
+    address, found = node(f"{code} return [h, fromHash(h, e, {json.dumps(trained.SPECIES)})];")
+    assert found == STATE
+    assert address == (
+        "#a=sphere2vec_sphereC+&a.num_scales=16&a.min_radius=0.02&a.channel=5&b=wrap"
+        "&place=-175.5,66&measure=dot&species=Great%20Plains"
+    )
+
+
+@pytest.mark.parametrize("address", ["", "#key-points", "#a=nothing", "#%E0%A4%A", "#b", "#place=1,2"])
+def test_an_address_without_an_encoder_asks_for_nothing(address: str) -> None:
+    code = f"return fromHash({json.dumps(address)}, {menu()}, {json.dumps(trained.SPECIES)});"
+    assert node(code) is None
+
+
+def test_what_an_address_gets_wrong_is_left_out_or_moved_to_the_limits() -> None:
+    address = "#a=rbf&a.num_anchors=9999&a.kernel_size=wide&a.channel=-3&a.sigma=1&place=400,2&measure=x&species=y"
+    code = f"return fromHash({json.dumps(address)}, {menu()}, {json.dumps(trained.SPECIES)});"
+    assert node(code) == {
+        "sides": [
+            {
+                "encoder": "rbf",
+                "parameters": {"num_anchors": 400, "kernel_size": 15},
+                "channel": CONTROLS["rbf"].channel,
+            }
+        ]
+    }
+
+
+def test_copied_python_shows_the_same_state() -> None:
+    text = node(f"return toPython({json.dumps(STATE)});")
+    laboratory = eval(text, {"Laboratory": Laboratory})
+    assert {name: getattr(laboratory, name) for name in STATE} == STATE

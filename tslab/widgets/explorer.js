@@ -1,19 +1,22 @@
 // The explorer: controls, two panels (one feature; similarity to a place), each a globe and a map, and the read-out.
 //
 // It does not know who computes: `chooseBackend` gives it the kernel of a live notebook, or ONNX Runtime Web once the
-// reader asks for it. Requests never queue up: while one is computed only the newest state is remembered.
+// reader asks for it. Requests never queue up: while one is computed only the newest state is remembered. An explorer can
+// stand alone or be one side of the laboratory, which then holds what both sides share.
 
 import { FlatMap, Globe, cellCentre, cellOf, colorTable, flatRaster, globeRaster } from "./maps.js";
 import { COLUMNS, ROWS, parseColor, turnGlobe, unpackLines, wrapLongitude } from "./maps.js";
 import { KernelBackend, OnnxBackend, Trouble } from "./backends.js";
 
-const MEASURES = ["cosine", "dot"];
+export const MEASURES = ["cosine", "dot"];
+const STATE = ["encoder", "parameters", "place", "channel", "measure"];
 const COMMON = ["num_scales", "min_radius", "max_radius"];
 const COMMON_LABELS = { num_scales: "Scales", min_radius: "Finest scale", max_radius: "Coarsest scale" };
 const LOG_STEPS = 200;
 const POINTER_HINT = "Point to read a value, click to choose the place.";
 const GRID_STEP = 2;
 let views = 0;
+export const newId = (kind) => `tslab-${kind}-${++views}`;
 
 // ------------------------------------------------------------------------------------------------ words and numbers
 
@@ -83,7 +86,7 @@ function extremes(field) {
 
 // ------------------------------------------------------------------------------------------------------- small DOM
 
-function node(tag, attributes = {}, ...children) {
+export function node(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
@@ -104,14 +107,47 @@ function pageTheme(element) {
   return theme === "dark" ? "dark" : "light";
 }
 
+/** Keeps `root.dataset.theme` right, calls `repaint` when it changes; returns a function that stops. */
+export function followTheme(root, repaint) {
+  const recolor = () => {
+    const theme = pageTheme(root);
+    if (root.dataset.theme === theme) return;
+    root.dataset.theme = theme;
+    repaint();
+  };
+  recolor();
+  const observer = new MutationObserver(() => requestAnimationFrame(recolor));
+  const options = { attributes: true, attributeFilter: ["data-theme", "data-jp-theme-light", "theme", "class"] };
+  observer.observe(document.documentElement, options);
+  observer.observe(document.body, options);
+  const resized = new ResizeObserver(() => {
+    recolor();
+    repaint();
+  });
+  resized.observe(root);
+  return () => {
+    observer.disconnect();
+    resized.disconnect();
+  };
+}
+
+/** The widget's own files in a page of the book, else its kernel. */
+export function chooseBackend(model) {
+  const base = window.tslabAssets?.base;
+  return base ? new OnnxBackend(base, MEASURES) : new KernelBackend(model);
+}
+
 // ----------------------------------------------------------------------------------------------------------- panel
 
-/** A title, a globe, a map and a colour bar for one field. */
+/** A title, a globe, a map and a colour bar for one field, with dots at `points` if there are any. */
 class Panel {
   constructor(explorer, { title, head, colors, description }) {
     this.explorer = explorer;
     this.tables = colors;
-    const id = `tslab-${++views}`;
+    this.points = [];
+    this.painted = {};
+    const id = newId("panel");
+    const label = [title, explorer.label].filter(Boolean).join(", ");
     const canvas = (kind, label) =>
       node("canvas", {
         class: `tslab-${kind}`,
@@ -122,16 +158,16 @@ class Panel {
         "aria-describedby": `${id}-text`,
       });
     this.globe = new Globe(
-      canvas("globe", `${title} on a globe. Arrow keys turn it, Enter picks the place in its middle.`),
+      canvas("globe", `${label} on a globe. Arrow keys turn it, Enter picks the place in its middle.`),
     );
-    this.map = new FlatMap(canvas("map", `${title} on a map. Arrow keys move the place, with Shift in larger steps.`));
+    this.map = new FlatMap(canvas("map", `${label} on a map. Arrow keys move the place, with Shift in larger steps.`));
     this.gradient = node("div", { class: "tslab-gradient", "aria-hidden": "true" });
     this.ticks = node("div", { class: "tslab-ticks" });
     this.pointer = node("div", { class: "tslab-pointer", "aria-hidden": "true" }, POINTER_HINT);
     this.text = node("p", { class: "tslab-hidden", id: `${id}-text` }, description);
     this.root = node(
-      "section",
-      { class: "tslab-panel", "aria-label": title },
+      "div",
+      { class: "tslab-panel", role: "group", "aria-label": label },
       node("div", { class: "tslab-title" }, title),
       head,
       this.globe.canvas,
@@ -143,14 +179,43 @@ class Panel {
     this.listen();
   }
 
-  show(field, { low, high, diverging }) {
+  /** Shows a field, or with null that there is none. */
+  show(field, { low, high, diverging } = {}) {
+    this.root.classList.toggle("tslab-empty", !field);
     this.globe.field = this.map.field = field;
+    if (!field) return;
     const { table, stops } = diverging ? this.tables.diverging : this.tables.field;
     // lines are dark on the diverging scale, which is light, and light on the other, which is dark
     this.colors = { table, low, high, missing: this.tables.missing, ink: diverging ? "16, 23, 29" : "255, 255, 255" };
     this.gradient.style.background = `linear-gradient(to right, ${stops.map(([t, c]) => `${c} ${100 * t}%`).join(", ")})`;
     const middle = diverging ? 0 : (low + high) / 2;
     this.ticks.replaceChildren(...[low, middle, high].map((value) => node("span", {}, formatNumber(value))));
+  }
+
+  /** Paints what has changed since the last time; `quick` leaves out the map and paints the globe coarser. */
+  draw(scene, raster, quick) {
+    const width = this.globe.canvas.clientWidth;
+    if (!width || !this.globe.field) return;
+    const shared = [this.globe.field, this.points, scene.outline, scene.place.join(), Object.values(this.colors).join()];
+    if (this.isNew("globe", [...shared, width, scene.view.join(), quick])) {
+      this.globe.fit(width, width);
+      const turned = raster("globe", quick ? Math.min(width, 260) : this.globe.canvas.width);
+      if (turned.view !== scene.view.join()) {
+        turnGlobe(turned, scene.view);
+        turned.view = scene.view.join();
+      }
+      this.globe.draw(turned, this.colors, { ...scene, points: this.points });
+    }
+    const { clientWidth, clientHeight } = this.map.canvas;
+    if (quick || !this.isNew("map", [...shared, clientWidth, clientHeight])) return; // the map does not turn
+    this.map.fit(clientWidth, clientHeight);
+    this.map.draw(raster("flat", this.map.canvas.width), this.colors, { ...scene, points: this.points });
+  }
+
+  isNew(what, facts) {
+    const before = this.painted[what];
+    this.painted[what] = facts;
+    return !before || facts.some((fact, i) => fact !== before[i]);
   }
 
   listen() {
@@ -220,25 +285,32 @@ class Panel {
 
 // -------------------------------------------------------------------------------------------------------- explorer
 
-class Explorer {
-  constructor(model, root) {
+export class Explorer {
+  /** @param lab the laboratory that this is one side of; a lone explorer has none. */
+  constructor(model, root, lab = null) {
     this.model = model;
     this.root = root;
+    this.lab = lab;
+    this.label = lab ? root.getAttribute("aria-label") : "";
     this.encoders = model.get("_encoders");
-    this.state = Object.fromEntries(
-      ["encoder", "parameters", "place", "channel", "measure"].map((name) => [name, model.get(name)]),
-    );
+    this.names = lab ? [...STATE, "species"] : STATE;
+    this.state = this.given();
     this.coast = unpackLines(model.get("_land"));
-    this.view = [this.state.place[0] + 15, Math.max(-50, Math.min(50, this.state.place[1] - 15))];
+    this.view = lab?.view ?? [this.state.place[0] + 15, Math.max(-50, Math.min(50, this.state.place[1] - 15))];
     this.reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.base = window.tslabAssets?.base;
-    this.backend = this.base ? new OnnxBackend(this.base, MEASURES) : new KernelBackend(model);
+    this.backend = lab?.backend ?? chooseBackend(model);
     this.build();
     this.followModel();
-    this.followPage();
+    this.unfollow = followTheme(root, () => this.redraw());
     this.showInitial();
     if (this.base) this.setMode("initial");
     else this.start();
+  }
+
+  /** The state as the model has it. */
+  given() {
+    return Object.fromEntries(this.names.map((name) => [name, this.model.get(name)]));
   }
 
   build() {
@@ -277,7 +349,7 @@ class Explorer {
       this.sliders,
     );
 
-    this.run = node("button", { type: "button", class: "tslab-run", onclick: () => this.start() }, "Run in your browser");
+    this.run = node("button", { type: "button", class: "tslab-run", onclick: () => this.press() }, "Run in your browser");
     this.note = node("p", { class: "tslab-note" });
     this.banner = node("div", { class: "tslab-banner" }, this.run, this.note);
 
@@ -325,21 +397,20 @@ class Explorer {
     );
     this.panels = [
       new Panel(this, { title: "One feature", head: this.channelFields, colors: tables }),
-      new Panel(this, { title: "Similarity to the place", head: this.placeFields, colors: tables }),
+      new Panel(this, { title: "Similarity to the place", head: this.lab ? null : this.placeFields, colors: tables }),
     ];
+    if (this.lab) {
+      this.presenceNote = node("p", { class: "tslab-feature" });
+      this.panels.push(new Panel(this, { title: "Predicted presence", head: this.presenceNote, colors: tables }));
+    }
 
     this.readout = node("dl", { class: "tslab-readout" });
     this.live = node("p", { class: "tslab-hidden", role: "status", "aria-live": "polite" });
     this.trouble = node("p", { class: "tslab-trouble", role: "alert", hidden: true });
-    this.root.append(
-      this.controls,
-      this.base ? this.banner : null,
-      this.trouble,
-      node("div", { class: "tslab-panels" }, ...this.panels.map((panel) => panel.root)),
-      this.readout,
-      this.live,
-    );
-    if (!this.base) this.banner.remove();
+    const panels = node("div", { class: "tslab-panels" }, ...this.panels.map((panel) => panel.root));
+    const banner = this.base && !this.lab ? [this.banner] : []; // the laboratory has one for both sides
+    const shown = this.lab ? [this.readout, panels] : [panels, this.readout];
+    this.root.append(this.controls, ...banner, this.trouble, ...shown, this.live);
     this.fillSliders();
   }
 
@@ -354,11 +425,11 @@ class Explorer {
   }
 
   save() {
+    this.handing = true; // what the model says in between is half old
+    for (const [name, value] of Object.entries(this.state)) this.model.set(name, value);
+    this.handing = false;
     clearTimeout(this.saving);
-    this.saving = setTimeout(() => {
-      for (const [name, value] of Object.entries(this.state)) this.model.set(name, value);
-      this.model.save_changes();
-    }, 150);
+    this.saving = setTimeout(() => this.model.save_changes(), 150);
   }
 
   setEncoder(key) {
@@ -380,7 +451,7 @@ class Explorer {
   }
 
   setPlace([lon, lat], { follow = false } = {}) {
-    if (this.mode === "initial") return this.say("Press “Run in your browser” first: until then the picture is fixed.", true);
+    if (this.mode === "initial") return (this.lab?.sides[0] ?? this).say("Press “Run in your browser” first: until then the picture is fixed.", true);
     const place = [round(wrapLongitude(lon)), round(Math.max(-90, Math.min(90, lat)))];
     if (lon === 180) place[0] = 180;
     this.set({ place });
@@ -393,24 +464,25 @@ class Explorer {
     this.fail(new Trouble("That is no place: longitude runs from −180 to 180, latitude from −90 to 90 degrees."), false);
   }
 
+  /** Takes over what Python, or the other side of the laboratory, has changed. */
   followModel() {
-    this.listeners = ["encoder", "parameters", "place", "channel", "measure"].map((name) => {
-      const listener = () => {
-        const value = this.model.get(name);
-        if (JSON.stringify(value) === JSON.stringify(this.state[name])) return;
-        this.state[name] = value;
-        if (name === "encoder") {
-          // set from Python: parameters that the new encoder does not have go back to its defaults
-          const { parameters, channel } = this.encoders[value];
-          this.state.parameters = Object.fromEntries(parameters.map((p) => [p.name, p.default]));
-          this.state.channel = channel;
-        }
-        this.fillSliders();
-        this.set({});
-      };
-      this.model.on(`change:${name}`, listener);
-      return [`change:${name}`, listener];
-    });
+    const pull = () => {
+      if (this.handing) return;
+      const given = this.given();
+      const changed = this.names.filter((name) => JSON.stringify(given[name]) !== JSON.stringify(this.state[name]));
+      if (!changed.length || !given.encoder) return;
+      if (changed.includes("encoder") && !changed.includes("parameters")) {
+        // a new encoder without parameters of its own starts from its defaults
+        const { parameters, channel } = this.encoders[given.encoder];
+        given.parameters = Object.fromEntries(parameters.map((p) => [p.name, p.default]));
+        given.channel = channel;
+      }
+      Object.assign(this.state, given);
+      this.fillSliders();
+      this.set({});
+    };
+    this.listeners = this.names.map((name) => [`change:${name}`, pull]);
+    for (const [event, listener] of this.listeners) this.model.on(event, listener);
   }
 
   // ---- controls
@@ -466,6 +538,7 @@ class Explorer {
     this.mode = this.root.dataset.state = mode;
     const locked = mode === "initial" || mode === "loading";
     for (const fields of [this.controls, this.channelFields, this.placeFields]) fields.disabled = locked;
+    this.lab?.modeChanged();
     if (!this.base) return;
     this.banner.hidden = mode === "ready";
     this.run.disabled = mode === "loading";
@@ -475,6 +548,11 @@ class Explorer {
         : "The picture was computed with torch when this page was built. To change it, load the same encoder into your browser (about 4 MB).";
   }
 
+  press() {
+    this.pressed = true;
+    (this.lab ?? this).start();
+  }
+
   async start() {
     this.setMode(this.base ? "loading" : "ready");
     this.trouble.hidden = true;
@@ -482,9 +560,9 @@ class Explorer {
       await this.backend.open();
       await this.compute();
       if (this.mode === "loading") {
-        const hadFocus = document.activeElement === this.run || document.activeElement === document.body;
+        const hadFocus = [this.run, document.body].includes(document.activeElement); // a disabled button loses it
         this.setMode("ready");
-        if (hadFocus) this.encoderSelect.focus({ preventScroll: true });
+        if (this.pressed && hadFocus) this.encoderSelect.focus({ preventScroll: true });
       }
     } catch (error) {
       this.fail(error);
@@ -501,7 +579,7 @@ class Explorer {
         this.stale = false;
         const request = structuredClone(this.state);
         const began = performance.now();
-        const result = await this.backend.compute(request);
+        const result = await this.backend.compute(request, () => this.stale);
         if (this.closed) return;
         this.trouble.hidden = true;
         this.show(result, request, performance.now() - began);
@@ -525,14 +603,17 @@ class Explorer {
   }
 
   showInitial() {
-    const { ranges, ...facts } = this.model.get("_initial");
-    const field = (name, [low, high]) => {
-      const view = this.model.get(name);
+    const { ranges, ...facts } = this.model.get("_initial") ?? {};
+    if (!ranges) return; // a side that was added later starts empty
+    const field = (name) => {
+      if (!ranges[name]) return undefined;
+      const [low, high] = ranges[name];
+      const view = this.model.get(`_initial_${name}`);
       const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
       return Float32Array.from(bytes, (byte) => low + ((high - low) * byte) / 255);
     };
     this.show(
-      { ...facts, feature: field("_initial_feature", ranges[0]), similarity: field("_initial_similarity", ranges[1]) },
+      { ...facts, feature: field("feature"), similarity: field("similarity"), presence: field("presence") },
       structuredClone(this.state),
     );
   }
@@ -542,7 +623,10 @@ class Explorer {
   show(result, request, milliseconds) {
     this.result = result;
     const { feature, similarity, outFeatures } = result;
-    this.state.channel = Math.min(this.state.channel, outFeatures - 1);
+    if (!this.stale && this.state.channel >= outFeatures) {
+      this.state.channel = outFeatures - 1;
+      this.save();
+    }
     const range = extremes(feature);
     const largest = Math.max(Math.abs(range.low), Math.abs(range.high)) || 1;
     const signed = range.low < 0 && range.high > 0;
@@ -550,6 +634,7 @@ class Explorer {
     const alike = extremes(similarity);
     const most = Math.max(1, Math.abs(alike.low), Math.abs(alike.high));
     this.panels[1].show(similarity, { low: -most, high: most, diverging: true });
+    if (this.lab) this.showPresence(result, request);
     this.redraw();
     this.describe(result, request, range, alike);
     if (milliseconds === undefined) return;
@@ -557,6 +642,23 @@ class Explorer {
     this.root.dispatchEvent(
       new CustomEvent("tslab:result", { bubbles: true, detail: { request, result, milliseconds, backend: this.base ? "onnx" : "kernel" } }),
     );
+  }
+
+  showPresence({ presence, present, top1 }, { species }) {
+    const { panels, presenceNote } = this;
+    const { rows, ceiling, sightings } = this.lab.trained;
+    const [panel] = panels.slice(-1);
+    panel.points = this.lab.pairs(sightings[this.lab.trained.species.indexOf(species)]);
+    panel.show(presence ?? null, { low: 0, high: 1 });
+    presenceNote.textContent = presence
+      ? `P(${species} is here), as learned behind this encoder from ${rows.toLocaleString("en")} synthetic sightings (dots: some of ` +
+        `them), with the sliders where they start. Top-1 on new sightings: ${formatNumber(100 * top1)} %, at best ${formatNumber(100 * ceiling)} %.`
+      : "No model is trained with this encoder.";
+    if (!presence) return;
+    const range = extremes(presence);
+    panel.text.textContent =
+      `Predicted presence of the synthetic species ${species}: ${formatNumber(present)} at the place, highest ${formatNumber(range.high)} ` +
+      `at ${formatPlace(range.highAt)}; above one half on ${formatShare(shareAbove(presence, 0.5))} of the Earth.`;
   }
 
   describe(result, request, range, alike) {
@@ -576,21 +678,24 @@ class Explorer {
 
     const place = formatPlace(request.place);
     const share = result.similarArea ?? shareAbove(result.similarity, 0.5); // the first picture is rounded to bytes
-    const percent = `${share < 0.001 ? "under 0.1" : formatNumber(100 * share, 2)} %`;
+    const percent = formatShare(share);
     const rows = [
-      ["Place", place, ""],
+      ...(this.lab ? [] : [["Place", place, ""]]),
       ["Feature there", formatNumber(result.value), ""],
       ["Similar area", percent, "Share of the Earth whose similarity exceeds 0.5."],
       ["Seam gap", formatMeter(result.seamGap), "Jump of the encoding across the date line; 1 is the distance between two random places.", result.seamGap],
       ["Pole spread", formatMeter(result.poleSpread), "How much one pole changes with its longitude; 1 is the distance between two random places.", result.poleSpread],
+      ["Effective rank", formatRank(result), "How many independent features carry the variation over the Earth."],
     ];
+    if (result.presence)
+      rows.push([`P(${request.species})`, formatNumber(result.present, 2), "Predicted presence of the synthetic species at the place."]);
     this.readout.replaceChildren(
       ...rows.map(([term, value, title, level]) =>
         node(
           "div",
           { title },
           node("dt", {}, term),
-          node("dd", {}, value, level === undefined ? null : meter(level)),
+          node("dd", {}, value, Number.isFinite(level) ? meter(level) : null),
         ),
       ),
     );
@@ -616,7 +721,11 @@ class Explorer {
   }
 
   /** Turns both globes; `quick` draws them coarser, for use while the pointer moves. */
-  turn([lon, lat], { quick = false } = {}) {
+  turn(to, options) {
+    (this.lab ?? this).turnTo(to, options);
+  }
+
+  turnTo([lon, lat], { quick = false } = {}) {
     const to = [wrapLongitude(lon), Math.max(-90, Math.min(90, lat))];
     cancelAnimationFrame(this.turning);
     const far = Math.abs(wrapLongitude(to[0] - this.view[0])) + Math.abs(to[1] - this.view[1]) > 3;
@@ -646,24 +755,10 @@ class Explorer {
     if (this.closed || !this.result || !this.root.isConnected) return;
     const outline = getComputedStyle(this.root).getPropertyValue("--tslab-line").trim() || "#9aa7b1";
     const scene = { view: this.view, place: this.state.place, coast: this.coast, outline };
-    for (const panel of this.panels) {
-      const width = panel.globe.canvas.clientWidth;
-      if (!width) return;
-      panel.globe.fit(width, width);
-      const turned = this.raster("globe", quick ? Math.min(width, 260) : panel.globe.canvas.width);
-      if (turned.view !== `${this.view}`) {
-        turnGlobe(turned, this.view);
-        turned.view = `${this.view}`;
-      }
-      panel.globe.draw(turned, panel.colors, scene);
-      if (quick) continue; // the maps do not turn
-      const mapWidth = panel.map.canvas.clientWidth;
-      panel.map.fit(mapWidth, panel.map.canvas.clientHeight);
-      panel.map.draw(this.raster("flat", panel.map.canvas.width), panel.colors, scene);
-    }
+    for (const panel of this.panels) panel.draw(scene, (kind, size) => this.raster(kind, size), quick);
   }
 
-  /** Rasters by size, so that both panels share one. */
+  /** Rasters by size, so that the panels share one. */
   raster(kind, size) {
     this.rasters ||= new Map();
     const key = `${kind} ${size}`;
@@ -674,36 +769,19 @@ class Explorer {
     return this.rasters.get(key);
   }
 
-  followPage() {
-    const recolor = () => {
-      const theme = pageTheme(this.root);
-      if (this.root.dataset.theme === theme) return;
-      this.root.dataset.theme = theme;
-      this.redraw();
-    };
-    recolor();
-    this.pageObserver = new MutationObserver(() => requestAnimationFrame(recolor));
-    const options = { attributes: true, attributeFilter: ["data-theme", "data-jp-theme-light", "theme", "class"] };
-    this.pageObserver.observe(document.documentElement, options);
-    this.pageObserver.observe(document.body, options);
-    this.sizeObserver = new ResizeObserver(() => {
-      recolor();
-      this.redraw();
-    });
-    this.sizeObserver.observe(this.root);
-  }
-
   close() {
     this.closed = true;
-    this.pageObserver.disconnect();
-    this.sizeObserver.disconnect();
+    this.unfollow();
     for (const [event, listener] of this.listeners) this.model.off(event, listener);
-    this.backend.close();
+    if (!this.lab) this.backend.close();
   }
 }
 
 const round = (degrees) => Math.round(degrees * 100) / 100;
-const formatMeter = (value) => (value < 0.005 ? "0" : value.toFixed(2));
+const formatMeter = (value) => (Number.isNaN(value) ? "…" : value < 0.005 ? "0" : value.toFixed(2));
+const formatShare = (share) => `${share < 0.001 ? "under 0.1" : formatNumber(100 * share, 2)} %`;
+const formatRank = ({ effectiveRank, outFeatures }) =>
+  Number.isNaN(effectiveRank) ? "…" : `${formatNumber(effectiveRank)} of ${outFeatures}`;
 
 /** A short bar beside a number between 0 and about 1.5. */
 function meter(value) {
@@ -711,12 +789,3 @@ function meter(value) {
   bar.style.setProperty("--level", `${Math.min(100, (100 * value) / 1.5)}%`);
   return bar;
 }
-
-function render({ model, el }) {
-  const root = node("div", { class: "tslab-explorer", id: `tslab-explorer-${++views}`, role: "group", "aria-label": "Encoder explorer" });
-  el.append(root);
-  const explorer = new Explorer(model, root);
-  return () => explorer.close();
-}
-
-export default { render };

@@ -10,7 +10,7 @@ import numpy as np
 from tslab import figures
 from tslab.land import land_lines
 
-MODULES = ("maps.js", "backends.js", "explorer.js")
+MODULES = ("maps.js", "backends.js", "explorer.js", "laboratory.js")
 """The front end, in the order of its imports. A widget's code must be one module, so they are joined."""
 
 

@@ -218,6 +218,20 @@ function strokeOnGlobe(context, lines, view, radius) {
   context.stroke();
 }
 
+/** A dot that shows on any colour. */
+function drawDot(context, x, y) {
+  context.beginPath();
+  context.arc(x, y, 1.6, 0, 2 * Math.PI);
+  context.fill();
+  context.stroke();
+}
+
+function dotStyle(context) {
+  context.fillStyle = "#ffffff";
+  context.strokeStyle = "#10171d";
+  context.lineWidth = 0.8;
+}
+
 /** The place as a ring that shows on any colour. */
 function drawMark(context, x, y, size) {
   for (const [color, width] of [
@@ -289,6 +303,11 @@ export class Globe extends FieldCanvas {
     context.lineWidth = 1.4;
     strokeOnGlobe(context, DATE_LINE, scene.view, radius);
     context.setLineDash([]);
+    dotStyle(context);
+    for (const point of scene.points || []) {
+      const [px, py, depth] = orthographic(...point, scene.view);
+      if (depth > 0) drawDot(context, radius * (1 + px), radius * (1 - py));
+    }
     const [x, y, z] = orthographic(scene.place[0], scene.place[1], scene.view);
     if (z > 0) drawMark(context, radius * (1 + x), radius * (1 - y), 6);
     context.restore();
@@ -338,6 +357,8 @@ export class FlatMap extends FieldCanvas {
     context.setLineDash([5, 4]);
     context.stroke(this.paths.dateLines);
     context.setLineDash([]);
+    dotStyle(context);
+    for (const point of scene.points || []) drawDot(context, ...at(...point));
     drawMark(context, ...at(...scene.place), 5);
   }
 
