@@ -257,6 +257,7 @@ let lastPause = 0;
 /** Lets the browser paint and react if it has waited for more than one frame. */
 async function breathe() {
   if (performance.now() - lastPause < 16) return;
-  await new Promise((resolve) => setTimeout(resolve));
+  if (globalThis.scheduler?.yield) await globalThis.scheduler.yield();
+  else await new Promise((resolve) => setTimeout(resolve)); // four milliseconds late
   lastPause = performance.now();
 }

@@ -278,16 +278,33 @@ class FieldCanvas {
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     context.imageSmoothingEnabled = true;
     context.drawImage(this.layer, 0, 0, this.canvas.width, this.canvas.height);
-    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
-    context.lineJoin = "round";
-    return context;
+  }
+
+  /** Puts the lines on the field. They are drawn anew only if `facts` changed, which they do not while a slider moves. */
+  putLines(facts, draw) {
+    const all = [this.canvas.width, this.canvas.height, ...facts];
+    if (!this.lines || all.some((fact, i) => fact !== this.lineFacts[i])) {
+      this.lines ||= document.createElement("canvas");
+      this.lineFacts = all;
+      Object.assign(this.lines, { width: this.canvas.width, height: this.canvas.height }); // clears it
+      const context = this.lines.getContext("2d");
+      context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+      context.lineJoin = "round";
+      draw(context);
+    }
+    this.canvas.getContext("2d").drawImage(this.lines, 0, 0);
   }
 }
 
 export class Globe extends FieldCanvas {
   /** @param raster made by `globeRaster` and turned to `view`; may be coarser than the canvas. */
   draw(raster, colors, scene) {
-    const context = this.putField(raster, colors);
+    this.putField(raster, colors);
+    const facts = [colors.ink, scene.outline, scene.view.join(), scene.place.join(), scene.points];
+    this.putLines(facts, (context) => this.drawLines(context, colors, scene));
+  }
+
+  drawLines(context, colors, scene) {
     const radius = this.canvas.width / this.ratio / 2;
     context.save();
     context.beginPath();
@@ -327,7 +344,12 @@ export class Globe extends FieldCanvas {
 
 export class FlatMap extends FieldCanvas {
   draw(raster, colors, scene) {
-    const context = this.putField(raster, colors);
+    this.putField(raster, colors);
+    const facts = [colors.ink, scene.outline, scene.place.join(), scene.points];
+    this.putLines(facts, (context) => this.drawLines(context, colors, scene));
+  }
+
+  drawLines(context, colors, scene) {
     const [width, tall] = [this.canvas.width / this.ratio, this.canvas.height / this.ratio];
     const at = (lon, lat) => {
       const [x, y] = equalEarth(lon, lat);
