@@ -72,7 +72,9 @@ def copy_assets() -> None:
             _remove(child)
 
     mathjax = NODE_MODULES / "mathjax" / "es5"
-    for name in ("tex-chtml.js", "a11y", "input", "output/chtml", "sre", "ui"):
+    # startup.js loads the others (_config.yml says which); the usual bundle has a menu and a speech engine besides
+    scripts = ("startup.js", "core.js", "a11y/assistive-mml.js", "input/tex.js", "output/chtml.js")
+    for name in (*scripts, "input/tex", "output/chtml"):
         _copy(mathjax / name, VENDOR / "mathjax" / name)
 
     plotly_out = VENDOR / "tslab" / "plotly"
@@ -99,10 +101,9 @@ def copy_assets() -> None:
         _copy(ort / name, VENDOR / "tslab" / "ort" / name)
 
     fonts = NODE_MODULES / "@fontsource-variable"
-    for family in ("inter", "source-serif-4"):
-        for style in ("normal", "italic"):
-            name = f"{family}-latin-wght-{style}.woff2"
-            _copy(fonts / family / "files" / name, VENDOR / "tslab" / "fonts" / name)
+    for name in ("inter-latin-wght-normal", "source-serif-4-latin-wght-normal", "source-serif-4-latin-wght-italic"):
+        family = name.partition("-latin")[0]
+        _copy(fonts / family / "files" / f"{name}.woff2", VENDOR / "tslab" / "fonts" / f"{name}.woff2")
 
     stamp.write_text(key)
     print(f"Front-end assets: {_size_mb(VENDOR):.1f} MB in {VENDOR.relative_to(ROOT)}", flush=True)

@@ -197,7 +197,7 @@ def resolve(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) -> nodes.Nod
         if full and full in objects:
             entry = objects[full]
             return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, full)
-    if target.startswith("tslab."):
+    if target.startswith("tslab.") and "reference/api" in env.found_docs:
         logger.warning("%r is on no page of the API reference", target, location=node, type="ref", subtype="api")
     return None
 

@@ -56,7 +56,7 @@ class Citation(SphinxDirective):
         year = self.config.copyright.split()[0]
         about = f"  author  = {{{{{self.config.author}}}}},\n  year    = {{{year}}},\n  url     = {{{repository}}},"
         text = (
-            f"@book{{tslab-book,\n  title   = {{{self.config.project}}},\n{about}\n"
+            f"@book{{tslab-book,\n  title   = {{{self.config.html_title}}},\n{about}\n"
             f"  note    = {{Interactive book, version {version}}}\n}}\n\n"
             f"@software{{tslab,\n  title   = {{tslab: location encoders for geospatial machine learning}},\n{about}\n"
             f"  version = {{{version}}}\n}}"

@@ -10,7 +10,8 @@ collects those files in ``book/_vendor`` beforehand. In order of the build, this
    cache by the content of the package, so that a change in ``tslab/`` runs the chapters again;
 3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook;
    ``reference.py`` and ``status.py`` write the API reference and say when each page was executed;
-4. reads the finished HTML and fails the build on a traceback or a figure without a text alternative.
+4. takes out of the theme what no page uses (``trim.py``), reads the finished HTML and fails the build on a
+   traceback or a figure without a text alternative.
 """
 
 from __future__ import annotations
@@ -30,11 +31,18 @@ from sphinx.config import Config
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from status import versions
+from trim import move_figures, remove_trimmed, trim
 
 EXT = Path(__file__).resolve().parent
 BOOK = EXT.parent
 VENDOR = BOOK / "_vendor"
 ASSETS = EXT / "assets"
+
+#: Left column: the theme's own parts, and a link to the index below the table of contents.
+SIDEBAR = [
+    *("navbar-logo.html", "icon-links.html", "search-button-field.html", "sbt-sidebar-nav.html"),
+    "tslab-index-link.html",
+]
 
 #: Markup of other extensions that a screen reader stumbles over, and what stands for it here.
 CLEARER_MARKUP = {
@@ -57,7 +65,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", configure, priority=100)
     app.connect("html-page-context", fit_page, priority=900)
     app.connect("autodoc-process-docstring", rewrite)
-    app.connect("build-finished", drop_icon_script, priority=900)
+    app.connect("build-finished", trim_pages, priority=900)
     app.connect("build-finished", check_html, priority=950)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -70,6 +78,8 @@ def configure(app: Sphinx, config: Config) -> None:
     if not (VENDOR / ".assets").exists():
         raise ExtensionError("book/_vendor is missing or incomplete. Run: python book/vendor_assets.py")
     config.html_static_path += [str(VENDOR), str(ASSETS)]
+    config.templates_path += [str(EXT / "templates")]
+    config.html_sidebars = {"**": SIDEBAR}
 
     repository, branch = repository_address()
     config.html_theme_options.update(
@@ -80,8 +90,7 @@ def configure(app: Sphinx, config: Config) -> None:
         launch_buttons={"colab_url": "https://colab.research.google.com"},
     )
 
-    # Sphinx reports every file of an earlier build that it finds changed; this one we change ourselves.
-    (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").unlink(missing_ok=True)
+    remove_trimmed(Path(app.outdir) / "_static")
 
     build = Path(app.outdir).parent
     prepare_kernel(build / "ipython")
@@ -130,7 +139,7 @@ def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
     for old, new in CLEARER_MARKUP.items():
         body = body.replace(old, new)
     body = _SIGNATURE_LIST.sub(_signature_lines, body)
-    context["body"] = body = _without_thebe_block(body)
+    context["body"] = body = move_figures(_without_thebe_block(body), Path(app.outdir))
     scripts = context.get("script_files")
     if isinstance(scripts, list):
         scripts[:] = [script for script in scripts if not _is_thebe(script)]
@@ -162,19 +171,10 @@ def _without_thebe_block(body: str) -> str:
 # -------------------------------------------------------------------------------------- 4: the finished HTML
 
 
-def drop_icon_script(app: Sphinx, exception: Exception | None) -> None:
-    """Empty the theme's FontAwesome script (1.5 MB): its style sheet draws the same icons from a font.
-
-    The script would also replace the icons inside widgets, which makes their Play button throw.
-    """
-    if exception is not None or app.builder.format != "html":
-        return
-    static = Path(app.outdir) / "_static"
-    script = static / "scripts" / "fontawesome.js"
-    if script.exists():
-        script.write_text("/* icons come from the style sheet */\n", encoding="utf-8")
-    for source_map in (*static.glob("scripts/*.map"), *static.glob("styles/*.map")):
-        source_map.unlink()
+def trim_pages(app: Sphinx, exception: Exception | None) -> None:
+    """Take out of the theme's files what no page uses."""
+    if exception is None and app.builder.format == "html":
+        trim(Path(app.outdir))
 
 
 def check_html(app: Sphinx, exception: Exception | None) -> None:

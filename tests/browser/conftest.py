@@ -106,13 +106,14 @@ def chromium() -> Iterator[Any]:
 class Visit:
     """A page that was opened, and what went wrong on it so far.
 
-    page: the Playwright page. off_site: addresses it asked for outside the book (they were refused).
-    errors: console errors and uncaught exceptions. missing: files of the book it asked for that do not exist.
-    files: paths below the site's root that it loaded.
+    page: the Playwright page. name: the page of the book. off_site: addresses it asked for outside the book (they
+    were refused). errors: console errors and uncaught exceptions. missing: files of the book it asked for that do not
+    exist. files: paths below the site's root that it loaded.
     """
 
     page: Any
     site: str
+    name: str
     off_site: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -168,7 +169,7 @@ def open_page(site: str, chromium: Any) -> Iterator[OpenPage]:
         contexts.append(context)
         context.set_default_timeout(30_000)
         page = context.new_page()
-        visit = Visit(page, site)
+        visit = Visit(page, site, name)
 
         def route(route: Any) -> None:
             url = route.request.url

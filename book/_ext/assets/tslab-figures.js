@@ -15,6 +15,13 @@
       document.head.append(script);
     });
 
+  // A page with both loads one bundle for both.
+  const covers = { cartesian: ["basic"], full: ["basic", "geo", "gl3d", "cartesian"] };
+  const bundleFor = (name) => {
+    const wanted = new Set([...document.querySelectorAll(".tslab-figure")].map((figure) => figure.dataset.bundle));
+    return Object.keys(covers).reverse().find((larger) => wanted.has(larger) && covers[larger].includes(name)) || name;
+  };
+
   const loadBundle = (name, spec) => {
     if (!bundles.has(name)) {
       bundles.set(
@@ -87,11 +94,19 @@
     return { ...layout, autosize: true, template: { ...template, layout: merge(template.layout || {}, themeLayout()) } };
   };
 
+  // The data of a figure stands beside it or, if there is much of it, in a script of its own.
+  const specOf = async (holder) => {
+    const name = holder.dataset.name;
+    if (!name) return JSON.parse(holder.textContent);
+    await loadScript(`${window.tslabAssets.base}../figures/${name}.js`);
+    return window.tslabFigures[name];
+  };
+
   const draw = async (plot) => {
     const figure = plot.closest(".tslab-figure");
-    const spec = JSON.parse(figure.querySelector(".tslab-spec").textContent);
+    const spec = await specOf(figure.querySelector(".tslab-spec"));
     delete spec.layout.width; // the figure is as wide as its column
-    const Plotly = await loadBundle(figure.dataset.bundle, spec);
+    const Plotly = await loadBundle(bundleFor(figure.dataset.bundle), spec);
     await Plotly.newPlot(plot, spec.data, themed(spec.layout), spec.config);
     if (spec.frames.length) await Plotly.addFrames(plot, spec.frames);
     drawn.set(plot, { Plotly, template: spec.layout.template });
@@ -114,7 +129,7 @@
           draw(entry.target).catch((error) => console.error("figure not drawn:", error));
         }
       },
-      { rootMargin: "800px" },
+      { rootMargin: "400px" },
     );
     document.querySelectorAll(".tslab-plot").forEach((plot) => near.observe(plot));
     // What prints is the whole page, not what was scrolled to.

@@ -1,0 +1,134 @@
+"""The release: what the wheel and the source distribution hold, and that the wheel works where the repository is not.
+
+Everything is built and installed without a network: the environment of the wheel sees the packages of this one, but
+not the editable tslab.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+#: A chapter that reads the stored results, which an installed tslab must carry.
+NOTEBOOK = ROOT / "book" / "notebooks" / "reproduction" / "audit.ipynb"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution, the wheel made from the latter."""
+    pytest.importorskip("build", reason="build is not installed: pip install build")
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    return out
+
+
+@pytest.fixture(scope="session")
+def clean_python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment that has the wheel, and the packages of this one except tslab."""
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    site = Path(sysconfig.get_paths(vars={"base": str(home)})["purelib"])
+    wheel = next(built.glob("*.whl"))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index",
+               "--target", str(site), str(wheel)]  # fmt: skip
+    subprocess.run(install, check=True)
+    # Added as a plain path: .pth files in there, such as that of the editable tslab, are not read.
+    (site / "packages.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+    return python
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+        metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tslab").rglob("*.py")}
+    data = {
+        path.relative_to(ROOT).as_posix()
+        for suffix in ("json", "csv", "js", "css")
+        for path in (ROOT / "tslab").rglob(f"*.{suffix}")
+    }
+    results = {f"tslab/data/results/{path.name}" for path in (ROOT / "book" / "results").glob("*.*")}
+    assert not (modules | data | results | {"tslab/py.typed"}) - names
+    strays = {name for name in names if not name.startswith(("tslab/", "tslab-"))}
+    assert not strays
+    assert "License-Expression: MIT" in metadata and any("licenses/LICENSE" in name for name in names)
+
+
+def test_the_source_distribution_builds_itself_and_leaves_the_book_out(built: Path) -> None:
+    """It holds what the wheel is made of; chapters and browser files stay in the repository."""
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "tslab/__init__.py"} <= names
+    assert any(name.startswith("book/results/") for name in names)
+    assert not [name for name in names if name.startswith("book/") and not name.startswith("book/results")]
+
+
+def test_the_names_of_the_files_carry_the_version(built: Path) -> None:
+    import tslab
+
+    stem = f"tslab-{tslab.__version__}"
+    assert sorted(path.name for path in built.iterdir()) == [f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"]
+
+
+def test_the_wheel_works_outside_the_repository(clean_python: Path, tmp_path: Path) -> None:
+    """Import, encode, land outline, published numbers, stored results, a synthetic task, a widget."""
+    program = """
+import json, pathlib, torch, tslab
+from tslab.benchmark import read_cells
+from tslab.widgets import frontend
+places = torch.tensor([[36.82, -1.29], [179.9, -16.5]])
+print(json.dumps({
+    "home": str(pathlib.Path(tslab.__file__).resolve()),
+    "shape": list(tslab.location_encoder("sphere2vec_sphereC+", embedding_dim=32)(places).shape),
+    "land": tslab.land.is_land(torch.tensor([[36.82, -1.29], [-30.0, 0.0]])).tolist(),
+    "published": len(tslab.published_tables()),
+    "cells": len(read_cells()),
+    "rows": len(tslab.load_task("sphere_toy", source="synthetic").train),
+    "script": len(frontend.script()),
+}))
+"""
+    run = subprocess.run([clean_python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    said = json.loads(run.stdout.splitlines()[-1])
+    assert str(ROOT) not in said["home"]
+    assert said["shape"] == [2, 32] and said["land"] == [True, False]
+    assert said["published"] > 0 and said["cells"] == 652 and said["rows"] > 0 and said["script"] > 0
+
+
+def test_a_notebook_runs_with_the_wheel_only(clean_python: Path, tmp_path: Path) -> None:
+    """The cells of a generated notebook, in order, the installing one included, in a folder of their own."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    (tmp_path / "notebook.py").write_text(
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        f"for source in {code!r}:\n"
+        "    shell.run_cell(source).raise_error()\n"
+        "import tslab\nprint(tslab.__file__)\n",
+        encoding="utf-8",
+    )
+    command, bare = [clean_python, "notebook.py"], _bare_environment(tmp_path)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=bare)
+    assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-3000:]
+    assert str(ROOT) not in run.stdout.splitlines()[-1]
+
+
+def _bare_environment(home: Path) -> dict[str, str]:
+    """No variable that leads to the repository or to released data."""
+    return {"PATH": "/usr/bin:/bin", "HOME": str(home), "OMP_NUM_THREADS": "2", "PLOTLY_RENDERER": "json"}
