@@ -56,11 +56,15 @@ def fmow(encoders: int) -> tuple[torch.Tensor, torch.Tensor, str]:
 
 
 def synthetic(n: int, duplicates: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clustered synthetic places, a share of them copies of others, and coin-toss hits."""
+    """Synthetic places in clusters of 500, a share of them copies of others, and coin-toss hits.
+
+    The number of clusters grows with n, not their size, so that neighbourhoods are full at every n.
+    """
     generator = torch.Generator().manual_seed(seed)
     distinct = max(1, round(n * (1 - duplicates)))
-    centers = sample_sphere(2000, generator=generator, dtype=torch.float64)
-    lonlat = centers[torch.randint(2000, (distinct,), generator=generator)]
+    clusters = max(1, n // 500)
+    centers = sample_sphere(clusters, generator=generator, dtype=torch.float64)
+    lonlat = centers[torch.randint(clusters, (distinct,), generator=generator)]
     lonlat = lonlat + torch.randn((distinct, 2), generator=generator, dtype=torch.float64) * 2
     lonlat[:, 0] = torch.remainder(lonlat[:, 0] + 180, 360) - 180
     lonlat[:, 1] = lonlat[:, 1].clamp(-90, 90)

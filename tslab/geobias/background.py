@@ -154,32 +154,44 @@ def search_window(k: int, shrink: float = 1.0) -> SearchWindow:
     others. ``shrink`` is sin(c) / c at the outermost colatitude c: on a sphere the points of outer rings are closer
     to each other than the pattern's spacing.
     """
-    small = 4 + math.isqrt(4 * k)
-    reach = _reach(k, small)
+    alike = 4 + math.isqrt(4 * k)  # rings; the edges of larger patterns see the same surroundings
+    reach = [_reach(k, rings) for rings in range(1, alike + 5)]
+    best = _window(max(reach[alike:]), shrink, alike, alike)
+    for small in range(alike - 1, 0, -1):
+        window = _window(max(reach[small:]), shrink, small, alike)
+        if window.rings > best.rings or window.azimuths > best.azimuths or window.near_rings > best.near_rings:
+            break
+        best = window
+    return best
+
+
+def _window(reach: float, shrink: float, small: int, alike: int) -> SearchWindow:
+    """The window for patterns of more than ``small`` rings, in which the k nearest points are within ``reach``."""
     rings = math.ceil(reach - 0.5)
     azimuths = math.ceil(reach / shrink - 0.5)
     while True:
         for near in (0.5, 0.75, 1.0, 1.5, 2.0, 3.0):
-            if _covers(near, rings, azimuths, reach / shrink, small):
+            if _covers(near, rings, azimuths, reach / shrink, alike):
                 return SearchWindow(small, near, math.floor(near + reach), rings, azimuths)
         azimuths += 1
 
 
-@cache
-def _reach(k: int, small: int) -> float:
-    step = 0.02
-    worst = 0.0
-    distance = torch.arange(0.5, 1 + 1.2 * math.sqrt(k), step, dtype=torch.float64)
-    for num_rings in (small + 1, small + 4):
-        ring = torch.arange(1, num_rings + 1).double()
-        u = torch.cat([torch.arange(step, num_rings, step, dtype=torch.float64), ring])[:, None]
-        sine2 = (distance[:, None, None] ** 2 - (ring - u) ** 2) / (4 * ring * u)
+def _reach(k: int, num_rings: int) -> float:
+    """Largest distance, in spacings, to the k-th nearest point over all places of a pattern, found by halving."""
+    step, margin = 0.005, 0.01
+    ring = torch.arange(1, num_rings + 1).double()
+    u = torch.cat([torch.arange(step, num_rings, step, dtype=torch.float64), ring])[:, None]
+    low, high = torch.zeros_like(u), torch.full_like(u, 2.0 * num_rings)
+    for _ in range(20):
+        distance = (low + high) / 2
+        sine2 = (distance**2 - (ring - u) ** 2) / (4 * ring * u)
         arc = 2 * torch.asin(sine2.clamp(0, 1).sqrt()) * torch.ceil(2 * math.pi * ring) / math.pi + 1e-9
-        held = torch.floor(arc).sum(-1)  # (distance, u)
+        held = torch.floor(arc).sum(-1)
         own = torch.floor(arc) - 2 * torch.floor(arc / 2)  # counted too many if the place is a point of that ring
-        held[:, -num_rings:] -= torch.diagonal(own[:, -num_rings:], dim1=1, dim2=2)
-        worst = max(worst, float(distance[(held >= k).int().argmax(0)].max()))
-    return worst + step
+        held[-num_rings:] -= torch.diagonal(own[-num_rings:])
+        enough = (held >= k)[:, None]
+        low, high = torch.where(enough, low, distance), torch.where(enough, distance, high)
+    return float(high.max()) + margin
 
 
 def _covers(u_min: float, rings: int, azimuths: int, reach: float, small: int) -> bool:

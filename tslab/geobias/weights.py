@@ -242,7 +242,9 @@ def _candidates(
     near = ~everything & (u < window.near)
     windowed = ~(everything | near)
 
-    for rows in _nonempty(everything.nonzero()[:, 0].split(CHUNK_SAMPLES // 4)):
+    by_width = everything.nonzero()[:, 0]
+    by_width = by_width[torch.argsort(rings[by_width], stable=True)]
+    for rows in _nonempty(by_width.split(CHUNK_SAMPLES // 4)):
         width = int(lattice.count[pattern[rows]].max())
         candidate = torch.arange(width, device=place.device).expand(len(rows), -1)
         candidate = torch.where(candidate < lattice.count[pattern[rows], None], candidate, -1)
