@@ -281,7 +281,9 @@ def test_presence_is_high_where_the_species_was_seen_and_low_on_average() -> Non
 def test_wrap_cannot_tell_the_poles_apart_and_its_model_neither() -> None:
     """sin 2φ and cos 2φ are the same at both poles, so a species of Antarctica is predicted at the North Pole."""
     poles = torch.tensor([[0.0, 90.0], [0.0, -90.0]]).double()
-    wrap, xyz = (trained.Presence(key).predict(poles)[:, trained.column_of("Ross")] for key in ("wrap", "xyz"))
+    wrap, xyz = (
+        trained.Presence(key).predict(poles)[:, trained.column_of("Ross")] for key in ("wrap", "xyz")
+    )
     assert wrap[0] == pytest.approx(float(wrap[1]), abs=1e-5) and wrap[1] > 0.5
     assert xyz[0] < 0.1 < 0.5 < xyz[1]
 
@@ -307,7 +309,9 @@ def test_laboratory_starts_with_the_maps_of_both_sides() -> None:
 def test_kernel_predicts_for_the_laboratory(monkeypatch: pytest.MonkeyPatch) -> None:
     laboratory = Laboratory("xyz")
     sent: list[Any] = []
-    monkeypatch.setattr(Laboratory, "send", lambda self, content, buffers=None: sent.append((content, buffers)))
+    monkeypatch.setattr(
+        Laboratory, "send", lambda self, content, buffers=None: sent.append((content, buffers))
+    )
     request = {
         "kind": "compute", "id": "a-1", "encoder": "xyz", "parameters": {}, "place": [175, -78], "channel": 0,
         "measure": "cosine", "species": "Ross",
@@ -490,7 +494,9 @@ def test_an_address_without_an_encoder_asks_for_nothing(address: str) -> None:
 
 
 def test_what_an_address_gets_wrong_is_left_out_or_moved_to_the_limits() -> None:
-    address = "#a=rbf&a.num_anchors=9999&a.kernel_size=wide&a.channel=-3&a.sigma=1&place=400,2&measure=x&species=y"
+    address = (
+        "#a=rbf&a.num_anchors=9999&a.kernel_size=wide&a.channel=-3&a.sigma=1&place=400,2&measure=x&species=y"
+    )
     code = f"return fromHash({json.dumps(address)}, {menu()}, {json.dumps(trained.SPECIES)});"
     assert node(code) == {
         "sides": [

@@ -1,4 +1,4 @@
-"""The explorer in a browser: alone on a page made here, in the pages of the book, and with a kernel behind it.
+"""The explorer and the laboratory in a browser: alone on a page made here, in the book, and with a kernel behind.
 
 The page made here embeds the widget the way the book does (require.js, the widget manager, anywidget, the state
 in the page), with the files that ``make book`` collects, and nothing else is served. Numbers are compared with
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tslab.widgets import EncoderExplorer, frontend
-from tslab.widgets.explorer import compute
+from tslab.widgets import EncoderExplorer, Laboratory, frontend
+from tslab.widgets.explorer import EncoderWidget, compute
 from tslab.widgets.parametric import CONTROLS, grid_places
 
 from .conftest import ROOT, OpenPage, _Handler, pages_with, unavailable
@@ -39,7 +39,7 @@ PAGE = """<!doctype html>
 SCRIPTS = ("tslab-setup.js", "tslab/widgets/require.js", "tslab-widgets.js", "tslab/widgets/embed-amd.js")
 
 
-def embedded(widget: EncoderExplorer) -> str:
+def embedded(widget: EncoderWidget) -> str:
     from ipywidgets.embed import dependency_state, embed_data
 
     data = embed_data(views=[widget], state=dependency_state(widget, drop_defaults=False))
@@ -52,16 +52,20 @@ def embedded(widget: EncoderExplorer) -> str:
 KERNEL = """<div id="here"></div><script type="module">
   import widget from "./_static/explorer.mjs";
   const decode = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const state = STATE, listeners = {};
-  for (const name of ["_land", "_initial_feature", "_initial_similarity"]) {
-    state[name] = new DataView(decode(state[name]).buffer);
-  }
+  const bytes = (value) => (value?.bytes === undefined ? value : new DataView(decode(value.bytes).buffer));
+  const state = JSON.parse(JSON.stringify(STATE), (key, value) => bytes(value)), listeners = {};
   window.model = {
     get: (name) => state[name],
-    set: (name, value) => { state[name] = value; },
-    save_changes: () => { window.saved = structuredClone({ place: state.place, encoder: state.encoder }); },
+    set: (name, value) => {
+      const same = JSON.stringify(state[name]) === JSON.stringify(value);
+      state[name] = value;
+      if (!same) window.model.emit(`change:${name}`);
+    },
+    save_changes: () => {
+      window.saved = structuredClone({ place: state.place, encoder: state.encoder, sides: state.sides });
+    },
     on: (event, listener) => { (listeners[event] ||= []).push(listener); },
-    off: () => {},
+    off: (event, listener) => { listeners[event] = listeners[event].filter((other) => other !== listener); },
     emit: (event, ...values) => (listeners[event] || []).forEach((listener) => listener(...values)),
     send: async (request) => {
       const { content, buffers } = await window.askKernel(request);
@@ -89,15 +93,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copyfile(ASSETS / name, static / name)
     widget = EncoderExplorer()
     scripts = "".join(f'<script src="_static/{name}"></script>' for name in SCRIPTS)
-    (out / "page.html").write_text(PAGE.replace("{scripts}", scripts).replace("{body}", embedded(widget)))
+    laboratory = Laboratory("space2vec_grid", "siren_sh", place=(178.0, -17.5))
+    for name, shown in (("page", widget), ("laboratory", laboratory)):
+        (out / f"{name}.html").write_text(
+            PAGE.replace("{scripts}", scripts).replace("{body}", embedded(shown))
+        )
 
     (static / "explorer.mjs").write_text(frontend.script())
-    state = {
-        name: value for name, value in widget.get_state().items() if not name.startswith(("_esm", "_css"))
-    }
-    text = json.dumps(state, default=lambda value: base64.b64encode(value).decode())
-    body = f"<style>{frontend.style_sheet()}</style>{KERNEL.replace('STATE', text)}"
-    (out / "kernel.html").write_text(PAGE.replace("{scripts}", "").replace("{body}", body))
+    for name, shown in (("kernel", widget), ("kernel-laboratory", laboratory)):
+        state = {n: value for n, value in shown.get_state().items() if not n.startswith(("_esm", "_css"))}
+        text = json.dumps(state, default=lambda value: {"bytes": base64.b64encode(value).decode()})
+        body = f"<style>{frontend.style_sheet()}</style>{KERNEL.replace('STATE', text)}"
+        (out / f"{name}.html").write_text(PAGE.replace("{scripts}", "").replace("{body}", body))
     return out
 
 
@@ -414,10 +421,26 @@ def test_turning_is_smooth(address: str, explorer: Any) -> None:
 
 def test_live_the_kernel_computes(address: str, explorer: Any) -> None:
     """Without the files of the book the same front end asks the kernel, at once and without a button."""
+    widget = explorer()
+    connect_kernel(widget, EncoderExplorer())
+    widget.open(address + "kernel.html")
+    widget.page.wait_for_function("results.length > 0")
+    check_against_torch(widget.last())
+    assert widget.page.get_by_role("button", name="Run in your browser").count() == 0
+    found = widget.after(lambda: widget.page.get_by_label("Encoder", exact=True).select_option("nerf"))
+    check_against_torch(found)
+    # a value set from Python arrives as a change of the model
+    found = widget.after(lambda: widget.page.evaluate("model.set('place', [139.7, 35.7])"))
+    assert found["request"]["place"] == [139.7, 35.7]
+    widget.after(lambda: widget.page.locator("canvas.tslab-map").first.press("ArrowUp"))
+    widget.page.wait_for_function("window.saved && saved.place[1] === 37.7 && saved.encoder === 'nerf'")
+    assert not widget.errors and not [url for url in widget.requests if "/ort/" in url]
+
+
+def connect_kernel(widget: Explorer, kernel: EncoderWidget) -> None:
+    """Let the page's model send its messages to ``kernel`` in this process."""
     import base64
 
-    widget = explorer()
-    kernel = EncoderExplorer()
     answers: list[dict[str, Any]] = []
 
     def ask(request: dict[str, Any]) -> dict[str, Any]:
@@ -428,19 +451,261 @@ def test_live_the_kernel_computes(address: str, explorer: Any) -> None:
         return answers[-1]
 
     widget.page.expose_function("askKernel", ask)
-    widget.open(address + "kernel.html")
-    widget.page.wait_for_function("results.length > 0")
-    check_against_torch(widget.last())
-    assert widget.page.get_by_role("button", name="Run in your browser").count() == 0
-    found = widget.after(lambda: widget.page.get_by_label("Encoder", exact=True).select_option("nerf"))
-    check_against_torch(found)
-    # a value set from Python arrives as a change of the model
-    found = widget.after(
-        lambda: widget.page.evaluate("model.set('place', [139.7, 35.7]), model.emit('change:place')")
+
+
+# ------------------------------------------------------------------------------------------------------- laboratory
+
+
+def side(page: Any, name: str) -> Any:
+    """One of the two explorers of the laboratory: "A" or "B"."""
+    return page.get_by_role("group", name=f"encoder {name}", exact=True)
+
+
+def last_of(widget: Explorer, encoder: str) -> dict[str, Any]:
+    """The last result of the side that shows ``encoder``."""
+    return widget.page.evaluate(
+        """encoder => {
+            const { request, result } = results.findLast((found) => found.request.encoder === encoder);
+            const plain = Object.fromEntries(Object.entries(result).map(
+                ([name, value]) => [name, value instanceof Float32Array ? Array.from(value) : value]));
+            return { request, ...plain };
+        }""",
+        encoder,
     )
-    assert found["request"]["place"] == [139.7, 35.7]
-    widget.after(lambda: widget.page.locator("canvas.tslab-map").first.press("ArrowUp"))
-    widget.page.wait_for_function("window.saved && saved.place[1] === 37.7 && saved.encoder === 'nerf'")
+
+
+def check_prediction(found: dict[str, Any]) -> None:
+    """The trained map of the browser is the one of the torch model, trained again in this process."""
+    expected = compute(**found["request"])
+    assert expected.presence is not None
+    np.testing.assert_allclose(found["presence"], expected.presence, atol=TOLERANCE)
+    assert found["present"] == pytest.approx(expected.present, abs=TOLERANCE)
+    assert found["top1"] == expected.top1
+
+
+def run_laboratory(widget: Explorer) -> Explorer:
+    widget.page.get_by_role("button", name="Run in your browser").click()
+    return wait_for_laboratory(widget)
+
+
+def wait_for_laboratory(widget: Explorer) -> Explorer:
+    widget.page.wait_for_function(
+        """() => {
+            const sides = [...document.querySelectorAll('.tslab-side')];
+            return sides.length && sides.every((side) => side.dataset.state === 'ready' && side.dataset.results > 0);
+        }"""
+    )
+    widget.page.wait_for_timeout(500)
+    return widget
+
+
+def test_two_encoders_side_by_side_compute_what_torch_computes(address: str, explorer: Any) -> None:
+    widget = explorer(width=1300).open(address + "laboratory.html")
+    assert widget.page.locator(".tslab-side").count() == 2
+    assert all(widget.colors(n) > 20 for n in range(12))
+    assert not [url for url in widget.requests if "/ort/" in url or "/models/" in url]
+    run_laboratory(widget)
+    for encoder in ("space2vec_grid", "siren_sh"):
+        check_against_torch(last_of(widget, encoder))
+        check_prediction(last_of(widget, encoder))
+    first, second = (box for side in widget.page.locator(".tslab-side").all() if (box := side.bounding_box()))
+    assert first["y"] == second["y"] and second["x"] > first["x"] + first["width"]
+    assert not widget.errors
+
+
+def test_both_sides_follow_one_place_one_species_and_one_turn(address: str, explorer: Any) -> None:
+    widget = run_laboratory(explorer(width=1300, height=2200).open(address + "laboratory.html"))
+    page = widget.page
+    canvas = side(page, "A").locator("canvas.tslab-map").last
+    box = canvas.bounding_box()
+    widget.after(lambda: canvas.click(position={"x": box["width"] / 2, "y": box["height"] / 2}))
+    for encoder in ("space2vec_grid", "siren_sh"):
+        found = last_of(widget, encoder)
+        assert found["request"]["place"] == pytest.approx([0, 0], abs=1)
+        check_against_torch(found)
+    widget.after(lambda: page.get_by_label("Species (synthetic)").select_option("Great Plains"))
+    for encoder in ("space2vec_grid", "siren_sh"):
+        assert last_of(widget, encoder)["request"]["species"] == "Great Plains"
+        check_prediction(last_of(widget, encoder))
+    widget.after(lambda: page.get_by_label("Measure").select_option("dot"))
+    assert last_of(widget, "siren_sh")["request"]["measure"] == "dot"
+    before = [widget.picture(n) for n in range(12)]
+    side(page, "B").locator("canvas.tslab-globe").first.press("ArrowLeft")
+    page.wait_for_timeout(300)
+    turned = [a != b for a, b in zip(before, (widget.picture(n) for n in range(12)), strict=True)]
+    assert turned == [True, False] * 6  # every globe, no map
+    assert not widget.errors
+
+
+def test_a_slider_moves_its_own_side_only(address: str, explorer: Any) -> None:
+    widget = run_laboratory(explorer(width=1300).open(address + "laboratory.html"))
+    count = widget.page.evaluate("results.length")
+    found = widget.after(lambda: side(widget.page, "A").get_by_label("Scales", exact=True).fill("12"))
+    assert found["request"]["parameters"]["num_scales"] == 12
+    check_against_torch(found)
+    moved = widget.page.evaluate(f"results.slice({count}).map((found) => found.request.encoder)")
+    assert set(moved) == {"space2vec_grid"}
+
+
+def test_the_address_holds_the_state_and_brings_it_back(address: str, explorer: Any) -> None:
+    widget = run_laboratory(explorer(width=1300).open(address + "laboratory.html"))
+    page = widget.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    widget.after(
+        lambda: side(page, "A").get_by_label("Encoder", exact=True).select_option("sphere2vec_sphereC+")
+    )
+    widget.after(lambda: side(page, "A").get_by_label("Finest scale", exact=True).fill("60"))
+    widget.after(lambda: side(page, "B").get_by_label("Feature 51 of 64").fill("3"))
+    page.get_by_label("Longitude").fill("-70.25")
+    widget.after(lambda: page.get_by_label("Longitude").press("Enter"))
+    widget.after(lambda: page.get_by_label("Measure").select_option("dot"))
+    widget.after(lambda: page.get_by_label("Species (synthetic)").select_option("Great Plains"))
+    expected = [last_of(widget, encoder) for encoder in ("sphere2vec_sphereC+", "siren_sh")]
+    page.get_by_role("button", name="Copy link").click()
+    page.wait_for_function("document.querySelector('.tslab-copied').textContent === 'Copied.'")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link == page.url and "+" in link and "place=-70.25,-17.5" in link
+
+    again = explorer(width=1300).open(link)
+    wait_for_laboratory(again)
+    for before in expected:
+        after = last_of(again, before["request"]["encoder"])
+        assert after["request"] == before["request"]
+        np.testing.assert_allclose(after["similarity"], before["similarity"], atol=1e-7)
+    again.page.wait_for_timeout(400)
+    assert again.page.url == link
+    # a link inside the page: the same laboratory takes over another state, with one encoder
+    again.after(lambda: again.page.evaluate("location.hash = '#a=xyz&place=0,90'"))
+    assert again.page.locator(".tslab-side").count() == 1
+    assert last_of(again, "xyz")["request"]["place"] == [0, 90]
+    assert not again.errors
+
+
+def test_the_second_encoder_comes_and_goes(address: str, explorer: Any) -> None:
+    widget = run_laboratory(explorer(width=1300).open(address + "laboratory.html"))
+    page, box = widget.page, widget.page.get_by_label("Compare two encoders")
+    box.uncheck()
+    page.wait_for_function("document.querySelectorAll('.tslab-side').length === 1")
+    page.wait_for_function("location.hash.includes('a=') && !location.hash.includes('b=')")
+    widget.after(lambda: box.check())
+    assert last_of(widget, "siren_sh")["request"]["place"] == [178, -17.5]
+    assert all(widget.colors(n) > 20 for n in range(12))
+    assert not widget.errors
+
+
+def test_the_laboratory_works_from_the_keyboard(address: str, explorer: Any) -> None:
+    widget = explorer(width=1300).open(address + "laboratory.html")
+    page = widget.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Run in your browser"
+    page.keyboard.press("Enter")
+    wait_for_laboratory(widget)
+    page.get_by_label("Latitude").focus()
+    names = []
+    for _ in range(28):  # every control once
+        name, outline = page.evaluate(
+            """(e => [(e.labels?.[0]?.textContent || e.getAttribute('aria-label') || e.textContent).slice(0, 60),
+                     getComputedStyle(e).outlineStyle])(document.activeElement)"""
+        )
+        assert outline != "none", f"the focus on {name} cannot be seen"
+        names.append(name)
+        page.keyboard.press("Tab")
+    shared = ["Latitude", "Longitude", "Measure", "Species (synthetic)", "Compare two encoders", "Copy link"]
+    assert names[:6] == shared and names[6:8] == ["Encoder", "Reset"]
+    assert sum("on a globe" in name for name in names) == 6
+    assert sum("on a map" in name for name in names) == 6
+    assert names.count("Encoder") == names.count("Reset") == 2
+    found = widget.after(lambda: side(page, "B").locator("canvas.tslab-map").nth(2).press("ArrowUp"))
+    assert found["request"]["place"] == [178, -15.5]
+    page.get_by_label("Compare two encoders").press("Space")
+    page.wait_for_function("document.querySelectorAll('.tslab-side').length === 1")
+    assert not widget.errors
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1300, "light"), (390, "dark")])
+def test_the_laboratory_is_accessible_and_fits(address: str, explorer: Any, width: int, theme: str) -> None:
+    if not AXE.exists():
+        unavailable("axe-core is not installed: run `make assets`")
+    widget = explorer(width=width).open(address + "laboratory.html")
+    widget.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    widget.page.wait_for_selector(f'.tslab-side[data-theme="{theme}"]')
+    widget.page.add_script_tag(path=str(AXE))
+    for run in (False, True):
+        if run:
+            run_laboratory(widget)
+        found = widget.page.evaluate("axe.run('.tslab-laboratory', {resultTypes: ['violations']})")[
+            "violations"
+        ]
+        assert not [f"{v['id']}: {node['html'][:160]}" for v in found for node in v["nodes"]]
+        assert widget.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_an_encoder_without_a_trained_model_says_so(address: str, explorer: Any) -> None:
+    """Where the backend predicts nothing, the panel says it and shows no map."""
+    widget = explorer()
+    kernel = Laboratory("space2vec_grid")
+    answered = kernel._handle_custom_msg
+    kernel._handle_custom_msg = lambda content, buffers: answered(content | {"species": None}, buffers)  # type: ignore[method-assign]
+    connect_kernel(widget, kernel)
+    widget.open(address + "kernel-laboratory.html")
+    widget.page.wait_for_function("results.length >= 2")
+    panel = widget.page.locator(".tslab-empty").first
+    assert "No model is trained with this encoder" in panel.inner_text()
+    assert panel.locator("canvas").first.is_hidden()
+
+
+def test_dragging_a_slider(address: str, explorer: Any, capsys: Any) -> None:
+    """A new value at every frame, two encoders on the page: milliseconds for each map and maps a second.
+
+    What a machine manages is printed, not asserted: test machines draw without a graphics card and share processors.
+    """
+    widget = run_laboratory(explorer(width=1300).open(address + "laboratory.html"))
+    for key in ("sphere2vec_sphereC+", "space2vec_grid", "siren_sh"):
+        widget.after(
+            lambda key=key: side(widget.page, "A").get_by_label("Encoder", exact=True).select_option(key)
+        )
+        name = "num_scales" if key != "siren_sh" else "degree"
+        count, seconds, worked = widget.page.evaluate(
+            """async (name) => {
+                const inputs = document.querySelectorAll('.tslab-side input');
+                const find = (wanted) => [...inputs].find((input) => input.name === wanted && !input.disabled);
+                const input = find('min_radius') || find(name);
+                const [low, high] = [Number(input.min), Number(input.max)];
+                const [before, began] = [results.length, performance.now()];
+                for (let step = 0; performance.now() - began < 2000; step++) {
+                    input.value = low + ((step * (high - low)) / 120) % (high - low);
+                    input.dispatchEvent(new Event('input', { bubbles: true }));
+                    await new Promise(requestAnimationFrame);
+                }
+                const found = results.slice(before);
+                const work = found.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+                return [found.length, (performance.now() - began) / 1000, work / found.length];
+            }""",
+            name,
+        )
+        with capsys.disabled():
+            print(f"\n{key}: {worked:.0f} ms for each map, {count / seconds:.0f} maps a second")
+        assert count > 2
+    assert not widget.errors
+
+
+def test_live_the_kernel_serves_both_sides(address: str, explorer: Any) -> None:
+    widget = explorer(width=1300)
+    connect_kernel(widget, Laboratory("xyz"))
+    widget.open(address + "kernel-laboratory.html")
+    widget.page.wait_for_function("results.length >= 2")
+    for encoder in ("space2vec_grid", "siren_sh"):
+        check_against_torch(last_of(widget, encoder))
+        check_prediction(last_of(widget, encoder))
+    sides = '[{"encoder": "xyz", "parameters": {}, "channel": 1}]'
+    found = widget.after(lambda: widget.page.evaluate(f"model.set('sides', {sides})"))
+    assert found["request"]["encoder"] == "xyz" and found["request"]["channel"] == 1
+    assert widget.page.locator(".tslab-side").count() == 1
+    assert "#" not in widget.page.url
+    widget.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    widget.page.get_by_role("button", name="Copy Python").click()
+    widget.page.wait_for_function("document.querySelector('.tslab-copied').textContent === 'Copied.'")
+    assert widget.page.evaluate("navigator.clipboard.readText()").startswith('Laboratory({"encoder": "xyz"')
     assert not widget.errors and not [url for url in widget.requests if "/ort/" in url]
 
 
@@ -465,4 +730,38 @@ def test_in_the_book_it_answers(open_page: OpenPage) -> None:
             lambda root=root: root.get_by_label("Encoder", exact=True).select_option("space2vec_grid")
         )
         check_against_torch(found)
+        assert not visit.problems(), f"{name}: {visit.problems()}"
+
+
+def test_in_the_book_every_link_brings_up_its_state(open_page: OpenPage) -> None:
+    """Each link to a state on the page of the laboratory: both encoders appear, and the numbers are torch's."""
+    pages = pages_with("tslab.widgets.laboratory.Laboratory")
+    if not pages:
+        pytest.skip("needs the page of the book with the laboratory")
+    for name in pages:
+        visit = open_page(name, height=1400)
+        page, widget = visit.page, Explorer(visit.page)
+        page.locator(".tslab-side canvas").first.wait_for()
+        assert page.locator(".bd-sidebar-secondary").count() == 0
+        width = page.locator(".tslab-laboratory").bounding_box()["width"]
+        assert width > 0.9 * page.locator(".bd-article-container").bounding_box()["width"] > 1000
+        page.evaluate(
+            "window.results = []; document.addEventListener('tslab:result', (e) => window.results.push(e.detail));"
+        )
+        links = page.locator('.bd-article a[href^="#a="]')
+        assert links.count() >= 5
+        for link in links.all():
+            link.evaluate(
+                "link => { for (let at = link; at; at = at.parentElement) at.classList.remove('toggle-hidden'); }"
+            )
+            link.scroll_into_view_if_needed()
+            widget.after(link.click)
+            wanted = link.get_attribute("href")
+            shown = page.evaluate("[...document.querySelectorAll('.tslab-side select')].map((s) => s.value)")
+            assert [key for key in shown if f"={key}&" in wanted] == shown
+            for key in set(shown):
+                found = last_of(widget, key)
+                check_against_torch(found)
+                check_prediction(found)
+                assert f"place={','.join(f'{value:g}' for value in found['request']['place'])}" in wanted
         assert not visit.problems(), f"{name}: {visit.problems()}"

@@ -493,9 +493,11 @@ export class Explorer {
     this.summary.textContent = `${name}: ${summary}.`;
     this.root.style.setProperty("--tslab-family", `var(--tslab-family-${family.replaceAll(" ", "-")})`);
     const own = Object.fromEntries(parameters.map((p) => [p.name, p]));
-    const names = [...COMMON, ...Object.keys(own).filter((n) => !COMMON.includes(n))];
+    // alone, an encoder keeps the common sliders so that they do not jump; beside another one it shows its own, in one row
+    const names = [...new Set([...(this.lab ? [] : COMMON), ...Object.keys(own)])];
     this.inputs = new Map();
-    this.sliders.replaceChildren(...names.map((n) => this.slider(n, own[n])));
+    const none = node("p", { class: "tslab-feature" }, "This encoder has no parameter to move.");
+    this.sliders.replaceChildren(...(names.length ? names.map((n) => this.slider(n, own[n])) : [none]));
     this.showState();
   }
 
@@ -652,7 +654,7 @@ export class Explorer {
     panel.show(presence ?? null, { low: 0, high: 1 });
     presenceNote.textContent = presence
       ? `P(${species} is here), as learned behind this encoder from ${rows.toLocaleString("en")} synthetic sightings (dots: some of ` +
-        `them), with the sliders where they start. Top-1 on new sightings: ${formatNumber(100 * top1)} %, at best ${formatNumber(100 * ceiling)} %.`
+        `them), with the sliders where they start. Top-1 on new sightings: ${formatNumber(100 * top1)}\u00a0%, at best ${formatNumber(100 * ceiling)}\u00a0%.`
       : "No model is trained with this encoder.";
     if (!presence) return;
     const range = extremes(presence);
@@ -779,7 +781,7 @@ export class Explorer {
 
 const round = (degrees) => Math.round(degrees * 100) / 100;
 const formatMeter = (value) => (Number.isNaN(value) ? "…" : value < 0.005 ? "0" : value.toFixed(2));
-const formatShare = (share) => `${share < 0.001 ? "under 0.1" : formatNumber(100 * share, 2)} %`;
+const formatShare = (share) => `${share < 0.001 ? "under 0.1" : formatNumber(100 * share, 2)}\u00a0%`;
 const formatRank = ({ effectiveRank, outFeatures }) =>
   Number.isNaN(effectiveRank) ? "…" : `${formatNumber(effectiveRank)} of ${outFeatures}`;
 
