@@ -26,6 +26,7 @@ CHAPTERS = [
     for path in sorted(BOOK.rglob("*.md"))
     if make_notebooks.NOT_CHAPTERS.isdisjoint(path.relative_to(BOOK).parts)
 ]
+API_PAGES = sorted((BOOK / "reference").glob("api*.md"))
 
 
 def test_every_chapter_is_in_the_table_of_contents() -> None:
@@ -135,11 +136,84 @@ def test_a_docstring_keeps_its_stars_and_bars() -> None:
     ]  # fmt: skip
 
 
+def test_icons_that_a_page_uses_keep_their_rule_and_their_character() -> None:
+    from trim import icon_characters, used_rules
+
+    css = '.fa-bars:before,.fa-navicon:before{content:"\\f0c9"}.fa-bus:before{content:"\\f207"}.fa-lg{font-size:2em}'
+    kept, characters = used_rules(css, {"fa-navicon", "fa-lg"})
+    assert kept == '.fa-bars:before,.fa-navicon:before{content:"\\f0c9"}.fa-lg{font-size:2em}'
+    assert characters == {0xF0C9}
+    assert icon_characters('--bell:"\uf0f3"; a:after{content:"\\f107"} b:after{content:"x"}') == {0xF0F3, 0xF107}
+
+
+def test_the_data_of_a_large_figure_leaves_its_page(tmp_path: Path) -> None:
+    from trim import move_figures
+
+    tag = '<script type="application/json" class="tslab-spec">'
+    data = json.dumps({"data": list(range(2000)), "layout": {}})
+    body = move_figures(f"<p>Text</p>{tag}{data}</script>{tag}{{}}</script>", tmp_path)
+    name = re.search(r'data-name="(\w+)"></script>', body)[1]
+    assert data not in body and f"{tag}{{}}</script>" in body
+    script = (tmp_path / "_static" / "figures" / f"{name}.js").read_text(encoding="utf-8")
+    assert script.endswith(f'["{name}"] = {data};\n')
+
+
+def test_every_module_of_the_package_is_on_one_page_of_the_reference() -> None:
+    from reference import public_modules
+
+    pages = "".join(page.read_text(encoding="utf-8") for page in API_PAGES)
+    listed = re.findall(r"api-module:: (\S+)", pages)
+    programs = {name for name in public_modules() if name.endswith("__main__")}
+    wanted = set(public_modules()) - programs
+    missing, surplus = sorted(wanted - set(listed)), sorted(set(listed) - wanted)
+    assert not missing and not surplus, f"on no page of book/reference: {missing}; gone: {surplus}"
+    assert len(listed) == len(set(listed))
+
+
+def test_the_reference_names_everything_that_a_package_offers() -> None:
+    import importlib
+
+    from reference import PACKAGES, documented_name, members, public_modules, public_name
+
+    documented = {public for name in public_modules() for _, _, public in members(importlib.import_module(name))}
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        values = {name: getattr(module, name) for name in module.__all__}
+        names = {
+            name: public_name(value.__module__, name, value)
+            if callable(value)
+            else documented_name(f"{package}.{name}")
+            for name, value in values.items()
+        }
+        missing = [name for name, full in names.items() if full not in documented]
+        assert not missing, f"{package}: no docstring, or no comment on the constant: {missing}"
+
+
+def test_names_in_chapters_are_names_of_the_package() -> None:
+    """A reference to something that does not exist would be a plain word on the page."""
+    from reference import _ROLE, documented_name
+
+    for path in CHAPTERS:
+        for content in _ROLE.findall(path.read_text(encoding="utf-8")):
+            target = re.sub(r"^.*<([^>]+)>$", r"\1", content).lstrip("~!")
+            if target.startswith("tslab"):
+                assert documented_name(target), f"{path.relative_to(BOOK)} refers to {target}"
+
+
+def test_a_docstring_names_the_chapter_that_explains_it() -> None:
+    from reference import explanations
+
+    assert "geobias/self_information" in explanations()["tslab.geobias.ssi"]
+    assert "encoders/tile" in explanations()["tslab.encoders.planar.Tile"]
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     import tslab
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == tslab.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\d\S*)", changes, flags=re.MULTILINE)[1]
+    assert citation["version"] == newest == tslab.__version__
 
 
 def _files(node: object) -> list[str]:

@@ -83,7 +83,7 @@ def trim(html: Path) -> None:
     css, characters = used_rules(sheet.read_text(encoding="utf-8"), names)
     sheet.write_text(css, encoding="utf-8")
     for other in static.rglob("*.css"):
-        characters |= {int(code, 16) for code in _CHARACTER.findall(other.read_text(encoding="utf-8"))}
+        characters |= icon_characters(other.read_text(encoding="utf-8"))
     for font in icon_fonts(static):
         cut_font(font, characters | WIDGET_ICONS)
 
@@ -115,6 +115,12 @@ def used_rules(css: str, names: set[str]) -> tuple[str, set[int]]:
         return match[0]
 
     return _ICON_RULE.sub(keep, css), characters
+
+
+def icon_characters(css: str) -> set[int]:
+    """Icons that a style sheet puts somewhere itself, written as such or as an escape."""
+    escaped = {int(code, 16) for code in _CHARACTER.findall(css)}
+    return escaped | {ord(character) for character in css if 0xE000 <= ord(character) <= 0xF8FF}
 
 
 def cut_font(path: Path, characters: set[int], features: tuple[str, ...] = ()) -> None:
