@@ -45,9 +45,8 @@ def clean_python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = home / "bin" / "python"
     site = Path(sysconfig.get_paths(vars={"base": str(home)})["purelib"])
     wheel = next(built.glob("*.whl"))
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-               "--no-deps", "--no-index",
-               "--target", str(site), str(wheel)]  # fmt: skip
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--target", str(site)]
+    install = [sys.executable, "-m", "pip", "install", *options, str(wheel)]
     subprocess.run(install, check=True)
     # Added as a plain path: .pth files in there, such as that of the editable tslab, are not read.
     (site / "packages.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
