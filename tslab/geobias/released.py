@@ -44,10 +44,16 @@ def released_geobias(
     Pass ``neighbors=neighbor_graph(...)`` to share one graph between the encoders of a classification dataset, whose
     rows are the same images; regression tables hold other rows for each encoder.
 
-    Errors: those of `tslab.released.load_released_results`.
+    Errors: those of `tslab.released.load_released_results`; ``ReleasedResultsError`` where no row has coordinates
+    (iNat2017, of which the release holds the image-only results alone).
     """
     table = load_released_results(dataset, encoder, root=root)
     lonlat = torch.from_numpy(table[["lon", "lat"]].to_numpy(dtype=np.float64, copy=True))
+    if bool(lonlat.isnan().any(1).all()):
+        raise ReleasedResultsError(
+            f"the released results of {encoder} on {dataset} have no coordinates, and no other released file of "
+            f"{dataset} lends them any: there is nothing to map; take another dataset"
+        )
     return summary(
         lonlat,
         torch.from_numpy(released_hits(table, outcome)),
