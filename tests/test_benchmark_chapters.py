@@ -163,4 +163,5 @@ def test_nbval_finds_the_same_numbers_again_and_notices_a_changed_one(tmp_path, 
     output["text"] = output["text"].replace(right, wrong)
     nbformat.write(notebook, executed)
     changed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert changed.returncode == 1 and wrong.strip() in changed.stdout
+    assert changed.returncode == 1 and "mismatch 'stdout'" in changed.stdout
+    assert wrong.split(" r2 ")[1].strip() in changed.stdout  # the difference is shown
