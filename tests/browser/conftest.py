@@ -137,7 +137,9 @@ class Visit:
         while (left := waiting.count()) > 0:
             waiting.first.evaluate("figure => figure.scrollIntoView({block: 'center', behavior: 'instant'})")
             self.page.wait_for_function(
-                "left => document.querySelectorAll('.tslab-figure:not([data-drawn])').length < left", arg=left
+                "left => document.querySelectorAll('.tslab-figure:not([data-drawn])').length < left",
+                arg=left,
+                timeout=90_000,
             )
         self.page.evaluate("window.scrollTo(0, 0)")
 

@@ -15,16 +15,15 @@ PAGES = book_pages() or ["intro"]
 LOOKS = [(1440, "light"), (390, "dark")]
 #: Most a page may load before the reader does anything, in bytes, compressed: a page of text and figures; one that
 #: draws globes, for which the figure library alone weighs 560 kB; one with a live widget.
-WEIGHT_LIMITS = {"figures": 1_000_000, "globes": 1_200_000, "widgets": 3_000_000}
+WEIGHT_LIMITS = {"figures": 1_100_000, "globes": 1_200_000, "widgets": 3_000_000}
 #: Code that a page must not load unless its source asks for it: part of the file's path, sign in the page.
 CODE_OF_OTHERS = {
     "/plotly/": 'class="tslab-figure"',
     "plotly-gl3d": 'data-bundle="gl3d"',
     "plotly-full": 'data-bundle="full"',
-    "/mathjax/": "math notranslate",
     "/widgets/": "application/vnd.jupyter.widget-view",
     "/ort/": "application/vnd.jupyter.widget-view",
-    "/models/": "application/vnd.jupyter.widget-view",
+    "/tslab/models/": "application/vnd.jupyter.widget-view",
     "searchindex.js": 'id="search-results"',
 }
 
