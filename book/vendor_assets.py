@@ -117,7 +117,7 @@ def export_models() -> None:
     out = VENDOR / "tslab" / "models"
     package = ROOT / "tslab"
     sources = [*(package / "encoders").glob("*.py"), *(package / "widgets").glob("*.py")]
-    sources += [package / f"{name}.py" for name in ("coords", "diagnostics", *TRAINING_MODULES)]
+    sources += [package / f"{name}.py" for name in ("coords", "diagnostics", "exporting", *TRAINING_MODULES)]
     key = _digest([*sorted(sources), ROOT / "requirements.txt"])
     stamp = VENDOR / ".models"
     if stamp.exists() and stamp.read_text() == key and (out / "manifest.json").exists():

@@ -214,6 +214,12 @@ def prior():
     return LocationClassifier(encoder, 5, generator=torch.Generator().manual_seed(1)).eval()
 
 
+def printed(code, folder):
+    """What a process of its own prints that runs ``code`` in ``folder``."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_a_file_runs_without_tslab(prior, tmp_path):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'tslab[onnx]'")
     report = export_onnx(prior, tmp_path / "prior.onnx", output="logits", metadata={"classes": ["a", "b"]})
@@ -226,10 +232,7 @@ def test_a_file_runs_without_tslab(prior, tmp_path):
         "np.save('out.npy', session.run(['logits'], {'lonlat': np.load('places.npy')})[0])\n"
         "print(session.get_modelmeta().custom_metadata_map['classes'], 'tslab' in sys.modules)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == '["a", "b"] False'
+    assert printed(code, tmp_path) == '["a", "b"] False'
     with torch.no_grad():
         expected = prior(check_places()).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-4, equal_nan=True)
@@ -245,10 +248,7 @@ def test_an_exported_program_runs_without_tslab(prior, tmp_path, dtype):
         "out = torch.export.load('prior.pt2').module()(torch.load('places.pt'))\n"
         "torch.save(out.detach(), 'out.pt'); print('tslab' in sys.modules)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "False"
+    assert printed(code, tmp_path) == "False"
     with torch.no_grad():
         expected = prior(check_places(dtype))
     assert torch.allclose(torch.load(tmp_path / "out.pt"), expected, atol=1e-5, equal_nan=True)

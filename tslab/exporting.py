@@ -5,10 +5,13 @@ values, so whoever calls them has to keep longitudes and latitudes in range; a m
 is compared with the module before it is handed over. The chapter *Exporting a model* uses this module.
 """
 
+import contextlib
+import io
 import json
+import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,9 @@ from torch import Tensor, nn
 from tslab import __version__
 from tslab._files import atomic_path, atomic_write
 from tslab.coords import sample_sphere
-from tslab.widgets.export import OPSET, _graph
+
+OPSET = 20
+"""Version of the ONNX operators: the one that torch's exporter writes without converting."""
 
 MAX_PLACES = 2**24
 """The largest batch that an exported program is promised to take."""
@@ -67,7 +72,7 @@ def export_onnx(
 
     module = _on_cpu(module)
     places = torch.export.Dim("places", min=1, max=MAX_PLACES)
-    graph = _graph(
+    graph = onnx_graph(
         module,
         (torch.zeros(7, 2, dtype=dtype),),
         dynamic_shapes=({0: places},),
@@ -119,12 +124,71 @@ def export_program(
         return _compared(module, lonlat, found, Path(path), temporary.stat().st_size, tolerance)
 
 
+def onnx_graph(module: nn.Module, args: tuple[Tensor, ...], **options: Any) -> bytes:
+    """The ONNX graph of any module, without the source lines and names that the exporter adds.
+
+    Called with example arguments and options of ``torch.onnx.export``, such as ``dynamic_shapes``; float64 constants
+    keep all of their digits.
+
+    Raises:
+        ImportError: the exporter of torch needs the packages onnx and onnxscript.
+    """
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            args,
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table={torch.ops.aten.scalar_tensor.default: _exact_constant},
+            verbose=False,
+            **options,
+        )
+    assert program is not None
+    model = program.model_proto
+    model.doc_string = model.graph.doc_string = ""
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for (
+        node
+    ) in model.graph.node:  # stack traces and names of source lines: heavy, and different on each machine
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        del value.metadata_props[:]
+    return model.SerializeToString(deterministic=True)
+
+
 def check_places(dtype: torch.dtype = torch.float32) -> Float[Tensor, "n 2"]:
     """The places of the comparison: 1,000 random ones, both poles, the date line from both sides, a missing one."""
     random = sample_sphere(1000, generator=torch.Generator().manual_seed(0), dtype=dtype)
     nan = float("nan")
     special = [[0, 90], [120, 90], [0, -90], [180, 0], [-180, 0], [179.9999, 45], [-179.9999, 45], [nan, nan]]
     return torch.cat([random, torch.tensor(special, dtype=dtype)])
+
+
+def _exact_constant(value: float, dtype: int = 1, **_: Any) -> Any:
+    """A Python number as an ONNX constant of its own type; the exporter's way through float32 would lose
+    half of its digits."""
+    import onnx
+    from onnxscript import opset20
+
+    return opset20.Constant(value=onnx.helper.make_tensor("", dtype if dtype > 0 else 1, (), [value]))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what the exporter prints, warns and logs; errors still come through as exceptions."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _on_cpu(module: nn.Module) -> nn.Module:

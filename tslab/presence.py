@@ -8,7 +8,7 @@ uses all of it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,13 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from tslab import figures
-from tslab.coords import EARTH_RADIUS_KM, great_circle_distance, sample_sphere, unit_vectors
+from tslab.coords import great_circle_distance, sample_sphere, unit_vectors
 from tslab.encoders import location_encoder
 from tslab.land import is_land, land_lines
 from tslab.losses import presence_only_loss
 from tslab.models import LocationClassifier
 from tslab.portraits import frame_slider
+from tslab.tasks.world import random_waves
 
 REGION = (-83.0, -34.0, -56.0, 13.0)
 """West, east, south and north of the study area in degrees."""
@@ -60,12 +61,7 @@ class SyntheticSpecies:
         12 degrees south in units of 20 degrees.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        directions = torch.randn((48, 3), generator=generator, dtype=torch.float64)
-        directions = directions / directions.norm(dim=1, keepdim=True)
-        share = torch.rand(48, 1, generator=generator, dtype=torch.float64)
-        km = self.shortest_km * (self.longest_km / self.shortest_km) ** share
-        phase = 2 * math.pi * torch.rand(48, generator=generator, dtype=torch.float64)
-        waves = directions * (2 * math.pi * EARTH_RADIUS_KM / km)
+        waves, phase, _ = random_waves(48, self.shortest_km, self.longest_km, generator)
         habitat = (unit_vectors(lonlat.double()) @ waves.T + phase).cos().sum(1) / math.sqrt(24)
         climate = ((lonlat[:, 1].double() + 12) / 20) ** 2
         return torch.sigmoid(4 * (habitat - climate) - 2) * in_region(lonlat)
@@ -80,13 +76,7 @@ class SyntheticSpecies:
     def presences(self, n: int, *, seed: int = 0) -> Float[Tensor, "n 2"]:
         """``n`` reported places: drawn in proportion to probability times effort."""
         generator = torch.Generator().manual_seed(seed)
-        found = torch.empty(0, 2)
-        while len(found) < n:
-            places = land_places(4 * n, generator=generator)
-            reported = self.probability(places) * self.effort(places)
-            kept = torch.rand(len(places), generator=generator, dtype=torch.float64) < reported
-            found = torch.cat([found, places[kept]])
-        return found[:n]
+        return _thinned(n, lambda places: self.probability(places) * self.effort(places), generator)
 
     def survey(self, n: int, *, seed: int = 0) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"]]:
         """``n`` random land places where somebody looked properly, and whether the species is there."""
@@ -137,10 +127,17 @@ def background(
         return land_places(n, generator=generator)
     if kind != "observers":
         raise ValueError(f"background {kind!r} is not known; choose one of {', '.join(BACKGROUNDS)}")
+    return _thinned(n, species.effort, generator)
+
+
+def _thinned(
+    n: int, share: Callable[[Float[Tensor, "m 2"]], Float[Tensor, " m"]], generator: torch.Generator
+) -> Float[Tensor, "n 2"]:
+    """``n`` land places, each kept with probability ``share``."""
     found = torch.empty(0, 2)
     while len(found) < n:
         places = land_places(4 * n, generator=generator)
-        kept = torch.rand(len(places), generator=generator, dtype=torch.float64) < species.effort(places)
+        kept = torch.rand(len(places), generator=generator, dtype=torch.float64) < share(places)
         found = torch.cat([found, places[kept]])
     return found[:n]
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tslab.coords import EARTH_RADIUS_KM, sample_sphere, unit_vectors
 from tslab.diagnostics import diagnose, resolution_km
 from tslab.encoders import PositionEncoder
 from tslab.encoders.registry import ENCODERS, position_encoder
+from tslab.tasks.world import random_waves
 
 RECORD = Path(__file__).resolve().parents[2] / "book" / "results" / "encoder_guide.csv"
 FACTS = RECORD.with_suffix(".json")
@@ -69,14 +71,8 @@ class World:
     def field(self, seed: int) -> Callable[[Float[Tensor, "n 2"]], Float[Tensor, " n"]]:
         """A random field of this kind: 64 waves in space, in random directions, read off on the unit sphere."""
         generator = torch.Generator().manual_seed(seed)
-        direction = nn.functional.normalize(
-            torch.randn((64, 3), generator=generator, dtype=torch.float64), dim=1
-        )
-        log_km = torch.rand(64, 1, generator=generator, dtype=torch.float64)
-        km = self.shortest_km * (self.longest_km / self.shortest_km) ** log_km
-        waves = direction * (2 * math.pi * EARTH_RADIUS_KM / km)
-        phase = 2 * math.pi * torch.rand(64, generator=generator, dtype=torch.float64)
-        strength = km[:, 0].sqrt() / km.mean().sqrt()
+        waves, phase, km = random_waves(64, self.shortest_km, self.longest_km, generator)
+        strength = km.sqrt() / km.mean().sqrt()
 
         def value(lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
             z = ((unit_vectors(lonlat.double()) @ waves.T + phase).cos() * strength).sum(1) / math.sqrt(32)
@@ -127,17 +123,17 @@ FIXED: dict[str, dict[str, Any]] = {
 """Parameters that keep the networks small; the finest scale is set by `resolved_at`."""
 
 KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "tile": ("cell_size", tuple(np.geomspace(60, 0.25, 60))),
-    "rbf": ("kernel_size", tuple(np.geomspace(60, 0.01, 80))),
-    "rff": ("kernel_size", tuple(np.geomspace(0.5, 1e7, 80))),
-    "space2vec_grid": ("min_radius", tuple(np.geomspace(300, 1e-5, 100))),
-    "space2vec_theory": ("min_radius", tuple(np.geomspace(300, 1e-5, 100))),
+    "tile": ("cell_size", tuple(np.geomspace(60, 0.25, 60).tolist())),
+    "rbf": ("kernel_size", tuple(np.geomspace(60, 0.01, 80).tolist())),
+    "rff": ("kernel_size", tuple(np.geomspace(0.5, 1e7, 80).tolist())),
+    "space2vec_grid": ("min_radius", tuple(np.geomspace(300, 1e-5, 100).tolist())),
+    "space2vec_theory": ("min_radius", tuple(np.geomspace(300, 1e-5, 100).tolist())),
     "nerf": ("num_scales", tuple(range(1, 21))),
-    "sphere2vec_sphereC": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100))),
-    "sphere2vec_sphereC+": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100))),
-    "sphere2vec_sphereM": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100))),
-    "sphere2vec_sphereM+": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100))),
-    "sphere2vec_dfs": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100))),
+    "sphere2vec_sphereC": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100).tolist())),
+    "sphere2vec_sphereC+": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100).tolist())),
+    "sphere2vec_sphereM": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100).tolist())),
+    "sphere2vec_sphereM+": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100).tolist())),
+    "sphere2vec_dfs": ("min_radius", tuple(np.geomspace(0.9, 1e-7, 100).tolist())),
     "siren_sh": ("degree", tuple(range(2, 25))),
 }
 """The parameter that sets the finest scale of an encoder, with the values tried, from coarse to fine. wrap and xyz have
@@ -156,18 +152,17 @@ def resolved_at(key: str, km: float) -> dict[str, Any] | None:
     if key not in KNOBS:
         return {}
     name, values = KNOBS[key]
-    exact = [int(v) if isinstance(v, int) else float(v) for v in values]
 
     def reaches(index: int) -> bool:
-        return resolution_km(guide_encoder(key, 0, **{name: exact[index]}), n=64) <= km
+        return resolution_km(guide_encoder(key, 0, **{name: values[index]}), n=64) <= km
 
-    low, high = 0, len(exact) - 1
+    low, high = 0, len(values) - 1
     if not reaches(high):
         return None
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(middle) else (middle + 1, high)
-    return {name: exact[high]}
+    return {name: values[high]}
 
 
 def guide_encoder(key: str, seed: int = 0, **parameters: Any) -> PositionEncoder:
@@ -227,19 +222,11 @@ def _fits(key: str, world: World, places: Tensor, label: Tensor, seed: int) -> l
             break
     if not fits:  # it resolves none of them: take the finest it has
         name, values = KNOBS[key]
-        finest = int(values[-1]) if isinstance(values[-1], int) else float(values[-1])
-        fits.append((math.nan, fit_network(guide_encoder(key, seed, **{name: finest}), places, label, seed)))
+        fits.append((math.nan, fit_network(guide_encoder(key, seed, **{name: values[-1]}), places, label, seed)))
     return fits
 
 
-_CACHE: dict[tuple[str, float], dict[str, Any] | None] = {}
-
-
-def _resolved(key: str, km: float) -> dict[str, Any] | None:
-    """`resolved_at`, computed once for each encoder and scale."""
-    if (key, km) not in _CACHE:
-        _CACHE[key, km] = resolved_at(key, km)
-    return _CACHE[key, km]
+_resolved = cache(resolved_at)
 
 
 def fit_network(

@@ -9,24 +9,19 @@ modules of `tslab.widgets.parametric`; parameters and numbers of places are inpu
 every position of the sliders. The same versions write the same bytes on the same kind of machine.
 """
 
-import contextlib
 import hashlib
-import io
 import json
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tslab import __version__
 from tslab._files import atomic_write
 from tslab.encoders import ENCODERS
+from tslab.exporting import OPSET, onnx_graph
 from tslab.widgets import trained
 from tslab.widgets.parametric import (
     BLOCK_ROWS,
@@ -37,9 +32,6 @@ from tslab.widgets.parametric import (
     Similarity,
     meter_places,
 )
-
-OPSET = 20
-"""Version of the ONNX operators: the one that torch's exporter writes without converting."""
 
 
 def export(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -86,7 +78,7 @@ def encoder_graph(key: str) -> bytes:
         for name in parameters
     }
     places = torch.export.Dim("places", min=1, max=2**20)
-    return _graph(
+    return onnx_graph(
         module,
         (torch.zeros(7, 2, dtype=torch.float64), *parameters.values()),
         dynamic_shapes={"lonlat": {0: places}} | ({"parameters": tuple(shapes.values())} if shapes else {}),
@@ -98,7 +90,7 @@ def encoder_graph(key: str) -> bytes:
 def similarity_graph() -> bytes:
     """``features`` float32 (places, d), ``place`` float32 (1, d) -> ``similarity`` float32 (places, 2)."""
     places, width = torch.export.Dim("places", min=1, max=2**20), torch.export.Dim("width", min=1, max=2**16)
-    return _graph(
+    return onnx_graph(
         Similarity(),
         (torch.rand(7, 5), torch.rand(1, 5)),
         dynamic_shapes={"features": {0: places, 1: width}, "place": {1: width}},
@@ -110,7 +102,7 @@ def similarity_graph() -> bytes:
 def meters_graph() -> bytes:
     """``features`` float32 (3130, d) -> ``meters`` float64 (3,): seam gap, pole spread and effective rank."""
     width = torch.export.Dim("width", min=1, max=2**16)
-    return _graph(
+    return onnx_graph(
         Meters(),
         (torch.rand(len(meter_places()), 5),),
         dynamic_shapes={"features": {1: width}},
@@ -122,64 +114,13 @@ def meters_graph() -> bytes:
 def presence_graph(key: str) -> bytes:
     """A trained model: ``lonlat`` float64 (places, 2) -> ``presence`` float32 (places, species)."""
     places = torch.export.Dim("places", min=1, max=2**20)
-    return _graph(
+    return onnx_graph(
         trained.Presence(key),
         (torch.zeros(7, 2, dtype=torch.float64),),
         dynamic_shapes={"lonlat": {0: places}},
         input_names=["lonlat"],
         output_names=["presence"],
     )
-
-
-def _graph(module: nn.Module, args: tuple[torch.Tensor, ...], **options: Any) -> bytes:
-    with _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            args,
-            dynamo=True,
-            opset_version=OPSET,
-            custom_translation_table={torch.ops.aten.scalar_tensor.default: _exact_constant},
-            verbose=False,
-            **options,
-        )
-    assert program is not None
-    model = program.model_proto
-    model.doc_string = model.graph.doc_string = ""
-    del model.metadata_props[:], model.graph.metadata_props[:]
-    for (
-        node
-    ) in model.graph.node:  # stack traces and names of source lines: heavy, and different on each machine
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        del value.metadata_props[:]
-    return model.SerializeToString(deterministic=True)
-
-
-def _exact_constant(value: float, dtype: int = 1, **_: Any) -> Any:
-    """A Python number as an ONNX constant of its own type; the exporter's way through float32 would lose
-    half of its digits."""
-    import onnx
-    from onnxscript import opset20
-
-    return opset20.Constant(value=onnx.helper.make_tensor("", dtype if dtype > 0 else 1, (), [value]))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what the exporter prints, warns and logs; errors still come through as exceptions."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _write(folder: Path, name: str, content: bytes) -> dict[str, Any]:
