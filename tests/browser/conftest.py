@@ -206,3 +206,89 @@ def open_page(site: str, chromium: Any) -> Iterator[OpenPage]:
     yield open_it
     for context in contexts:
         context.close()
+
+
+class Explorer:
+    """The widget on an open page, and what the page asked for and complained about."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.add_init_script(
+            "window.results = []; document.addEventListener('tslab:result', (e) => window.results.push(e.detail));"
+        )
+
+    def open(self, url: str) -> Explorer:
+        self.page.goto(url)
+        self.page.wait_for_selector(".tslab-explorer canvas")
+        self.page.wait_for_timeout(200)
+        return self
+
+    def run(self) -> Explorer:
+        self.page.get_by_role("button", name="Run in your browser").click()
+        self.page.wait_for_selector('.tslab-explorer[data-state="ready"]')
+        return self
+
+    def after(self, action: Callable[[], Any]) -> dict[str, Any]:
+        """The last result once ``action`` has led to a new one and the widget rests."""
+        count = self.page.evaluate("results.length")
+        action()
+        self.page.wait_for_function(f"results.length > {count}")
+        self.page.wait_for_timeout(150)
+        self.page.wait_for_function(
+            """async () => {
+                const before = results.length;
+                await new Promise((resolve) => setTimeout(resolve, 400));
+                return results.length === before;
+            }"""
+        )
+        return self.last()
+
+    def last(self) -> dict[str, Any]:
+        return self.page.evaluate(
+            """() => {
+                const { request, result } = results.at(-1);
+                const plain = (array) => Array.from(array);
+                return { request, ...result, feature: plain(result.feature), similarity: plain(result.similarity) };
+            }"""
+        )
+
+    def picture(self, number: int) -> str:
+        """What canvas ``number`` shows: feature globe, feature map, similarity globe, similarity map."""
+        return self.page.evaluate(
+            "n => document.querySelectorAll('.tslab-explorer canvas')[n].toDataURL()", number
+        )
+
+    def colors(self, number: int) -> int:
+        return self.page.evaluate(
+            """n => {
+                const canvas = document.querySelectorAll('.tslab-explorer canvas')[n];
+                const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+                return new Set(new Uint32Array(data.buffer)).size;
+            }""",
+            number,
+        )
+
+
+@pytest.fixture
+def explorer(chromium: Any) -> Iterator[Callable[..., Explorer]]:
+    """``explorer(width=390)`` -> an `Explorer` on a blank page that can reach this machine only."""
+    contexts = []
+
+    def make(width: int = 1000, height: int = 1300, motion: str = "reduce") -> Explorer:
+        context = chromium.new_context(viewport={"width": width, "height": height}, reduced_motion=motion)
+        contexts.append(context)
+        context.set_default_timeout(30_000)
+        context.route(
+            lambda url: not url.startswith(("http://127.0.0.1", "data:", "blob:", "file:")),
+            lambda r: r.abort(),
+        )
+        return Explorer(context.new_page())
+
+    yield make
+    for context in contexts:
+        context.close()

@@ -10,14 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
 
-from .test_widget import Explorer, check_against_torch
+from .conftest import Explorer
+from .test_widget import check_against_torch
 
 CELL = "from tslab.widgets import EncoderExplorer\nexplorer = EncoderExplorer('sphere2vec_sphereC+')\nexplorer"
 
@@ -61,29 +61,21 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: flo
     pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
 
 
-def test_the_explorer_is_live_in_jupyterlab(lab: str, chromium: Any) -> None:
-    context = chromium.new_context(viewport={"width": 1300, "height": 1300}, reduced_motion="reduce")
-    context.set_default_timeout(60_000)
-    context.route(lambda url: not url.startswith(("http://127.0.0.1", "data:", "blob:")), lambda route: route.abort())
-    try:
-        widget = Explorer(context.new_page())
-        page = widget.page
-        page.add_init_script(
-            "window.results = []; document.addEventListener('tslab:result', (e) => window.results.push(e.detail));"
-        )
-        page.goto(lab)
-        page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-        page.get_by_text("Python 3").first.wait_for()
-        page.keyboard.press("Shift+Enter")
-        page.wait_for_selector(".tslab-explorer canvas")
-        assert page.get_by_role("button", name="Run in your browser").count() == 0
-        for key in ("siren_sh", "space2vec_grid"):
-            choose = page.get_by_label("Encoder", exact=True)
-            found = widget.after(lambda key=key, choose=choose: choose.select_option(key))
-            assert found["request"]["encoder"] == key
-            check_against_torch(found)
-        before = [widget.picture(n) for n in range(4)]
-        check_against_torch(widget.after(lambda: page.get_by_label("Scales", exact=True).fill("24")))
-        assert before[0] != widget.picture(0) or before[2] != widget.picture(2)
-    finally:
-        context.close()
+def test_the_explorer_is_live_in_jupyterlab(lab: str, explorer: Callable[..., Explorer]) -> None:
+    widget = explorer(width=1300)
+    page = widget.page
+    page.set_default_timeout(60_000)
+    page.goto(lab)
+    page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
+    page.get_by_text("Python 3").first.wait_for()
+    page.keyboard.press("Shift+Enter")
+    page.wait_for_selector(".tslab-explorer canvas")
+    assert page.get_by_role("button", name="Run in your browser").count() == 0
+    for key in ("siren_sh", "space2vec_grid"):
+        choose = page.get_by_label("Encoder", exact=True)
+        found = widget.after(lambda key=key, choose=choose: choose.select_option(key))
+        assert found["request"]["encoder"] == key
+        check_against_torch(found)
+    before = [widget.picture(n) for n in range(4)]
+    check_against_torch(widget.after(lambda: page.get_by_label("Scales", exact=True).fill("24")))
+    assert before[0] != widget.picture(0) or before[2] != widget.picture(2)
