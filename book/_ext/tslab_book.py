@@ -28,6 +28,7 @@ from docstrings import rewrite
 from repository import ROOT, colab_url, repository_address
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.domains.math import MathDomain
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 from status import versions
@@ -59,6 +60,7 @@ logger = logging.getLogger(__name__)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_domain(PageMath, override=True)
     app.setup_extension("reference")
     app.setup_extension("status")
     app.add_config_value("tslab_execution_key", "", "env")
@@ -68,6 +70,13 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", trim_pages, priority=900)
     app.connect("build-finished", check_html, priority=950)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+class PageMath(MathDomain):
+    """Equations, by page: Sphinx gives MathJax also to the pages whose table of contents leads to some."""
+
+    def has_equations(self, docname: str | None = None) -> bool:
+        return super().has_equations() if docname is None else bool(self.data["has_equations"].get(docname))
 
 
 # --------------------------------------------------------------------------------------- 1, 2: configuration

@@ -18,6 +18,7 @@ LOOKS = [(1440, "light"), (390, "dark")]
 WEIGHT_LIMITS = {"figures": 1_100_000, "globes": 1_200_000, "widgets": 3_000_000}
 #: Code that a page must not load unless its source asks for it: part of the file's path, sign in the page.
 CODE_OF_OTHERS = {
+    "/mathjax/": "math notranslate",
     "/plotly/": 'class="tslab-figure"',
     "plotly-gl3d": 'data-bundle="gl3d"',
     "plotly-full": 'data-bundle="full"',
