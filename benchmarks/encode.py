@@ -35,6 +35,7 @@ import numpy as np
 import scipy.special
 import torch
 from numpy.typing import NDArray
+from processor import cpu_name
 
 import tslab
 from tslab._files import atomic_write
@@ -348,15 +349,8 @@ def torchgeo_factors(degree: int) -> torch.Tensor:
 
 
 def machine() -> dict[str, Any]:
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next(
-            (r.split(":")[1].strip() for r in info.read_text().splitlines() if r.startswith("model name")),
-            cpu,
-        )
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": THREADS,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from processor import cpu_name
 
 from tslab import geobias
 from tslab._files import atomic_write
@@ -183,12 +184,8 @@ def median_of(name: str, device: str, repeats: int, size: int = 0) -> dict[str, 
 
 
 def machine(device: str) -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     return {
-        "cpu": name,
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_at_start": os.getloadavg()[0],

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from processor import cpu_name
 
 import tslab
 from tslab._files import atomic_write
@@ -108,14 +109,6 @@ def peak_mb() -> int:
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)  # macOS: bytes
     peak = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
     return round(int(peak.split()[1]) / 1024)
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (row.split(":")[1].strip() for row in names if row.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":
