@@ -3,7 +3,7 @@
 A chapter shows figures the way it does in Jupyter. Only here, in the build, a plotly figure becomes a small
 block of HTML: its JSON, a place to draw it and its text alternative, for ``tslab-figures.js`` to draw when
 the reader comes near it, in the colours of the theme. The file is copied into an IPython profile of the
-build by ``tslab_book.py``; Jupyter and Colab never see it.
+build by ``execution.py``; Jupyter and Colab never see it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When and with what each page was executed: a line below every page, and the status page.
 
 The outcome of every execution (when, how long) is kept by myst-nb; versions are those of this build, which is
-right because a change of one of them empties the execution cache (``tslab_book.execution_key``). Three directives
+right because a change of one of them empties the execution cache (``execution.execution_key``). Three directives
 stand on pages of the reference:
 
 - ``notebook-status``: a table of all chapters with code, filled in when all of them have run;

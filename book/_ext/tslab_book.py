@@ -6,8 +6,9 @@ collects those files in ``book/_vendor`` beforehand. In order of the build, this
 
 1. points Sphinx at the vendored files and at the repository's address, which stands in ``pyproject.toml``
    only;
-2. prepares the kernel that executes the chapters (plotly renderer, no progress bars) and keys the execution
-   cache by the content of the package, so that a change in ``tslab/`` runs the chapters again;
+2. prepares the kernel that executes the chapters (plotly renderer, no progress bars), keys the execution cache by
+   the content of the package, so that a change in ``tslab/`` runs the chapters again, and runs them side by side
+   (``execution.py``);
 3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook;
    ``reference.py`` and ``status.py`` write the API reference and say when each page was executed;
 4. takes out of the theme what no page uses (``trim.py``), reads the finished HTML and fails the build on a
@@ -16,22 +17,18 @@ collects those files in ``book/_vendor`` beforehand. In order of the build, this
 
 from __future__ import annotations
 
-import hashlib
 import html
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from docstrings import rewrite
-from repository import ROOT, colab_url, repository_address
+from execution import execute_side_by_side, prepare
+from repository import colab_url, repository_address
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.domains.math import MathDomain
 from sphinx.errors import ExtensionError
-from sphinx.util import logging
-from status import versions
 from trim import move_figures, remove_trimmed, trim
 
 EXT = Path(__file__).resolve().parent
@@ -56,8 +53,6 @@ CLEARER_MARKUP = {
 #: The parameters of a long signature come as a definition list without terms; lines of text are enough.
 _SIGNATURE_LIST = re.compile(r'<dl>\s*((?:<dd><em class="sig-param">.*</dd>\s*)+)</dl>')
 
-logger = logging.getLogger(__name__)
-
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_domain(PageMath, override=True)
@@ -65,6 +60,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("status")
     app.add_config_value("tslab_execution_key", "", "env")
     app.connect("config-inited", configure, priority=100)
+    app.connect("config-inited", prepare, priority=110)
+    app.connect("env-before-read-docs", execute_side_by_side)
     app.connect("html-page-context", fit_page, priority=900)
     app.connect("autodoc-process-docstring", rewrite)
     app.connect("build-finished", trim_pages, priority=900)
@@ -79,11 +76,11 @@ class PageMath(MathDomain):
         return super().has_equations() if docname is None else bool(self.data["has_equations"].get(docname))
 
 
-# --------------------------------------------------------------------------------------- 1, 2: configuration
+# ------------------------------------------------------------------------------------------ 1: configuration
 
 
 def configure(app: Sphinx, config: Config) -> None:
-    """Set what ``_config.yml`` cannot know: paths, the repository's address, the kernel, the cache."""
+    """Set what ``_config.yml`` cannot know: paths and the repository's address."""
     if not (VENDOR / ".assets").exists():
         raise ExtensionError("book/_vendor is missing or incomplete. Run: python book/vendor_assets.py")
     config.html_static_path += [str(VENDOR), str(ASSETS)]
@@ -100,43 +97,6 @@ def configure(app: Sphinx, config: Config) -> None:
     )
 
     remove_trimmed(Path(app.outdir) / "_static")
-
-    build = Path(app.outdir).parent
-    prepare_kernel(build / "ipython")
-    key = execution_key()
-    caches = build / "cache"
-    for old in caches.iterdir() if caches.exists() else ():
-        if old.name != key:
-            shutil.rmtree(old)
-    config.nb_execution_cache_path = str(caches / key)
-    config.tslab_execution_key = key  # a new key reads every chapter again
-
-
-def prepare_kernel(folder: Path) -> None:
-    """Make an IPython profile for the kernels of this build; they inherit the environment of this process."""
-    startup = folder / "profile_default" / "startup"
-    startup.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(EXT / "book_kernel.py", startup / "00-book.py")
-    # The kernel warns at every start that it talks unencrypted, over the loopback interface.
-    (startup.parent / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
-    os.environ["IPYTHONDIR"] = str(folder)
-    os.environ["TQDM_DISABLE"] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-
-def execution_key() -> str:
-    """Digest of everything besides its own text that a chapter's output depends on."""
-    sha = hashlib.sha256()
-    files = [ROOT / "requirements.txt", EXT / "book_kernel.py"]
-    for folder in (ROOT / "tslab", BOOK / "results"):
-        files += sorted(path for path in folder.rglob("*.*") if path.is_file() and path.suffix != ".pyc")
-    for path in files:
-        sha.update(path.relative_to(ROOT).as_posix().encode())
-        sha.update(path.read_bytes())
-    for variable in ("TSLAB_MIRROR", "TSLAB_DATA"):
-        sha.update(f"{variable}={os.environ.get(variable, '')}".encode())
-    sha.update(str(versions()).encode())  # each page says which ones it was executed with
-    return sha.hexdigest()[:16]
 
 
 # ----------------------------------------------------------------------------------------------- 3: the page
