@@ -13,6 +13,9 @@ LINT  := tslab tests data_scripts benchmarks book/_ext book/vendor_assets.py boo
 # -n reports every reference that leads nowhere, -W makes a warning an error, --keep-going shows all of them.
 BOOK_FLAGS ?= -n -W --keep-going
 
+# Tests run on all processors, those of one file on one of them, because they share what is slow to make.
+SIDE_BY_SIDE ?= -n auto --dist loadfile
+test: export OMP_NUM_THREADS = 1
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
@@ -33,13 +36,13 @@ serve: ## serve the built book at http://localhost:8000/
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(HTML)
 
 test: $(READY) ## run the tests; what needs released data, a browser or a GPU says so and is skipped
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 test-slow: $(READY) ## run the tests that take longer than ten seconds each
 	$(BIN)/python -m pytest -m slow --ignore=tests/browser $(PYTEST_FLAGS)
 
 test-browser: $(READY) ## open every page of the built book in Chromium, with the network blocked
-	$(BIN)/python -m pytest tests/browser $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest tests/browser -n auto $(PYTEST_FLAGS)
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check $(wildcard $(LINT))

@@ -64,7 +64,7 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: flo
 def test_the_explorer_is_live_in_jupyterlab(lab: str, explorer: Callable[..., Explorer]) -> None:
     widget = explorer(width=1300)
     page = widget.page
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)  # a first start beside other tests
     page.goto(lab)
     page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
     page.get_by_text("Python 3").first.wait_for()
