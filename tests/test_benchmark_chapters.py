@@ -11,6 +11,7 @@ import papermill
 import pytest
 
 from tslab.benchmark import TABLES, read_cells, read_fair_table
+from tslab.benchmark.leaderboard import write_fair_table
 from tslab.benchmark.notebook import reproduce, verdict_sentence
 from tslab.benchmark.oddities import GROUPS, ODDITIES
 from tslab.published import published_tables
@@ -165,3 +166,11 @@ def test_nbval_finds_the_same_numbers_again_and_notices_a_changed_one(tmp_path, 
     changed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert changed.returncode == 1 and "mismatch 'stdout'" in changed.stdout
     assert wrong.split(" r2 ")[1].strip() in changed.stdout  # the difference is shown
+
+
+def test_the_record_of_the_fair_table_only_grows(tmp_path):
+    table, path = read_fair_table().assign(seconds=1.0), tmp_path / "fair_table.csv"
+    assert write_fair_table(table[:5], path) == "written"
+    assert write_fair_table(table, path) == "written"
+    content = path.read_text()
+    assert write_fair_table(table[1:], path) == "kept" and path.read_text() == content

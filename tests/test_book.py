@@ -27,6 +27,17 @@ CHAPTERS = [
     if make_notebooks.NOT_CHAPTERS.isdisjoint(path.relative_to(BOOK).parts)
 ]
 API_PAGES = sorted((BOOK / "reference").glob("api*.md"))
+#: Chapters of the course: all but the home page and the reference.
+COURSE = [path for path in CHAPTERS if path.parent != BOOK / "reference" and path.stem != "intro"]
+#: What a reader finds in every chapter, and a sign of it in the source.
+PARTS_OF_A_CHAPTER = {
+    "learning goals": r"^:+\{admonition\} What you will learn$",
+    "an exercise": r"^:+\{admonition\} Exercise",
+    "a hidden solution": r"^:class: dropdown|hide-cell",
+    "key points": r"^:+\{admonition\} Key points$",
+    "further reading": r"^:+\{admonition\} Further reading$",
+    "links to the API": r"\{(py:)?(func|class|mod|meth|data|obj)\}`",
+}
 
 
 def test_every_chapter_is_in_the_table_of_contents() -> None:
@@ -34,6 +45,13 @@ def test_every_chapter_is_in_the_table_of_contents() -> None:
     listed = sorted(_files(toc))
     written = sorted(path.relative_to(BOOK).with_suffix("").as_posix() for path in CHAPTERS)
     assert listed == written
+
+
+@pytest.mark.parametrize("chapter", COURSE, ids=lambda path: path.stem)
+def test_a_chapter_has_all_its_parts(chapter: Path) -> None:
+    source = chapter.read_text(encoding="utf-8")
+    missing = [part for part, sign in PARTS_OF_A_CHAPTER.items() if not re.search(sign, source, re.MULTILINE)]
+    assert not missing, f"{chapter.relative_to(BOOK)} has no {', no '.join(missing)}"
 
 
 def test_the_repository_address_stands_in_one_place() -> None:
@@ -122,6 +140,35 @@ def test_a_figure_loads_the_smallest_bundle_that_draws_it(kinds: list[str], bund
     probe = f"print(bundle_for({{'data': [{{'type': kind}} for kind in {kinds!r}]}}))"
     run = subprocess.run([sys.executable, "-c", source + probe], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == bundle
+
+
+def test_long_arrays_are_packed_without_a_visible_loss() -> None:
+    probe = """
+import json
+wave = np.sin(np.linspace(0, 9, 600)).reshape(20, 30)
+wave[3, 4] = np.nan
+degrees, decades = np.arange(-180.0, 180.5, 0.5), np.logspace(-9, 3, 400)
+figure = {"z": wave, "x": degrees, "y": decades, "short": degrees[:9]}
+spec = {name: {"dtype": "f8", "bdata": base64.b64encode(a.tobytes()).decode()} for name, a in figure.items()}
+spec["z"]["shape"] = "20, 30"
+packed = pack(spec)
+def unpack(entry):
+    steps = np.frombuffer(base64.b64decode(entry["bdata"]), "<u2")
+    return np.where(steps == MISSING, np.nan, np.round(entry["low"] + steps * entry["step"], entry["digits"]))
+print(json.dumps({
+    "kinds": [packed[name]["dtype"] for name in figure],
+    "error": float(np.nanmax(np.abs(unpack(packed["z"]) - wave.ravel()))),
+    "missing": np.flatnonzero(np.isnan(unpack(packed["z"]))).tolist(),
+    "degrees": bool((unpack(packed["x"]) == degrees).all()),
+    "ratio": len(packed["z"]["bdata"]) / len(spec["z"]["bdata"]),
+}))
+"""
+    source = (BOOK / "_ext" / "book_kernel.py").read_text(encoding="utf-8")
+    run = subprocess.run([sys.executable, "-c", source + probe], capture_output=True, text=True, check=True)
+    found = json.loads(run.stdout)
+    assert found["kinds"] == ["steps", "steps", "f4", "f8"]  # many orders of magnitude and short ones stay floats
+    assert found["error"] < 1e-4 and found["missing"] == [94] and found["degrees"]
+    assert found["ratio"] == pytest.approx(0.25, abs=0.01)
 
 
 def test_a_docstring_keeps_its_stars_and_bars() -> None:

@@ -75,8 +75,8 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         print("The record holds numbers that this store lacks; run the missing tables first.")
     points = fair_table(ResultStore(arguments.out))
     if len(points):
-        write_fair_table(points, path.with_name(FAIR_TABLE))
-        print(f"{path.with_name(FAIR_TABLE)}: {len(points)} runs on the released points")
+        state = write_fair_table(points, path.with_name(FAIR_TABLE))
+        print(f"{path.with_name(FAIR_TABLE)}: {state}. {len(points)} runs on the released points")
     if has_released_results(arguments.root, list(CLASSIFICATION_DATASETS)):
         write_facts(path.with_name(FACTS), arguments.root)
         write_comparisons(compare_released(root=arguments.root), path.with_name(COMPARISONS))

@@ -97,10 +97,20 @@ def fair_table(store: ResultStore) -> pd.DataFrame:
     return table.sort_values(["dataset", "split", "seed", "encoder"], ignore_index=True)
 
 
-def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write the record, with 4 decimals."""
+def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
+    """Write the record, with 4 decimals; it only grows.
+
+    Returns:
+        ``written``, or ``kept`` if the file holds a run that ``table`` lacks, which is then not lost.
+    """
     rows = table.drop(columns="seconds")
+    key = ["dataset", "split", "seed", "encoder"]
+    if Path(path).is_file():
+        earlier = pd.read_csv(path)
+        if not set(earlier[key].itertuples(index=False)) <= set(rows[key].itertuples(index=False)):
+            return "kept"
     atomic_write(path, rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    return "written"
 
 
 def read_fair_table() -> pd.DataFrame | None:

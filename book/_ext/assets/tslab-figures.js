@@ -94,12 +94,27 @@
     return { ...layout, autosize: true, template: { ...template, layout: merge(template.layout || {}, themeLayout()) } };
   };
 
+  // Long arrays come as 16-bit steps between their extremes, the highest for a missing number (book_kernel.py).
+  const unpack = (value) => {
+    if (Array.isArray(value)) return value.map(unpack);
+    if (!isObject(value)) return value;
+    if (value.dtype !== "steps") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, unpack(v)]));
+    const { bdata, low, step, digits, shape } = value;
+    const steps = new Uint16Array(Uint8Array.from(atob(bdata), (character) => character.charCodeAt(0)).buffer);
+    const unit = 10 ** digits;
+    const numbers = Float64Array.from(steps, (n) => (n === 65535 ? NaN : Math.round((low + n * step) * unit) / unit));
+    const columns = String(shape ?? "").split(",").map(Number)[1];
+    if (!columns) return numbers;
+    return Array.from({ length: numbers.length / columns }, (_, row) =>
+      numbers.subarray(row * columns, (row + 1) * columns));
+  };
+
   // The data of a figure stands beside it or, if there is much of it, in a script of its own.
   const specOf = async (holder) => {
     const name = holder.dataset.name;
-    if (!name) return JSON.parse(holder.textContent);
-    await loadScript(`${window.tslabAssets.base}../figures/${name}.js`);
-    return window.tslabFigures[name];
+    if (name) await loadScript(`${window.tslabAssets.base}../figures/${name}.js`);
+    const spec = name ? window.tslabFigures[name] : JSON.parse(holder.textContent);
+    return { ...spec, data: unpack(spec.data), frames: unpack(spec.frames) };
   };
 
   const draw = async (plot) => {
