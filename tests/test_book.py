@@ -193,6 +193,26 @@ def test_icons_that_a_page_uses_keep_their_rule_and_their_character() -> None:
     assert icon_characters('--bell:"\uf0f3"; a:after{content:"\\f107"} b:after{content:"x"}') == {0xF0F3, 0xF107}
 
 
+def test_the_script_of_the_theme_asks_before_it_marks() -> None:
+    """In the very theme that is installed, so that a new one that says it otherwise is noticed."""
+    import pydata_sphinx_theme
+    from trim import THEME_SCRIPT, ask_before_marking
+
+    static = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"
+    script = (static / THEME_SCRIPT).read_text(encoding="utf-8")
+    marking = r"\.forEach\(\(\[e,scrolls\]\)=>\{e\.tabIndex=scrolls\?0:-1\}\)"
+    assert len(re.findall(marking, ask_before_marking(script))) == 1
+
+
+def test_buttons_of_the_theme_are_called_what_they_show() -> None:
+    from trim import mend
+
+    button = '<button class="btn search-button-field x" title="Search" aria-label="Search" data-y="z">'
+    page = mend(f'{button}<summary><span class="toctree-toggle"')
+    assert page.startswith('<button class="btn search-button-field x" title="Search" data-y="z">')
+    assert '<summary aria-label="Pages below this one"><span' in page
+
+
 def test_the_data_of_a_large_figure_leaves_its_page(tmp_path: Path) -> None:
     from trim import move_figures
 

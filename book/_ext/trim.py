@@ -10,6 +10,10 @@ Play button throw), the fonts are cut to the icons that occur, and the rules of 
 are cut to the characters of western European languages and those that occur. The search index is loaded by the
 search page only (``templates/layout.html``), the logo of Colab when its menu opens.
 
+The theme's own script asks each code block and each output whether it scrolls and marks it, one after the other; each
+mark makes the browser lay the whole page out again, which takes seconds on a long page. The script is changed to ask
+all of them first.
+
 Sphinx would report these files as changed when it copies the theme again, so they are removed before each build.
 """
 
@@ -20,6 +24,7 @@ import re
 from pathlib import Path
 
 ICON_SCRIPT = "scripts/fontawesome.js"
+THEME_SCRIPT = "scripts/pydata-sphinx-theme.js"
 STYLE_SHEET = "styles/pydata-sphinx-theme.css"
 ICON_FONTS = ("vendor/fontawesome/webfonts/*.woff2", "tslab/widgets/**/*.woff2")
 #: Characters of icons that the controls of ipywidgets use: play, pause, stop, repeat, and so on.
@@ -41,6 +46,12 @@ _SPEC_NAME = re.compile(r'class="tslab-spec" data-name="(\w+)"')
 #: Rules that give icons their character: ``.fa-bars:before,.fa-navicon:before{content:"\\f0c9"}``.
 _ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:{1,2}before,?)+)\{content:"\\([0-9a-f]+)"\}')
 _ICON_NAME = re.compile(r"\bfa-[a-z0-9-]+")
+#: ``document.querySelectorAll([...].join(", ")).forEach(e=>{e.tabIndex=<does it scroll>?0:-1})`` in the theme's script.
+_TAB_STOPS = re.compile(
+    r'document\.querySelectorAll\((\[[^\]]*\]\.join\(", "\))\)\.forEach\((\w)=>\{\2\.tabIndex=([^;{}]*)\?0:-1\}\)'
+)
+_SEARCH_BUTTON = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"')
+_COLAB_LOGO = re.compile(r"<img (?![^>]*loading=)(?=[^>]*logo_colab\.png)")
 _CHARACTER = re.compile(r'"\\([ef][0-9a-f]{3})"')
 
 
@@ -62,7 +73,8 @@ def move_figures(body: str, html: Path) -> str:
 
 def remove_trimmed(static: Path) -> None:
     """Before the build: forget the files that the last one trimmed."""
-    for path in (static / ICON_SCRIPT, static / STYLE_SHEET, *icon_fonts(static), *static.glob(TEXT_FONTS)):
+    changed = (static / name for name in (ICON_SCRIPT, THEME_SCRIPT, STYLE_SHEET))
+    for path in (*changed, *icon_fonts(static), *static.glob(TEXT_FONTS)):
         path.unlink(missing_ok=True)
 
 
@@ -74,6 +86,8 @@ def trim(html: Path) -> None:
     """After the build: leave of the theme's files what the pages use."""
     static = html / "_static"
     (static / ICON_SCRIPT).write_text("/* icons come from the style sheet */\n", encoding="utf-8")
+    script = static / THEME_SCRIPT
+    script.write_text(ask_before_marking(script.read_text(encoding="utf-8")), encoding="utf-8")
     for source_map in (*static.glob("scripts/*.map"), *static.glob("styles/*.map")):
         source_map.unlink()
 
@@ -87,13 +101,12 @@ def trim(html: Path) -> None:
     for font in icon_fonts(static):
         cut_font(font, characters | WIDGET_ICONS)
 
-    logo = re.compile(r'<img (?![^>]*loading=)(?=[^>]*logo_colab\.png)')
     occurring = LATIN.copy()
     for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         occurring |= set(map(ord, set(text)))
-        if (lazy := logo.sub('<img loading="lazy" ', text)) != text:
-            page.write_text(lazy, encoding="utf-8")
+        if (mended := mend(text)) != text:
+            page.write_text(mended, encoding="utf-8")
     for font in static.glob(TEXT_FONTS):
         cut_font(font, occurring - {ZERO_WIDTH_SPACE}, TEXT_FEATURES)
         cut_weights(font)
@@ -102,6 +115,20 @@ def trim(html: Path) -> None:
     for figure in (static / FIGURES).glob("*.js"):
         if figure.stem not in kept:
             figure.unlink()
+
+
+def ask_before_marking(script: str) -> str:
+    """The theme's script, which marks what scrolls, asking all elements before it marks the first."""
+    asking = r"Array.from(document.querySelectorAll(\1),\2=>[\2,\3])"
+    return _TAB_STOPS.sub(asking + r".forEach(([\2,scrolls])=>{\2.tabIndex=scrolls?0:-1})", script)
+
+
+def mend(page: str) -> str:
+    """A finished page whose menu icons load when the menu opens, and whose buttons are called what they show."""
+    page = _COLAB_LOGO.sub('<img loading="lazy" ', page)
+    page = _SEARCH_BUTTON.sub(r"\1", page)
+    folded = '<summary><span class="toctree-toggle"'
+    return page.replace(folded, folded.replace("<summary", '<summary aria-label="Pages below this one"'))
 
 
 def used_rules(css: str, names: set[str]) -> tuple[str, set[int]]:

@@ -64,11 +64,17 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: flo
 def test_the_explorer_is_live_in_jupyterlab(lab: str, explorer: Callable[..., Explorer]) -> None:
     widget = explorer(width=1300)
     page = widget.page
-    page.set_default_timeout(120_000)  # a first start beside other tests
+    page.set_default_timeout(60_000)
     page.goto(lab)
-    page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
     page.get_by_text("Python 3").first.wait_for()
-    page.keyboard.press("Shift+Enter")
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
+    cell = page.locator(".jp-Notebook .jp-CodeCell").first
+    for _ in range(20):  # the notebook does not yet listen to keys when it is first seen
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_timeout(500)
+        if cell.locator(".jp-InputArea-prompt").inner_text() != "[ ]:":
+            break
     page.wait_for_selector(".tslab-explorer canvas")
     assert page.get_by_role("button", name="Run in your browser").count() == 0
     for key in ("siren_sh", "space2vec_grid"):
