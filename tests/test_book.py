@@ -217,12 +217,18 @@ def test_the_data_of_a_large_figure_leaves_its_page(tmp_path: Path) -> None:
     from trim import move_figures
 
     tag = '<script type="application/json" class="tslab-spec">'
-    data = json.dumps({"data": list(range(2000)), "layout": {}})
-    body = move_figures(f"<p>Text</p>{tag}{data}</script>{tag}{{}}</script>", tmp_path)
-    name = re.search(r'data-name="(\w+)"></script>', body)[1]
-    assert data not in body and f"{tag}{{}}</script>" in body
-    script = (tmp_path / "_static" / "figures" / f"{name}.js").read_text(encoding="utf-8")
-    assert script.endswith(f'["{name}"] = {data};\n')
+    spec = {"data": ["<b>", *range(2000)], "layout": {}, "frames": [{"name": "1", "data": list(range(3000))}]}
+    text = json.dumps(spec).replace("<", "\\u003c")
+    body = move_figures(f"<p>Text</p>{tag}{text}</script>{tag}{{}}</script>", tmp_path)
+    name, frames = re.search(r'data-name="(\w+)" data-frames="(\w+)"></script>', body).groups()
+    assert "1999" not in body and f"{tag}{{}}</script>" in body
+
+    def stored(name: str) -> object:
+        script = (tmp_path / "_static" / "figures" / f"{name}.js").read_text(encoding="utf-8")
+        assert "<" not in script
+        return json.loads(re.fullmatch(r'.*\["(\w+)"\] = (.*);\n', script)[2])
+
+    assert stored(name) == spec | {"frames": []} and stored(frames) == spec["frames"]
 
 
 def test_every_module_of_the_package_is_on_one_page_of_the_reference() -> None:

@@ -78,15 +78,16 @@ def bundle_for(fig_dict: dict[str, Any]) -> str:
 def pack(value: Any) -> Any:
     """Send long arrays as what a screen can show of them, so that the page is lighter.
 
-    An array of float64 becomes float32 or, where that loses nothing visible, 16-bit steps between its extremes:
+    An array of floats becomes float32 or, where that loses nothing visible, 16-bit steps between its extremes:
     ``low + step * n``, rounded to ``digits`` decimals, NaN for the highest step. Then ``dtype`` is "steps", and
     ``tslab-figures.js`` unpacks it. Positive numbers over many orders of magnitude, which may stand on a logarithmic
     axis, stay floats.
     """
     if isinstance(value, dict):
-        if value.get("dtype") == "f8" and "bdata" in value:
+        if value.get("dtype") in ("f4", "f8") and "bdata" in value:
             raw = value["bdata"]
-            array = np.frombuffer(base64.b64decode(raw) if isinstance(raw, str) else raw, dtype="<f8")
+            raw = base64.b64decode(raw) if isinstance(raw, str) else raw
+            array = np.frombuffer(raw, dtype="<" + value["dtype"]).astype(float)
             return value if array.size < 256 else {**value, **_shorter(array, str(value.get("shape", "")))}
         return {key: pack(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

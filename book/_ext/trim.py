@@ -1,7 +1,8 @@
 """Less to load: figures apart from their page, and the theme without what the book does not use.
 
 The data of a figure, often more than all the text around it, moves from the page into a small script of its own,
-which ``tslab-figures.js`` loads when the reader comes near the figure.
+which ``tslab-figures.js`` loads when the reader comes near the figure. The frames that its slider shows, often most of
+that data, move into another one, which is loaded when the reader reaches for the figure.
 
 The theme ships 2,000 icons three times over: as a script (1.5 MB), as fonts (270 kB) and as a rule of the style
 sheet for each. The pages use some twenty of them. When all pages are written, the script is emptied (its style
@@ -20,8 +21,10 @@ Sphinx would report these files as changed when it copies the theme again, so th
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 ICON_SCRIPT = "scripts/fontawesome.js"
 THEME_SCRIPT = "scripts/pydata-sphinx-theme.js"
@@ -41,7 +44,7 @@ FIGURES = "figures"
 #: Data of a figure shorter than this stays on its page, in characters.
 SMALL_FIGURE = 4000
 _SPEC = re.compile(r'<script type="application/json" class="tslab-spec">(.*?)</script>', re.DOTALL)
-_SPEC_NAME = re.compile(r'class="tslab-spec" data-name="(\w+)"')
+_SPEC_NAMES = re.compile(r'class="tslab-spec" data-name="(\w+)"(?: data-frames="(\w+)")?')
 
 #: Rules that give icons their character: ``.fa-bars:before,.fa-navicon:before{content:"\\f0c9"}``.
 _ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:{1,2}before,?)+)\{content:"\\([0-9a-f]+)"\}')
@@ -59,16 +62,29 @@ def move_figures(body: str, html: Path) -> str:
     """The body of a page with the data of its figures moved into scripts below ``_static/figures``."""
     folder = html / "_static" / FIGURES
 
+    def write(text: str) -> str:
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        script = f'(window.tslabFigures = window.tslabFigures || {{}})["{name}"] = {text};\n'
+        (folder / f"{name}.js").write_text(script, encoding="utf-8")
+        return name
+
     def move(match: re.Match[str]) -> str:
         if len(match[1]) < SMALL_FIGURE:
             return match[0]
-        name = hashlib.sha256(match[1].encode()).hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        script = f'(window.tslabFigures = window.tslabFigures || {{}})["{name}"] = {match[1]};\n'
-        (folder / f"{name}.js").write_text(script, encoding="utf-8")
-        return f'<script type="application/json" class="tslab-spec" data-name="{name}"></script>'
+        spec = json.loads(match[1])
+        frames = _json(spec.get("frames", []))
+        later = ""
+        if len(frames) > SMALL_FIGURE:
+            spec["frames"], later = [], f' data-frames="{write(frames)}"'
+        return f'<script type="application/json" class="tslab-spec" data-name="{write(_json(spec))}"{later}></script>'
 
     return _SPEC.sub(move, body)
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand inside a page: no string in it ends or opens a block."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
 def remove_trimmed(static: Path) -> None:
@@ -111,7 +127,8 @@ def trim(html: Path) -> None:
         cut_font(font, occurring - {ZERO_WIDTH_SPACE}, TEXT_FEATURES)
         cut_weights(font)
 
-    kept = {name for page in html.rglob("*.html") for name in _SPEC_NAME.findall(page.read_text(encoding="utf-8"))}
+    pages = (page.read_text(encoding="utf-8") for page in html.rglob("*.html"))
+    kept = {name for page in pages for names in _SPEC_NAMES.findall(page) for name in names}
     for figure in (static / FIGURES).glob("*.js"):
         if figure.stem not in kept:
             figure.unlink()

@@ -164,9 +164,9 @@ def open_page(site: str, chromium: Any) -> Iterator[OpenPage]:
     """``open_page("intro", width=390, theme="dark")`` -> Visit, once the page has come to rest."""
     contexts = []
 
-    def open_it(name: str, width: int = 1440, height: int = 900, theme: str = "light") -> Visit:
+    def open_it(name: str, width: int = 1440, height: int = 900, theme: str = "light", touch: bool = False) -> Visit:
         context = chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce"
+            viewport={"width": width, "height": height}, color_scheme=theme, has_touch=touch, reduced_motion="reduce"
         )
         contexts.append(context)
         context.set_default_timeout(30_000)

@@ -18,7 +18,7 @@ PAGES = book_pages() or ["intro"]
 LOOKS = [(1440, "light"), (390, "dark")]
 #: Most a page may load before the reader does anything, in bytes, compressed: a page of text and figures; one that
 #: draws globes, for which the figure library alone weighs 560 kB; one with a live widget.
-WEIGHT_LIMITS = {"figures": 1_100_000, "globes": 1_200_000, "widgets": 3_000_000}
+WEIGHT_LIMITS = {"figures": 1_000_000, "globes": 1_100_000, "widgets": 3_000_000}
 #: Code that a page must not load unless its source asks for it: part of the file's path, sign in the page.
 CODE_OF_OTHERS = {
     "/mathjax/": "math notranslate",
@@ -58,6 +58,32 @@ def test_theme_switch_recolours_figures(open_page: OpenPage) -> None:
     visit.page.evaluate("document.documentElement.dataset.theme = 'dark'")
     visit.page.wait_for_function(f"{color} !== '{before}'")
     assert _luminance(before) < 0.3 < 0.6 < _luminance(visit.page.evaluate(color))
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_a_slider_of_a_figure_loads_its_frames_and_shows_them(open_page: OpenPage, touch: bool) -> None:
+    name = next((name for name in PAGES if " data-frames=" in _source(name)), None)
+    if name is None:
+        pytest.skip("needs a page with a figure that has frames of its own")
+    visit = open_page(name, touch=touch)
+    visit.scroll_through()
+    file = re.search(r' data-frames="(\w+)"', _source(name))[1] + ".js"
+    assert not [path for path in visit.files if path.endswith(file)]
+    figure = visit.page.locator(".tslab-figure:has([data-frames])").first
+    figure.scroll_into_view_if_needed()
+    picture = figure.locator(".main-svg").first
+    before = picture.screenshot()
+    rail = figure.locator(".slider-rail-touch-rect").first.bounding_box()
+    place = (rail["x"] + 0.95 * rail["width"], rail["y"] + rail["height"] / 2)
+    if touch:
+        visit.page.touchscreen.tap(*place)
+    else:
+        visit.page.mouse.click(*place)
+    visit.page.wait_for_selector('.tslab-figure[data-frames="there"]', state="attached")
+    visit.page.wait_for_timeout(800)
+    assert [path for path in visit.files if path.endswith(file)]
+    assert before != picture.screenshot()
+    assert not visit.problems()
 
 
 def test_packed_arrays_arrive_as_the_numbers_they_stand_for(open_page: OpenPage) -> None:

@@ -109,21 +109,52 @@
       numbers.subarray(row * columns, (row + 1) * columns));
   };
 
-  // The data of a figure stands beside it or, if there is much of it, in a script of its own.
-  const specOf = async (holder) => {
-    const name = holder.dataset.name;
-    if (name) await loadScript(`${window.tslabAssets.base}../figures/${name}.js`);
-    const spec = name ? window.tslabFigures[name] : JSON.parse(holder.textContent);
-    return { ...spec, data: unpack(spec.data), frames: unpack(spec.frames) };
+  const dataOf = async (name) => {
+    await loadScript(`${window.tslabAssets.base}../figures/${name}.js`);
+    return unpack(window.tslabFigures[name]);
+  };
+
+  // Frames of a slider, most of a figure's data, come when the reader reaches for the figure. Until they are there its
+  // controls move without doing anything; then what they chose is shown.
+  const framesOnDemand = (figure, plot, Plotly, name) => {
+    const chosen = () => plot._fullLayout.sliders?.[0]?.active;
+    const before = chosen();
+    let loading;
+    const load = async () => {
+      await Plotly.addFrames(plot, await dataOf(name));
+      for (const layout of [plot.layout, plot._fullLayout]) enableSteps(layout, true);
+      figure.dataset.frames = "there";
+      const step = plot._fullLayout.sliders?.[0]?.steps[chosen()];
+      if (chosen() !== before && step?.method === "animate") await Plotly.animate(plot, ...step.args);
+    };
+    const start = () => {
+      loading ||= load().catch((error) => {
+        loading = undefined;
+        console.error("frames not loaded:", error);
+      });
+    };
+    for (const event of ["pointerenter", "pointerdown", "focusin"]) figure.addEventListener(event, start);
+  };
+
+  const enableSteps = (layout, enabled) => {
+    const controls = [...(layout.sliders ?? []), ...(layout.updatemenus ?? [])];
+    for (const step of controls.flatMap((control) => control.steps ?? control.buttons ?? [])) {
+      if (step.method === "animate") step.execute = enabled;
+    }
   };
 
   const draw = async (plot) => {
     const figure = plot.closest(".tslab-figure");
-    const spec = await specOf(figure.querySelector(".tslab-spec"));
+    // The data of a figure stands beside it or, if there is much of it, in a script of its own.
+    const holder = figure.querySelector(".tslab-spec");
+    const { name, frames } = holder.dataset;
+    const spec = name ? await dataOf(name) : unpack(JSON.parse(holder.textContent));
     delete spec.layout.width; // the figure is as wide as its column
     const Plotly = await loadBundle(bundleFor(figure.dataset.bundle), spec);
+    if (frames) enableSteps(spec.layout, false);
     await Plotly.newPlot(plot, spec.data, themed(spec.layout), spec.config);
     if (spec.frames.length) await Plotly.addFrames(plot, spec.frames);
+    if (frames) framesOnDemand(figure, plot, Plotly, frames);
     drawn.set(plot, { Plotly, template: spec.layout.template });
     for (const svg of plot.querySelectorAll("svg.main-svg")) svg.setAttribute("aria-hidden", "true");
     figure.dataset.drawn = "true";
