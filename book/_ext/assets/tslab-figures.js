@@ -15,6 +15,12 @@
       document.head.append(script);
     });
 
+  // What a globe has drawn is kept, or it would be printed as an empty box.
+  const getContext = HTMLCanvasElement.prototype.getContext;
+  HTMLCanvasElement.prototype.getContext = function (kind, options) {
+    return getContext.call(this, kind, /^webgl/.test(kind) ? { ...options, preserveDrawingBuffer: true } : options);
+  };
+
   // A page with both loads one bundle for both.
   const covers = { cartesian: ["basic"], full: ["basic", "geo", "gl3d", "cartesian"] };
   const bundleFor = (name) => {
