@@ -60,6 +60,25 @@ def test_theme_switch_recolours_figures(open_page: OpenPage) -> None:
     assert _luminance(before) < 0.3 < 0.6 < _luminance(visit.page.evaluate(color))
 
 
+def test_what_a_globe_has_drawn_is_still_there_when_it_prints(open_page: OpenPage) -> None:
+    """A browser prints the buffer of a canvas, which WebGL by default empties once it was shown."""
+    name = next((name for name in PAGES if 'data-bundle="gl3d"' in _source(name)), None)
+    if name is None:
+        pytest.skip("needs a page with a globe")
+    visit = open_page(name)
+    visit.scroll_through()
+    colors = visit.page.evaluate(
+        """() => {
+            const canvas = document.querySelector('[data-bundle="gl3d"] .gl-container canvas');
+            const { width, height } = canvas;
+            const context = Object.assign(document.createElement('canvas'), { width, height }).getContext('2d');
+            context.drawImage(canvas, 0, 0);
+            return new Set(new Uint32Array(context.getImageData(0, 0, width, height).data.buffer)).size;
+        }"""
+    )
+    assert colors > 50
+
+
 @pytest.mark.parametrize("touch", [False, True])
 def test_a_slider_of_a_figure_loads_its_frames_and_shows_them(open_page: OpenPage, touch: bool) -> None:
     name = next((name for name in PAGES if " data-frames=" in _source(name)), None)
