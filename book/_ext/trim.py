@@ -53,6 +53,8 @@ _ICON_NAME = re.compile(r"\bfa-[a-z0-9-]+")
 _TAB_STOPS = re.compile(
     r'document\.querySelectorAll\((\[[^\]]*\]\.join\(", "\))\)\.forEach\((\w)=>\{\2\.tabIndex=([^;{}]*)\?0:-1\}\)'
 )
+#: The corner of a table that has a header for each row; it is the header of nothing.
+_EMPTY_HEADER = re.compile(r"<th\b([^>]*)>(?:\s|<p>\s*</p>)*</th>")
 _SEARCH_BUTTON = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"')
 _COLAB_LOGO = re.compile(r"<img (?![^>]*loading=)(?=[^>]*logo_colab\.png)")
 _CHARACTER = re.compile(r'"\\([ef][0-9a-f]{3})"')
@@ -144,6 +146,7 @@ def mend(page: str) -> str:
     """A finished page whose menu icons load when the menu opens, and whose buttons are called what they show."""
     page = _COLAB_LOGO.sub('<img loading="lazy" ', page)
     page = _SEARCH_BUTTON.sub(r"\1", page)
+    page = _EMPTY_HEADER.sub(r"<td\1></td>", page)
     folded = '<summary><span class="toctree-toggle"'
     return page.replace(folded, folded.replace("<summary", '<summary aria-label="Pages below this one"'))
 
