@@ -205,11 +205,11 @@ def test_the_script_of_the_theme_asks_before_it_marks() -> None:
 
 
 def test_buttons_and_corners_are_called_what_they_show() -> None:
-    from trim import mend
+    from accessibility import clearer
 
     button = '<button class="btn search-button-field x" title="Search" aria-label="Search" data-y="z">'
     corner = '<th class="head"><p></p></th><th>a</th>'
-    page = mend(f'{button}<summary><span class="toctree-toggle"></span></summary>{corner}')
+    page = clearer(f'{button}<summary><span class="toctree-toggle"></span></summary>{corner}')
     assert page.startswith('<button class="btn search-button-field x" title="Search" data-y="z">')
     assert '<summary aria-label="Pages below this one"><span' in page
     assert page.endswith('<td class="head"></td><th>a</th>')

@@ -53,9 +53,6 @@ _ICON_NAME = re.compile(r"\bfa-[a-z0-9-]+")
 _TAB_STOPS = re.compile(
     r'document\.querySelectorAll\((\[[^\]]*\]\.join\(", "\))\)\.forEach\((\w)=>\{\2\.tabIndex=([^;{}]*)\?0:-1\}\)'
 )
-#: The corner of a table that has a header for each row; it is the header of nothing.
-_EMPTY_HEADER = re.compile(r"<th\b([^>]*)>(?:\s|<p>\s*</p>)*</th>")
-_SEARCH_BUTTON = re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"')
 _COLAB_LOGO = re.compile(r"<img (?![^>]*loading=)(?=[^>]*logo_colab\.png)")
 _CHARACTER = re.compile(r'"\\([ef][0-9a-f]{3})"')
 
@@ -123,8 +120,8 @@ def trim(html: Path) -> None:
     for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         occurring |= set(map(ord, set(text)))
-        if (mended := mend(text)) != text:
-            page.write_text(mended, encoding="utf-8")
+        if (lazy := _COLAB_LOGO.sub('<img loading="lazy" ', text)) != text:
+            page.write_text(lazy, encoding="utf-8")
     for font in static.glob(TEXT_FONTS):
         cut_font(font, occurring - {ZERO_WIDTH_SPACE}, TEXT_FEATURES)
         cut_weights(font)
@@ -140,15 +137,6 @@ def ask_before_marking(script: str) -> str:
     """The theme's script, which marks what scrolls, asking all elements before it marks the first."""
     asking = r"Array.from(document.querySelectorAll(\1),\2=>[\2,\3])"
     return _TAB_STOPS.sub(asking + r".forEach(([\2,scrolls])=>{\2.tabIndex=scrolls?0:-1})", script)
-
-
-def mend(page: str) -> str:
-    """A finished page whose menu icons load when the menu opens, and whose buttons are called what they show."""
-    page = _COLAB_LOGO.sub('<img loading="lazy" ', page)
-    page = _SEARCH_BUTTON.sub(r"\1", page)
-    page = _EMPTY_HEADER.sub(r"<td\1></td>", page)
-    folded = '<summary><span class="toctree-toggle"'
-    return page.replace(folded, folded.replace("<summary", '<summary aria-label="Pages below this one"'))
 
 
 def used_rules(css: str, names: set[str]) -> tuple[str, set[int]]:

@@ -11,8 +11,8 @@ collects those files in ``book/_vendor`` beforehand. In order of the build, this
    (``execution.py``);
 3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook;
    ``reference.py`` and ``status.py`` write the API reference and say when each page was executed;
-4. takes out of the theme what no page uses (``trim.py``), reads the finished HTML and fails the build on a
-   traceback or a figure without a text alternative.
+4. makes the markup of the finished pages clearer (``accessibility.py``), takes out of the theme what none of them
+   uses (``trim.py``), and fails the build on a traceback or a figure without a text alternative.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from accessibility import clearer
 from docstrings import rewrite
 from execution import execute_side_by_side, prepare
 from repository import colab_url, repository_address
@@ -42,17 +43,6 @@ SIDEBAR = [
     "tslab-index-link.html",
 ]
 
-#: Markup of other extensions that a screen reader stumbles over, and what stands for it here.
-CLEARER_MARKUP = {
-    # hides the text of the summary itself, "Show code cell source"
-    '<summary aria-label="Toggle hidden content">': "<summary>",
-    # the entries of a list are its items
-    'role="doc-biblioentry"': 'role="listitem"',
-}
-
-#: The parameters of a long signature come as a definition list without terms; lines of text are enough.
-_SIGNATURE_LIST = re.compile(r'<dl>\s*((?:<dd><em class="sig-param">.*</dd>\s*)+)</dl>')
-
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_domain(PageMath, override=True)
@@ -64,7 +54,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-before-read-docs", execute_side_by_side)
     app.connect("html-page-context", fit_page, priority=900)
     app.connect("autodoc-process-docstring", rewrite)
-    app.connect("build-finished", trim_pages, priority=900)
+    app.connect("build-finished", finish_pages, priority=900)
     app.connect("build-finished", check_html, priority=950)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -104,11 +94,8 @@ def configure(app: Sphinx, config: Config) -> None:
 
 def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Give a page the scripts it uses and take away those it does not; mend the Colab button."""
-    body = context.get("body") or ""
-    for old, new in CLEARER_MARKUP.items():
-        body = body.replace(old, new)
-    body = _SIGNATURE_LIST.sub(_signature_lines, body)
-    context["body"] = body = move_figures(_without_thebe_block(body), Path(app.outdir))
+    body = move_figures(_without_thebe_block(context.get("body") or ""), Path(app.outdir))
+    context["body"] = body
     scripts = context.get("script_files")
     if isinstance(scripts, list):
         scripts[:] = [script for script in scripts if not _is_thebe(script)]
@@ -120,10 +107,6 @@ def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, A
         for entry in button.get("buttons", []):
             if "/blob/" in entry.get("url", "") and entry.get("text") == "Colab":
                 entry["url"] = colab_url(pagename)
-
-
-def _signature_lines(match: re.Match[str]) -> str:
-    return match[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
 
 
 def _is_thebe(script: Any) -> bool:
@@ -140,10 +123,15 @@ def _without_thebe_block(body: str) -> str:
 # -------------------------------------------------------------------------------------- 4: the finished HTML
 
 
-def trim_pages(app: Sphinx, exception: Exception | None) -> None:
-    """Take out of the theme's files what no page uses."""
-    if exception is None and app.builder.format == "html":
-        trim(Path(app.outdir))
+def finish_pages(app: Sphinx, exception: Exception | None) -> None:
+    """Make the markup of the pages clearer, and take out of the theme's files what none of them uses."""
+    if exception is not None or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        if (better := clearer(text)) != text:
+            page.write_text(better, encoding="utf-8")
+    trim(Path(app.outdir))
 
 
 def check_html(app: Sphinx, exception: Exception | None) -> None:

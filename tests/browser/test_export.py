@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import re
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import tslab
 from tslab.exporting import export_onnx
 from tslab.models import LocationClassifier
 
-from .conftest import ROOT, _Handler, unavailable
+from .conftest import ROOT, served, unavailable
 
 CHAPTER = ROOT / "book" / "work" / "export.md"
 ORT = ROOT / "book" / "_vendor" / "tslab" / "ort"
@@ -46,17 +43,13 @@ def test_the_program_of_the_chapter_computes_what_torch_computes(chromium: Any, 
     shutil.copytree(ORT, tmp_path / "ort")
     (tmp_path / "page.html").write_text(PAGE.replace("PROGRAM", program()), encoding="utf-8")
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(_Handler, directory=str(tmp_path))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     page = chromium.new_page()
     try:
-        page.goto(f"http://127.0.0.1:{server.server_port}/some/where/page.html")
-        answer = page.wait_for_function("window.answer").json_value()
+        with served(tmp_path) as address:
+            page.goto(address + "page.html")
+            answer = page.wait_for_function("window.answer").json_value()
     finally:
         page.close()
-        server.shutdown()
 
     (numbers,) = re.findall(r"from\(\[(.*?)\]\)", program())
     lonlat = torch.tensor([float(number) for number in numbers.split(",")]).reshape(-1, 2)

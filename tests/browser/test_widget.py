@@ -7,11 +7,8 @@ torch in this process.
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from tslab.widgets import EncoderExplorer, Laboratory, frontend
 from tslab.widgets.explorer import EncoderWidget, compute
 from tslab.widgets.parametric import CONTROLS, grid_places
 
-from .conftest import ROOT, Explorer, OpenPage, _Handler, pages_with, unavailable
+from .conftest import ROOT, Explorer, OpenPage, pages_with, served, unavailable
 
 ASSETS = ROOT / "book" / "_ext" / "assets"
 VENDOR = ROOT / "book" / "_vendor" / "tslab"
@@ -110,11 +107,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def address(folder: Path) -> Iterator[str]:
-    handler = functools.partial(_Handler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/some/where/"
-    server.shutdown()
+    with served(folder) as found:
+        yield found
 
 
 def check_against_torch(found: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from tslab._files import atomic_write
 from tslab.benchmark.recompute import top1_replicates
-from tslab.benchmark.records import Provenance, find_record
+from tslab.benchmark.records import Provenance, find_record, loses_numbers
 from tslab.benchmark.runs import TABLES, ResultStore, RunSpec
 from tslab.published import published_tables
 
@@ -178,9 +178,8 @@ def write_cells(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
         if target.read_text(encoding="utf-8") == content:
             return "unchanged"
         earlier = read_cells(target)
-        for column in ("recomputed", "retrained"):
-            if (earlier[column].notna().to_numpy() & table[column].isna().to_numpy()).any():
-                return "kept"
+        if any(loses_numbers(earlier, table, column) for column in ("recomputed", "retrained")):
+            return "kept"
     atomic_write(target, content)
     provenance = asdict(Provenance.now(table))
     atomic_write(target.with_suffix(".json"), json.dumps(provenance, indent=2) + "\n")

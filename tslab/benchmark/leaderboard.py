@@ -12,11 +12,12 @@ import pandas as pd
 from tslab._files import atomic_write
 from tslab.benchmark.cells import read_cells
 from tslab.benchmark.comparison import holm, paired_bootstrap
-from tslab.benchmark.records import find_record
+from tslab.benchmark.records import find_record, loses_numbers
 from tslab.benchmark.runs import ResultStore, RunSpec
 from tslab.published import published_tables
 
 FAIR_TABLE = "fair_table.csv"
+FAIR_KEY = ("dataset", "split", "seed", "encoder")
 REFERENCE = "baseline:trees"
 LEADERBOARD_COLUMNS = (
     "dataset",
@@ -94,7 +95,7 @@ def fair_table(store: ResultStore) -> pd.DataFrame:
         if gains:
             table.loc[others.index, ["gain", "gain_low", "gain_high"]] = [gain[:3] for gain in gains]
             table.loc[others.index, "p_holm"] = holm([gain[3] for gain in gains])
-    return table.sort_values(["dataset", "split", "seed", "encoder"], ignore_index=True)
+    return table.sort_values(list(FAIR_KEY), ignore_index=True)
 
 
 def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
@@ -104,11 +105,8 @@ def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
         ``written``, or ``kept`` if the file holds a run that ``table`` lacks, which is then not lost.
     """
     rows = table.drop(columns="seconds")
-    key = ["dataset", "split", "seed", "encoder"]
-    if Path(path).is_file():
-        earlier = pd.read_csv(path)
-        if not set(earlier[key].itertuples(index=False)) <= set(rows[key].itertuples(index=False)):
-            return "kept"
+    if Path(path).is_file() and loses_numbers(pd.read_csv(path), rows, "value", FAIR_KEY):
+        return "kept"
     atomic_write(path, rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
     return "written"
 

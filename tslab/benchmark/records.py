@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -89,12 +90,22 @@ def write_record(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
     if target.is_file():
         if target.read_text(encoding="utf-8") == content:
             return "unchanged"
-        if _recomputed_cells(pd.read_csv(target)) - _recomputed_cells(table):
+        if loses_numbers(pd.read_csv(target), table, "recomputed"):
             return "kept"
     provenance = json.dumps(asdict(Provenance.now(table)), indent=2) + "\n"
     atomic_write(target, content)
     atomic_write(target.with_suffix(".json"), provenance)
     return "written"
+
+
+def loses_numbers(
+    earlier: pd.DataFrame, table: pd.DataFrame, column: str, key: Sequence[str] = ("dataset", "encoder", "metric")
+) -> bool:
+    """Whether ``earlier`` has a number in ``column`` that ``table`` lacks, in the row of the same key."""
+    held, kept = (
+        set(rows.loc[rows[column].notna(), list(key)].itertuples(index=False, name=None)) for rows in (earlier, table)
+    )
+    return not held <= kept
 
 
 def read_record(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, Provenance]:
@@ -153,12 +164,6 @@ def _as_csv(table: pd.DataFrame) -> str:
     for name in [name for name in NUMBERS if name in rows]:
         rows[name] = rows[name].map(lambda value: "" if pd.isna(value) else f"{value:.6f}")
     return rows.to_csv(index=False, lineterminator="\n")
-
-
-def _recomputed_cells(table: pd.DataFrame) -> set[tuple[str, ...]]:
-    """Keys of the cells that have a recomputed number."""
-    done = table[table["recomputed"].notna()]
-    return set(done[["dataset", "encoder", "metric"]].itertuples(index=False, name=None))
 
 
 def _version() -> str:
