@@ -44,10 +44,13 @@ test-slow: $(READY) ## run the tests that take longer than ten seconds each
 test-browser: $(READY) ## open every page of the built book in Chromium, with the network blocked
 	$(BIN)/python -m pytest tests/browser -n auto $(PYTEST_FLAGS)
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, and the files that other services read against their schemas
 	$(BIN)/ruff check $(wildcard $(LINT))
 	$(BIN)/mypy
 	$(BIN)/mypy book/_ext book/vendor_assets.py book/make_notebooks.py
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
+	$(BIN)/check-jsonschema --builtin-schema vendor.readthedocs .readthedocs.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 reproduce: $(READY) ## recompute all 652 published numbers from the released files, as far as they are not done yet
 	$(BIN)/python -m tslab.benchmark run --table all --source released

@@ -344,6 +344,25 @@ def test_wrong_arguments_of_the_laboratory_are_named(
         Laboratory(*arguments, **changes)
 
 
+@pytest.mark.parametrize(
+    ("link", "error", "message"),
+    [
+        ("https://example.org/explorer.html", ValueError, "no link of the laboratory"),
+        ("#key-points", ValueError, "no link of the laboratory"),
+        ("#a=sphereC", KeyError, "choose one of"),
+        ("#a=rbf&a.sigma=1", ValueError, "no control sigma"),
+        ("#a=rbf&a.num_anchors=9999", ValueError, "num_anchors=9999 is outside"),
+        ("#a=rbf&a.kernel_size=wide", ValueError, "'wide'"),
+        ("#a=rbf&place=1,2,3", ValueError, "not the number"),
+        ("#a=rbf&place=400,2", ValueError, "place must be"),
+        ("#a=rbf&species=y", ValueError, "species must be one of"),
+    ],
+)
+def test_a_wrong_link_is_named(link: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Laboratory.from_link(link)
+
+
 # --------------------------------------------------------------------------------------------------------- JavaScript
 
 
@@ -485,6 +504,8 @@ def test_the_state_survives_the_address() -> None:
         "#a=sphere2vec_sphereC+&a.num_scales=16&a.min_radius=0.02&a.channel=5&b=wrap"
         "&place=-175.5,66&measure=dot&species=Great%20Plains"
     )
+    laboratory = Laboratory.from_link(f"https://example.org/book/explorer.html{address}")
+    assert {name: getattr(laboratory, name) for name in STATE} == STATE
 
 
 @pytest.mark.parametrize("address", ["", "#key-points", "#a=nothing", "#%E0%A4%A", "#b", "#place=1,2"])

@@ -19,17 +19,25 @@ import pytest
 from .conftest import Explorer
 from .test_widget import check_against_torch
 
-CELL = "from tslab.widgets import EncoderExplorer\nexplorer = EncoderExplorer('sphere2vec_sphereC+')\nexplorer"
+NOTEBOOKS = {
+    "explorer": ["from tslab.widgets import EncoderExplorer\nEncoderExplorer('sphere2vec_sphereC+')"],
+    "laboratory": [
+        "from tslab.widgets import Laboratory\nLaboratory('xyz')",
+        '<a href="#a=wrap&amp;b=xyz&amp;place=0,90&amp;species=Ross">Wrap beside xyz</a>',
+    ],
+}
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a JupyterLab, opened on a notebook that shows the explorer; its files have their own folder."""
+    """Address of a JupyterLab to which the name of a notebook is added; its files have their own folder."""
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed: pip install jupyterlab")
     home = tmp_path_factory.mktemp("jupyterlab")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, home / "explorer.ipynb")
+    for name, (code, *texts) in NOTEBOOKS.items():
+        cells = [nbformat.v4.new_code_cell(code), *map(nbformat.v4.new_markdown_cell, texts)]
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, home / f"{name}.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,7 +50,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}/"
     try:
         _wait_for(address + "api/status", server, home / "server.log")
-        yield address + "lab/tree/explorer.ipynb?reset"
+        yield address + "lab/tree/"
     finally:
         server.terminate()
         server.wait(timeout=20)
@@ -61,11 +69,10 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: flo
     pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
 
 
-def test_the_explorer_is_live_in_jupyterlab(lab: str, explorer: Callable[..., Explorer]) -> None:
-    widget = explorer(width=1300)
+def run_first_cell(widget: Explorer, address: str) -> None:
     page = widget.page
     page.set_default_timeout(60_000)
-    page.goto(lab)
+    page.goto(f"{address}?reset")
     page.get_by_text("Python 3").first.wait_for()
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
     cell = page.locator(".jp-Notebook .jp-CodeCell").first
@@ -76,6 +83,12 @@ def test_the_explorer_is_live_in_jupyterlab(lab: str, explorer: Callable[..., Ex
         if cell.locator(".jp-InputArea-prompt").inner_text() != "[ ]:":
             break
     page.wait_for_selector(".tslab-explorer canvas")
+
+
+def test_the_explorer_is_live_in_jupyterlab(lab: str, explorer: Callable[..., Explorer]) -> None:
+    widget = explorer(width=1300)
+    page = widget.page
+    run_first_cell(widget, lab + "explorer.ipynb")
     assert page.get_by_role("button", name="Run in your browser").count() == 0
     for key in ("siren_sh", "space2vec_grid"):
         choose = page.get_by_label("Encoder", exact=True)
@@ -85,3 +98,19 @@ def test_the_explorer_is_live_in_jupyterlab(lab: str, explorer: Callable[..., Ex
     before = [widget.picture(n) for n in range(4)]
     check_against_torch(widget.after(lambda: page.get_by_label("Scales", exact=True).fill("24")))
     assert before[0] != widget.picture(0) or before[2] != widget.picture(2)
+
+
+def test_a_link_of_the_text_moves_the_laboratory_in_jupyterlab(
+    lab: str, explorer: Callable[..., Explorer]
+) -> None:
+    widget = explorer(width=1300)
+    page = widget.page
+    run_first_cell(widget, lab + "laboratory.ipynb")
+    page.get_by_role("link", name="Wrap beside xyz").click()
+    second = page.get_by_role("group", name="encoder B")
+    second.get_by_label("Encoder", exact=True).wait_for()
+    first = page.get_by_role("group", name="encoder A")
+    assert first.get_by_label("Encoder", exact=True).input_value() == "wrap"
+    assert second.get_by_label("Encoder", exact=True).input_value() == "xyz"
+    assert page.get_by_label("Species (synthetic)").input_value() == "Ross"
+    assert page.get_by_label("Latitude").input_value() == "90"

@@ -17,7 +17,8 @@ from tslab.benchmark.runs import ResultStore, RunSpec
 from tslab.published import published_tables
 
 FAIR_TABLE = "fair_table.csv"
-FAIR_KEY = ("dataset", "split", "seed", "encoder")
+FAIR_GROUP = ("dataset", "split", "seed")
+FAIR_KEY = (*FAIR_GROUP, "encoder")
 REFERENCE = "baseline:trees"
 LEADERBOARD_COLUMNS = (
     "dataset",
@@ -85,7 +86,7 @@ def fair_table(store: ResultStore) -> pd.DataFrame:
         gain=float("nan"), gain_low=float("nan"), gain_high=float("nan")
     )
     table["p_holm"] = float("nan")
-    for _, part in runs.groupby(["dataset", "split", "seed"]):
+    for _, part in runs.groupby(list(FAIR_GROUP)):
         reference = part[part["encoder"] == REFERENCE]
         if reference.empty:
             continue
@@ -99,15 +100,29 @@ def fair_table(store: ResultStore) -> pd.DataFrame:
 
 
 def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
-    """Write the record, with 4 decimals; it only grows.
+    """Add to the record, with 4 decimals; it only grows.
+
+    The rows of one dataset, split and seed are compared with each other (``p_holm``), so they are taken together:
+    those of ``table``, unless the file holds an encoder there that ``table`` lacks. So labels may be trained on
+    several machines and recorded one after the other.
 
     Returns:
-        ``written``, or ``kept`` if the file holds a run that ``table`` lacks, which is then not lost.
+        ``written``, or ``kept`` if ``table`` has nothing that may be added.
     """
-    rows = table.drop(columns="seconds")
-    if Path(path).is_file() and loses_numbers(pd.read_csv(path), rows, "value", FAIR_KEY):
-        return "kept"
-    atomic_write(path, rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    new = table.drop(columns="seconds")
+    if Path(path).is_file():
+        earlier = pd.read_csv(path)
+        kept = {group: rows for group, rows in earlier.groupby(list(FAIR_GROUP))}
+        offered = {group: rows for group, rows in new.groupby(list(FAIR_GROUP))}
+        taken = {
+            group: rows
+            for group, rows in offered.items()
+            if group not in kept or not loses_numbers(kept[group], rows, "value", FAIR_KEY)
+        }
+        if not taken:
+            return "kept"
+        new = pd.concat((kept | taken).values()).sort_values(list(FAIR_KEY))
+    atomic_write(path, new.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
     return "written"
 
 

@@ -124,6 +124,9 @@ export class Laboratory {
       this.followAddress = () => this.readAddress();
       window.addEventListener("hashchange", this.followAddress);
       this.readAddress();
+    } else {
+      this.followLink = (event) => this.readLink(event);
+      document.addEventListener("click", this.followLink, true);
     }
   }
 
@@ -227,6 +230,17 @@ export class Laboratory {
     else this.start(wanted);
   }
 
+  /** In a notebook, whose address is not ours: a link with a state, in the text around, is taken over here. */
+  readLink(event) {
+    const link = event.target.closest?.("a[href*='#a=']");
+    const wanted = link && !event.defaultPrevented && fromHash(link.hash, this.encoders, this.trained.species);
+    if (!wanted) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.root.scrollIntoView({ block: "start" });
+    this.restore(wanted);
+  }
+
   restore(wanted) {
     this.share(wanted);
     const [lon, lat] = this.model.get("place");
@@ -284,6 +298,7 @@ export class Laboratory {
   close() {
     clearTimeout(this.writing);
     if (this.followAddress) window.removeEventListener("hashchange", this.followAddress);
+    if (this.followLink) document.removeEventListener("click", this.followLink, true);
     for (const [event, listener] of this.listeners) this.model.off(event, listener);
     for (const side of this.sides) side.close();
     this.unfollow();

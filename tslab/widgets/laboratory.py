@@ -5,21 +5,25 @@ browser as in the kernel; the laboratory holds what the sides share (place, meas
 predictions of `tslab.widgets.trained`, and in a page without a kernel keeps its whole state in the address.
 """
 
-from typing import Any
+from typing import Any, Self
+from urllib.parse import unquote
 
 import traitlets
 
 from tslab.widgets import trained
 from tslab.widgets.explorer import EncoderWidget, compute, filled_in, first_picture
+from tslab.widgets.parametric import controls
 
-MOST_SIDES = 2
+SIDE_NAMES = ("a", "b")  # in the address of a page
+MOST_SIDES = len(SIDE_NAMES)
 
 
 class Laboratory(EncoderWidget):
     """One encoder, or two side by side, at the same place: features, similarity, meters, and the predicted
     presence of a synthetic species by a small model that was trained with each encoder.
 
-    In a live notebook its attributes can be read and set: ``laboratory.place = (139.7, 35.7)``.
+    In a live notebook its attributes can be read and set: ``laboratory.place = (139.7, 35.7)``. A link that was
+    copied from the page of the book opens with `from_link`.
 
     Args:
         encoders: one or two; each is a key of `tslab.ENCODERS` or a dictionary with the key as "encoder" and, if they
@@ -67,6 +71,47 @@ class Laboratory(EncoderWidget):
             **options,
         )
 
+    @classmethod
+    def from_link(cls, link: str, **options: Any) -> Self:
+        """The laboratory in the state of a link that was copied from the page of the book.
+
+        Args:
+            link: the whole address, or its part from "#" on; what it leaves out takes the usual value.
+
+        Raises:
+            KeyError: an unknown encoder.
+            ValueError: an address that holds no state of the laboratory, or one that cannot be shown.
+        """
+        parts = [part.partition("=") for part in link.partition("#")[2].split("&")]
+        given = {name: unquote(value) for name, _, value in parts}
+        if SIDE_NAMES[0] not in given:
+            raise ValueError(
+                f"{link!r} is no link of the laboratory: behind '#' it names an encoder, "
+                "as in '#a=wrap&b=sphere2vec_sphereC+&place=2.35,48.85'"
+            )
+        try:
+            sides = [_side(given, name) for name in SIDE_NAMES if name in given]
+            shared: dict[str, Any] = {name: given[name] for name in ("measure", "species") if name in given}
+            if "place" in given:
+                lon, lat = (float(degrees) for degrees in given["place"].split(","))
+                shared["place"] = (lon, lat)
+        except ValueError as error:
+            raise ValueError(f"a part of {link!r} is not the number that it should be: {error}") from None
+        return cls(*sides, **shared, **options)
+
     @traitlets.validate("sides")
     def _check_sides(self, proposal: dict[str, Any]) -> list[dict[str, Any]]:
         return [filled_in(**side) for side in proposal["value"]]
+
+
+def _side(given: dict[str, str], name: str) -> dict[str, Any]:
+    """One encoder of an address: its key, and the parameters and the feature that the address sets."""
+    kinds = {parameter.name: parameter.kind for parameter in controls(given[name]).parameters}
+    own = {key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")}
+    side: dict[str, Any] = {"encoder": given[name]}
+    if "channel" in own:
+        side["channel"] = int(own.pop("channel"))
+    side["parameters"] = {
+        key: int(value) if kinds.get(key) == "count" else float(value) for key, value in own.items()
+    }
+    return side
