@@ -215,6 +215,16 @@ def test_buttons_and_corners_are_called_what_they_show() -> None:
     assert page.endswith('<td class="head"></td><th>a</th>')
 
 
+def test_a_line_of_code_carries_its_indentation() -> None:
+    from code_lines import breakable
+
+    code = '<span></span><span class="k">def</span> f():\n    <span class="k">return</span> &lt;1&gt;\n\n'
+    page = breakable(f'<p>  x</p><div class="highlight"><pre>{code}</pre></div>')
+    lines = re.findall(r'<span class="tslab-line"( style="--indent:\d+")?>', page)
+    assert lines == ["", ' style="--indent:4"', ""]
+    assert re.sub(r"<[^>]+>", "", page) == "  x" + re.sub(r"<[^>]+>", "", code)
+
+
 def test_the_data_of_a_large_figure_leaves_its_page(tmp_path: Path) -> None:
     from trim import move_figures
 

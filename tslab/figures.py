@@ -350,7 +350,8 @@ def static_map(
 
     Args:
         projection: "equal_earth" (equal-area world map) or "globe" (orthographic, seen from above
-        ``center``). center: longitude and latitude of the middle; the map uses the longitude only.
+            ``center``).
+        center: longitude and latitude of the middle; the map uses the longitude only.
         width: width of the figure in inches.
         land: fill the land below the data; the coastline is drawn either way.
     """

@@ -9,7 +9,8 @@ collects those files in ``book/_vendor`` beforehand. In order of the build, this
 2. prepares the kernel that executes the chapters (plotly renderer, no progress bars), keys the execution cache by
    the content of the package, so that a change in ``tslab/`` runs the chapters again, and runs them side by side
    (``execution.py``);
-3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook;
+3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook, code whose lines break
+   (``code_lines.py``);
    ``reference.py`` and ``status.py`` write the API reference and say when each page was executed;
 4. makes the markup of the finished pages clearer (``accessibility.py``), takes out of the theme what none of them
    uses (``trim.py``), and fails the build on a traceback or a figure without a text alternative.
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from accessibility import clearer
+from code_lines import breakable
 from docstrings import rewrite
 from execution import execute_side_by_side, prepare
 from repository import colab_url, repository_address
@@ -95,6 +97,7 @@ def configure(app: Sphinx, config: Config) -> None:
 def fit_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Give a page the scripts it uses and take away those it does not; mend the Colab button."""
     body = move_figures(_without_thebe_block(context.get("body") or ""), Path(app.outdir))
+    body = breakable(body)
     context["body"] = body
     scripts = context.get("script_files")
     if isinstance(scripts, list):

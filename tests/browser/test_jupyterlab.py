@@ -73,7 +73,7 @@ def run_first_cell(widget: Explorer, address: str) -> None:
     page = widget.page
     page.set_default_timeout(60_000)
     page.goto(f"{address}?reset")
-    page.get_by_text("Python 3").first.wait_for()
+    page.get_by_text("Python 3").filter(visible=True).first.wait_for()
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
     cell = page.locator(".jp-Notebook .jp-CodeCell").first
     for _ in range(20):  # the notebook does not yet listen to keys when it is first seen
@@ -107,9 +107,9 @@ def test_a_link_of_the_text_moves_the_laboratory_in_jupyterlab(
     page = widget.page
     run_first_cell(widget, lab + "laboratory.ipynb")
     page.get_by_role("link", name="Wrap beside xyz").click()
-    second = page.get_by_role("group", name="encoder B")
+    second = page.get_by_role("group", name="encoder B", exact=True)
     second.get_by_label("Encoder", exact=True).wait_for()
-    first = page.get_by_role("group", name="encoder A")
+    first = page.get_by_role("group", name="encoder A", exact=True)
     assert first.get_by_label("Encoder", exact=True).input_value() == "wrap"
     assert second.get_by_label("Encoder", exact=True).input_value() == "xyz"
     assert page.get_by_label("Species (synthetic)").input_value() == "Ross"

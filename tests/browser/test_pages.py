@@ -266,14 +266,18 @@ def _figure_problems(page: Any) -> list[str]:
 
 
 def _overflow_problems(page: Any, width: int) -> list[str]:
+    """Neither the page nor a block of code nor a formula in it is wider than its column; a wide table may scroll."""
     return page.evaluate(
         """width => {
-            if (document.documentElement.scrollWidth <= width + 1) return [];
+            const blocks = '.bd-article div.highlight pre, .bd-article mjx-container[display="true"]';
+            const cut = [...document.querySelectorAll(blocks)].filter(e => e.scrollWidth > e.clientWidth + 1)
+                .map(e => `cut off at ${e.clientWidth} of ${e.scrollWidth} px: ${e.textContent.trim().slice(0, 80)}`);
+            if (document.documentElement.scrollWidth <= width + 1) return cut;
             const scrolls = e => e && (['auto', 'scroll', 'hidden'].includes(getComputedStyle(e).overflowX)
                 || scrolls(e.parentElement));
             const wide = [...document.querySelectorAll('.bd-article *')].filter(
                 e => e.getBoundingClientRect().right > width + 1 && !scrolls(e.parentElement));
-            return [`scrolls sideways: ${document.documentElement.scrollWidth} px wide; `
+            return [...cut, `scrolls sideways: ${document.documentElement.scrollWidth} px wide; `
                 + wide.slice(0, 3).map(e => e.outerHTML.slice(0, 100)).join(' | ')];
         }""",
         width,

@@ -73,7 +73,7 @@ class EncoderExplorer(EncoderWidget):
     Args:
         encoder: key of `tslab.ENCODERS`.
         parameters: values that differ from the explorer's defaults, by name (see
-        `tslab.widgets.parametric.CONTROLS`).
+            `tslab.widgets.parametric.CONTROLS`).
         place: longitude and latitude in degrees of the place that the similarity map compares with.
         channel: number of the feature that is shown, from 0; by default one that shows well.
         measure: "cosine" or "dot" (scaled so that the place has similarity 1 with itself).
@@ -81,7 +81,7 @@ class EncoderExplorer(EncoderWidget):
     Raises:
         KeyError: an unknown encoder.
         ValueError: a parameter that the explorer has no control for, or a value outside its limits; a place
-        outside the globe.
+            outside the globe.
     """
 
     encoder = traitlets.Unicode().tag(sync=True)

@@ -41,10 +41,9 @@ class Parameter:
         name: as in `tslab.position_encoder`.
         label: what stands beside the slider.
         kind: "count" (whole number; a graph takes it as the indices 0 ... count - 1), "log" (slider in equal
-        ratios) or
-            "linear".
+            ratios) or "linear".
         low, high, default: limits and first value. Defaults suit a map of two degrees and are coarser than
-        the library's.
+            the library's.
         unit: "°" or nothing.
     """
 
@@ -64,11 +63,9 @@ class Controls:
     Attributes:
         parameters: in the order in which they are shown.
         axes: the axes along which features are counted, slowest first: (name, labels of its values); the
-        axis "scale" has
-            no labels, its values are counted. Empty where features have no individual meaning.
+            axis "scale" has no labels, its values are counted. Empty where features have no individual meaning.
         template: name of a feature, with the names of the axes in braces; "Y" stands for spherical
-        harmonics, "{n}" for
-            the number of the feature.
+            harmonics, "{n}" for the number of the feature.
         channel: the feature that is shown first.
     """
 

@@ -8,17 +8,32 @@
     window.MathJax = window.MathJax || {};
     window.MathJax.Hub = window.MathJax.Hub || { Queue: (...items) => items.forEach(typeset), Config: () => {} };
   };
-  // What scrolls sideways inside the page (a long formula, a wide table) must be reachable with the keyboard.
+  const formulas = () => [...document.querySelectorAll('.bd-article mjx-container[display="true"]')];
+  // A formula wider than the column is set smaller, down to SMALLEST of its size.
+  const SMALLEST = 0.7;
+  const fit = () => {
+    const boxes = formulas();
+    for (const box of boxes) box.style.fontSize = box.dataset.size ??= box.style.fontSize || "100%";
+    const ratios = boxes.map((box) => box.clientWidth / box.scrollWidth);
+    boxes.forEach((box, i) => {
+      if (ratios[i] < 1) box.style.fontSize = `${parseFloat(box.dataset.size) * Math.max(SMALLEST, ratios[i] - 0.005)}%`;
+    });
+  };
+  // What still scrolls sideways inside the page (a wide table) must be reachable with the keyboard.
   const reachable = () => {
-    for (const box of document.querySelectorAll(".bd-article :is(mjx-container, div.math, pre, .output)")) {
+    for (const box of [...formulas(), ...document.querySelectorAll(".bd-article :is(div.math, pre, .output)")]) {
       if (box.scrollWidth > box.clientWidth + 1 && !box.hasAttribute("tabindex")) box.tabIndex = 0;
     }
   };
+  const settle = () => {
+    fit();
+    reachable();
+  };
   window.addEventListener("load", () => {
     reachable();
-    window.MathJax?.startup?.promise?.then(reachable);
+    window.MathJax?.startup?.promise?.then(settle);
   });
-  window.addEventListener("resize", reachable);
+  window.addEventListener("resize", settle);
   document.addEventListener("DOMContentLoaded", () => {
     if (document.querySelector('script[type^="application/vnd.jupyter.widget"]')) addHub();
   });
