@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tslab.tables import sortable_table
+from tslab.tables import readable, sortable_table
 
 MADE_UP = pd.DataFrame(
     {"name": ["b <i>", "a", "c"], "value": [2.0, 10.0, float("nan")], "kind": ["odd", "even", "odd"]}
@@ -38,6 +38,27 @@ def test_nothing_is_loaded_and_equal_tables_give_equal_markup():
 def test_an_unknown_column_is_named():
     with pytest.raises(ValueError, match="no column 'size' in the table; it has name, value, kind"):
         sortable_table(MADE_UP, caption="x", filters=["size"])
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.25, 2, "0.25"),
+        (3.46e-5, 2, "3.5\u00a0×\u00a010⁻⁵"),
+        (-2e-15, 1, "-2\u00a0×\u00a010⁻¹⁵"),
+        (1e12, 1, "1\u00a0×\u00a010¹²"),
+        (0, 1, "0"),
+    ],
+)
+def test_small_and_large_numbers_are_powers_of_ten(value, digits, text):
+    assert readable(value, digits) == text
+
+
+@pytest.mark.parametrize(("form", "text"), [("{:.2f}", "0.00"), ("{:+.2f}", "+0.00")])
+def test_a_number_rounded_to_zero_has_no_minus(form, text):
+    table = pd.DataFrame({"name": ["-0"], "value": [-0.001]})
+    html = sortable_table(table, caption="Made up", formats={"value": form})._repr_html_()
+    assert f'data-value="-0.001">{text}<' in html and '<th scope="row">-0<' in html
 
 
 def test_plain_text_for_terminals():

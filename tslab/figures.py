@@ -494,6 +494,7 @@ def _template() -> go.layout.Template:
             "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
             "legend": {"bgcolor": "rgba(0,0,0,0)"},
             "hoverlabel": {"font": {"family": FONT}},
+            "sliderdefaults": {"currentvalue": {"font": {"color": NEUTRAL, "size": 14}}},
         },
         data={
             "heatmap": [{"colorscale": FIELD_SCALE, "colorbar": colorbar}],

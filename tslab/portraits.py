@@ -25,9 +25,12 @@ from torch import Tensor
 from tslab import diagnostics, figures
 from tslab.diagnostics import Encoder
 from tslab.published import CLASSIFICATION_DATASETS, encoder_row_name, published_tables
+from tslab.tables import readable
 
 LAT_TICKS = (-90, -60, -30, 0, 30, 60, 90)
 MARKER = "#d1290b"
+DARK_LINE = "#1d2730"  # coastlines on light colours
+LIGHT_LINE = "#f4f6f7"  # and on dark ones
 
 Place = tuple[float, float]
 
@@ -100,7 +103,7 @@ def map_slider(
                 colorscale=_with_missing(scale),
                 colorbar=_bar_on_top(colorbar, ticks),
             ),
-            coastline(),
+            coastline() if diverging else coastline(color=LIGHT_LINE),
         ]
     )
     frames = [[go.Heatmap(z=z)] for z in bytes_]
@@ -221,7 +224,7 @@ def frame_slider(labels: Sequence[str], prefix: str, active: int = 0, *, space_p
     crowded = sum(map(len, labels)) > 40
     return {
         "active": active,
-        "currentvalue": {"prefix": prefix, "font": {"color": figures.NEUTRAL, "size": 14}},
+        "currentvalue": {"prefix": prefix},
         "font": {"color": "rgba(0,0,0,0)" if crowded else figures.NEUTRAL},
         "pad": {"t": space_px, "b": 5},
         "steps": steps,
@@ -361,7 +364,7 @@ def report_card(measured: Mapping[str, Any], features: int) -> str:
     """The result of `tslab.diagnostics.diagnose` as a Markdown table: question, value, the value on a sphere."""
 
     def number(value: float) -> str:
-        return "0" if abs(value) < 5e-7 else f"{value:.2g}" if abs(value) < 0.01 else f"{value:.2f}"
+        return "0" if abs(value) < 5e-7 else readable(value) if abs(value) < 0.01 else f"{value:.2f}"
 
     def distance(km: float) -> str:
         return f"{km:,.0f} km" if km >= 10 else f"{km:.2g} km"
@@ -468,14 +471,15 @@ def published_sentence(key: str) -> str:
     )
 
 
-def coastline(*, width: float = 0.8) -> go.Scatter:
-    """The coastlines as one line on the equal-area map."""
+def coastline(*, width: float = 0.8, equal_area: bool = True, color: str = DARK_LINE) -> go.Scatter:
+    """The coastlines as one line, on the equal-area map or, without ``equal_area``, in degrees."""
     lines = figures._coastline(simplified=True)
+    lat = np.sin(np.deg2rad(lines[:, 1])) if equal_area else lines[:, 1]
     return go.Scatter(
         x=np.round(lines[:, 0], 1).astype(np.float32),
-        y=np.round(np.sin(np.deg2rad(lines[:, 1])), 3).astype(np.float32),
+        y=np.round(lat, 3).astype(np.float32),
         mode="lines",
-        line={"color": "#1d2730", "width": width},
+        line={"color": color, "width": width},
         hoverinfo="skip",
         showlegend=False,
     )
@@ -558,11 +562,18 @@ def _short(values: Any) -> np.ndarray:
 def _map_axes(figure: go.Figure) -> None:
     lat_values = [float(np.sin(np.deg2rad(lat))) for lat in LAT_TICKS]
     figure.update_xaxes(
-        tickvals=[-180, -90, 0, 90, 180], ticksuffix="°", range=[-180, 180], showgrid=False, zeroline=False
+        tickvals=[-180, -90, 0, 90, 180],
+        ticktext=["180°", "90°W", "0°", "90°E", "180°"],
+        range=[-180, 180],
+        showgrid=False,
+        zeroline=False,
+        ticks="outside",
+        ticklen=5,
+        tickcolor="rgba(0,0,0,0)",
     )
     figure.update_yaxes(
         tickvals=lat_values,
-        ticktext=[f"{lat}°" for lat in LAT_TICKS],
+        ticktext=[f"{abs(lat)}°{'S' if lat < 0 else 'N' if lat > 0 else ''}" for lat in LAT_TICKS],
         range=[-1, 1],
         showgrid=False,
         zeroline=False,

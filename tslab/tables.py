@@ -8,10 +8,16 @@ that is not trusted, a printed page) it is still the whole table.
 import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 import pandas as pd
+
+WHOLE_ROWS = 20
+"""Tables of so many rows are shown whole; longer ones scroll."""
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class SortableTable:
@@ -47,7 +53,7 @@ def sortable_table(
         labels: column -> heading, default the column's name.
         formats: column -> format string such as ``"{:.2f}"``; missing values show as an en dash.
         filters: columns that get a menu of their values.
-        max_height: CSS height beyond which the table scrolls.
+        max_height: CSS height beyond which a table of more than twenty rows scrolls.
 
     Raises:
         ValueError: a column named in ``labels``, ``formats`` or ``filters`` is not in the table.
@@ -65,6 +71,7 @@ def sortable_table(
         for column, label in headings.items()
     )
     body = "\n".join(_row(table, shown, numeric, position) for position in range(len(table)))
+    height = f"max-height: {html.escape(max_height)}" if len(table) > WHOLE_ROWS else ""
     key = "t" + hashlib.sha256(f"{caption}{head}{body}".encode()).hexdigest()[:12]
     columns = list(table.columns)
     setup = json.dumps({"filters": [columns.index(column) for column in filters]}).replace("</", "<\\/")
@@ -73,7 +80,7 @@ def sortable_table(
     markup = f"""<div class="tslab-table" data-table="{key}">
 <style>{style}</style>
 <div class="tslab-table-controls" hidden></div>
-<div class="tslab-table-scroll" style="max-height: {html.escape(max_height)}" tabindex="0" role="region" \
+<div class="tslab-table-scroll" style="{height}" tabindex="0" role="region" \
 aria-label="{html.escape(caption)}">
 <table>
 <caption>{html.escape(caption)}</caption>
@@ -92,6 +99,20 @@ aria-label="{html.escape(caption)}">
     )
 
 
+def readable(value: float, digits: int = 2) -> str:
+    """A number for running text: very small and very large ones as 3 × 10⁻⁵ instead of 3e-05.
+
+    Args:
+        value: any number.
+        digits: how many digits count; zeros at the end are left out.
+    """
+    text = f"{value:.{digits}g}"
+    if "e" not in text:
+        return text
+    factor, exponent = text.split("e")
+    return f"{factor}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{str(int(exponent)).translate(_RAISED)}"
+
+
 def _row(
     table: pd.DataFrame, shown: Mapping[str, list[str]], numeric: Mapping[str, bool], position: int
 ) -> str:
@@ -108,7 +129,13 @@ def _row(
 
 def _shown(column: pd.Series, form: str) -> list[str]:
     """The text of each cell of a column."""
-    return ["–" if pd.isna(value) else form.format(value) for value in column]
+    return ["–" if pd.isna(value) else _formatted(value, form) for value in column]
+
+
+def _formatted(value: object, form: str) -> str:
+    """A value as text; a number that is rounded to zero has no minus sign."""
+    text = form.format(value)
+    return form.format(0.0) if isinstance(value, float) and re.fullmatch("-[0.]+[ %]*", text) else text
 
 
 def _kind(numeric: bool) -> str:

@@ -16,6 +16,8 @@ AXE = ROOT / "book" / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = book_pages() or ["intro"]
 #: How each page is looked at: width in pixels, theme.
 LOOKS = [(1440, "light"), (390, "dark")]
+#: Width of a column of A4 between margins of 15 mm, in pixels.
+PAPER_COLUMN = 680
 #: Most a page may load before the reader does anything, in bytes, compressed: a page of text and figures; one that
 #: draws globes, for which the figure library alone weighs 560 kB; one with a live widget.
 WEIGHT_LIMITS = {"figures": 1_000_000, "globes": 1_100_000, "widgets": 3_000_000}
@@ -77,6 +79,34 @@ def test_what_a_globe_has_drawn_is_still_there_when_it_prints(open_page: OpenPag
         }"""
     )
     assert colors > 50
+
+
+def test_paper_is_light_and_holds_whole_figures_and_tables(open_page: OpenPage) -> None:
+    signs = ('class="tslab-figure"', 'class="tslab-table"')
+    name = next((name for name in PAGES if all(sign in _source(name) for sign in signs)), None)
+    if name is None:
+        pytest.skip("needs a page with a figure and a table to sort")
+    visit = open_page(name, theme="dark")
+    visit.scroll_through()
+    page = visit.page
+    theme = "document.documentElement.dataset.theme"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")  # the window stays wide, so only the event can have fitted the figures
+    found = page.evaluate(
+        """() => ({
+            text: document.querySelector('.tslab-plot')._fullLayout.font.color,
+            widths: [...document.querySelectorAll('.tslab-plot .main-svg:first-child')].map(s => s.clientWidth),
+            cut: [...document.querySelectorAll('.tslab-table-scroll')].map(e => e.scrollHeight - e.clientHeight),
+            headings: [...document.querySelectorAll('.tslab-table th > button')].map(e => e.clientHeight),
+        })"""
+    )
+    assert page.evaluate(theme) == "light" and _luminance(found["text"]) < 0.3
+    assert found["widths"] and max(found["widths"]) <= PAPER_COLUMN
+    assert max(found["cut"]) <= 1 and min(found["headings"]) > 0
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(theme) == "dark"
+    page.wait_for_function(f"document.querySelector('.tslab-plot .main-svg').clientWidth > {PAPER_COLUMN}")
 
 
 @pytest.mark.parametrize("touch", [False, True])

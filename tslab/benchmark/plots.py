@@ -22,7 +22,7 @@ VERDICT_COLORS: dict[str, str] = {
 
 
 def row_color(key: str) -> str:
-    """Colour of a table row: of its encoder family; gray for the image model, baselines and GPT-4V."""
+    """Colour of a table row: of its encoder family; grey for the image model, baselines and GPT-4V."""
     return encoder_color(key) if key in ENCODERS else NEUTRAL
 
 

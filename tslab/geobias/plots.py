@@ -75,7 +75,7 @@ def dots_slider(
     ]
     limit = 1.25 * radius_km
     figure.update_layout(
-        sliders=[frame_slider(labels, prefix, active)],
+        sliders=[frame_slider(labels, prefix, active, space_px=65)],
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         height=height,
         margin={"l": 55, "r": 15, "t": 60, "b": 10},
@@ -95,7 +95,7 @@ def parts_frame(
     size: float,
     min_samples: int = 20,
 ) -> list[Dots]:
-    """Hits and misses of one neighbourhood, coloured by the share of hits in their part; small parts in gray."""
+    """Hits and misses of one neighbourhood, coloured by the share of hits in their part; small parts in grey."""
     part = parts_of(lonlat, center, radius_rad=radius_rad, partition=partition, size=size)
     numbered = part.clamp_min(0)
     count = torch.bincount(numbered[part >= 0], minlength=1)

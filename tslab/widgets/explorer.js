@@ -125,7 +125,9 @@ export function followTheme(root, repaint) {
     repaint();
   });
   resized.observe(root);
+  window.addEventListener("beforeprint", recolor); // paper is light
   return () => {
+    window.removeEventListener("beforeprint", recolor);
     observer.disconnect();
     resized.disconnect();
   };

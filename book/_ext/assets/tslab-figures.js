@@ -4,7 +4,8 @@
   const base = window.tslabAssets.base + "plotly/";
   const bundles = new Map(); // name -> promise of a Plotly object
   let queue = Promise.resolve(); // one bundle at a time: each sets window.Plotly
-  const drawn = new Map(); // element -> {Plotly, spec}
+  const drawn = new Map(); // element -> {Plotly, template}
+  const PAPER_WIDTH = 640; // pixels; a column of A4 or Letter holds it
 
   const loadScript = (src) =>
     new Promise((resolve, reject) => {
@@ -91,7 +92,13 @@
       legend: { bgcolor: "rgba(0,0,0,0)" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: text },
       updatemenudefaults: { bgcolor: raised, bordercolor: line, font: { color: text } },
-      sliderdefaults: { bgcolor: raised, bordercolor: line, tickcolor: line, font: { color: text } },
+      sliderdefaults: {
+        bgcolor: raised,
+        bordercolor: line,
+        tickcolor: line,
+        font: { color: text },
+        currentvalue: { font: { color: text } },
+      },
     };
   };
 
@@ -184,9 +191,13 @@
       { rootMargin: "400px" },
     );
     document.querySelectorAll(".tslab-plot").forEach((plot) => near.observe(plot));
-    // What prints is the whole page, not what was scrolled to.
+    // What prints is the whole page, not what was scrolled to, and as wide as the paper.
     window.addEventListener("beforeprint", () => {
       document.querySelectorAll(".tslab-figure:not([data-drawn]) .tslab-plot").forEach((plot) => draw(plot));
+      for (const [plot, { Plotly }] of drawn) Plotly.relayout(plot, { width: PAPER_WIDTH });
+    });
+    window.addEventListener("afterprint", () => {
+      for (const [plot, { Plotly }] of drawn) Plotly.relayout(plot, { width: null, autosize: true });
     });
     new MutationObserver(recolor).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   };

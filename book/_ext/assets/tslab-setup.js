@@ -34,6 +34,16 @@
     window.MathJax?.startup?.promise?.then(settle);
   });
   window.addEventListener("resize", settle);
+  // Paper is light. Whoever draws in the colours of the theme follows it there and back.
+  const page = document.documentElement;
+  window.addEventListener("beforeprint", () => {
+    page.dataset.screenTheme = page.dataset.theme ?? "";
+    page.dataset.theme = "light";
+  });
+  window.addEventListener("afterprint", () => {
+    page.dataset.theme = page.dataset.screenTheme;
+    delete page.dataset.screenTheme;
+  });
   document.addEventListener("DOMContentLoaded", () => {
     if (document.querySelector('script[type^="application/vnd.jupyter.widget"]')) addHub();
   });
