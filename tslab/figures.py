@@ -183,9 +183,11 @@ def globe(
         lon: (x,) longitudes of the grid in degrees, increasing, at most 360 degrees wide.
         lat: (y,) latitudes in degrees, increasing or decreasing.
         values: (y, x) field; NaN where there is none. About 45 x 90 values make a light figure (100 kB) that
-        turns smoothly. label: title of the colour bar, with the unit.
+            turns smoothly.
+        label: title of the colour bar, with the unit.
         scale: "field", "diverging" (symmetric about zero unless ``limits`` are given), or a plotly colour
-        scale. limits: (lowest, highest) value of the colour bar.
+            scale.
+        limits: (lowest, highest) value of the colour bar.
         points: (n, 2) longitude and latitude of places to mark.
         point_text: what the pointer shows at each of them.
         point_color: their colour.

@@ -40,7 +40,8 @@ REASONS: dict[str, str] = {
     "another run": "The released per-sample results come from another training run than the published number, or from "
     "other settings.",
     "reloaded rbf": "The released model was trained, saved and loaded again, and rbf does not survive that: its anchor "
-    "points are drawn anew at every start. Given where the released results lie below the interval around them.",
+    "points are drawn anew at every start. Given as the reason only where "
+    "the recomputed number is far below the published one.",
     "reloaded rff": "As for rbf: a reloaded rff scales coordinates by a box around the United States, where training "
     "scaled them by the globe.",
     "one-cell tile": "The released tile encoder has a single cell that covers the whole map, because its cell size was "

@@ -241,14 +241,15 @@ def verdict_sentence(cells: pd.DataFrame) -> str:
     counts = cells["verdict"].value_counts()
     words = {
         "reproduced": "reproduced",
-        "within noise": "within noise",
+        "within noise": "reproduced to within noise",
         "differs": "different",
-        "not released": "without anything released to recompute them from",
-        "published only": "published only",
+        "not released": "not released in any form that they could be recomputed from",
+        "published only": "published without any intention to release what is behind them",
     }
     parts = [f"**{counts[key]}** {words[key]}" for key in VERDICTS if counts.get(key)]
-    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"Of the {len(cells)} cells, {listed}."
+    if len(parts) == 1:
+        return f"All {len(cells)} cells are {parts[0].split(' ', 1)[1]}."
+    return f"Of the {len(cells)} cells, {', '.join(parts[:-1])} and {parts[-1]}."
 
 
 def reason_list(cells: pd.DataFrame) -> str:

@@ -21,6 +21,9 @@ VERDICT_COLORS: dict[str, str] = {
 """One colour for each verdict."""
 
 
+DATASET_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star")
+
+
 def row_color(key: str) -> str:
     """Colour of a table row: of its encoder family; grey for the image model, baselines and GPT-4V."""
     return encoder_color(key) if key in ENCODERS else NEUTRAL
@@ -52,15 +55,17 @@ def verdict_bars(cells: pd.DataFrame, labels: Mapping[str, str]) -> go.Figure:
         barmode="stack",
         height=120 + 56 * len(labels),
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        legend={"orientation": "h", "y": -0.22, "traceorder": "normal"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
     )
     fig.update_yaxes(autorange="reversed", showgrid=False)
-    fig.update_xaxes(title="cells")
+    fig.update_xaxes(title={"text": "cells", "standoff": 5})
     return fig
 
 
 def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], *, title: str) -> go.Figure:
-    """Published (across) against recomputed (up) with intervals, coloured by verdict; on the diagonal they agree.
+    """Published (across) against recomputed (up) with intervals; on the diagonal they agree.
+
+    Colour is the verdict, the symbol is the dataset.
 
     Args:
         cells: rows with a recomputed number.
@@ -77,6 +82,9 @@ def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], 
         showlegend=False,
         hoverinfo="skip",
     )
+    symbols = dict(zip(dict.fromkeys(cells["dataset"]), DATASET_SYMBOLS, strict=False))
+    for dataset, symbol in symbols.items():
+        fig.add_scatter(x=[None], y=[None], mode="markers", marker={"symbol": symbol, "color": NEUTRAL}, name=dataset)
     for verdict, color in VERDICT_COLORS.items():
         part = cells[cells["verdict"] == verdict]
         if part.empty:
@@ -91,7 +99,7 @@ def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], 
                 "width": 0,
             },
             mode="markers",
-            marker={"color": color, "size": 7},
+            marker={"color": color, "size": 8, "symbol": part["dataset"].map(symbols)},
             name=verdict,
             customdata=[
                 f"{names.get(e, e)}, {d}" for e, d in zip(part["encoder"], part["dataset"], strict=True)
@@ -101,7 +109,7 @@ def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], 
     fig.update_xaxes(title=f"published {title}")
     fig.update_yaxes(title=f"recomputed {title}")
     fig.update_layout(
-        height=460, margin={"l": 10, "r": 10, "t": 10, "b": 10}, legend={"orientation": "h", "y": -0.2}
+        height=500, margin={"l": 10, "r": 10, "t": 10, "b": 10}, legend={"orientation": "h", "y": -0.2}
     )
     return fig
 

@@ -30,13 +30,11 @@ def load_task(
     Args:
         name: one of the seventeen LocBench datasets (`tslab.tasks.DATASETS`), ``stress_classes`` or ``stress_field``
             (synthetic tasks at the date line and the poles), or ``sphere_toy``.
-        source:
-            ``synthetic``: a generated stand-in, no data needed (`tslab.tasks.synthetic`);
-            ``locbench``: the released archive, unpacked (`tslab.tasks.locbench.load_locbench`, options image, variant
-            and fraction);
-            ``released``: the MOSAIKS points inside the released results (`tslab.tasks.released_points.released_task`,
-            options split, fractions, size_degrees, size_km);
-            ``native``: a folder written by `tslab.tasks.native.write_task`.
+        source: ``synthetic`` for a generated stand-in, no data needed (`tslab.tasks.synthetic`); ``locbench`` for the
+            released archive, unpacked (`tslab.tasks.locbench.load_locbench`, options image, variant and fraction);
+            ``released`` for the MOSAIKS points inside the released results
+            (`tslab.tasks.released_points.released_task`, options split, fractions, size_degrees, size_km); ``native``
+            for a folder written by `tslab.tasks.native.write_task`.
         root: where the files are: the folder that holds the dataset folders; for ``released`` a copy of the
             TorchSpatial repository.
         scale: size of synthetic data: ``tiny`` for tests, ``small`` for a laptop, ``full`` for the released counts.

@@ -218,8 +218,8 @@ def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figur
             {"label": DATASETS[task.name].title, "method": "animate", "args": [[task.name], now]}
             for task in tasks
         ],
-        "x": 0,
-        "xanchor": "left",
+        "x": 1,
+        "xanchor": "right",
         "y": 1.02,
         "yanchor": "bottom",
     }

@@ -5,6 +5,7 @@
   const bundles = new Map(); // name -> promise of a Plotly object
   let queue = Promise.resolve(); // one bundle at a time: each sets window.Plotly
   const drawn = new Map(); // element -> {Plotly, template}
+  let printing = false;
   const PAPER_WIDTH = 640; // pixels; a column of A4 or Letter holds it
 
   const loadScript = (src) =>
@@ -156,6 +157,14 @@
     }
   };
 
+  // Plotly works in several steps. Two pieces of work on one figure at once leave it half laid out.
+  const work = new WeakMap(); // plot -> promise of the last piece
+  const inTurn = (plot, piece) => {
+    const next = (work.get(plot) ?? Promise.resolve()).then(piece);
+    work.set(plot, next.catch(() => {}));
+    return next;
+  };
+
   const draw = async (plot) => {
     const figure = plot.closest(".tslab-figure");
     // The data of a figure stands beside it or, if there is much of it, in a script of its own.
@@ -165,18 +174,36 @@
     delete spec.layout.width; // the figure is as wide as its column
     const Plotly = await loadBundle(bundleFor(figure.dataset.bundle), spec);
     if (frames) enableSteps(spec.layout, false);
-    await Plotly.newPlot(plot, spec.data, themed(spec.layout), spec.config);
+    drawn.set(plot, { Plotly, template: spec.layout.template });
+    fitted.observe(figure);
+    await inTurn(plot, () => Plotly.newPlot(plot, spec.data, themed(spec.layout), { ...spec.config, responsive: false }));
     if (spec.frames.length) await Plotly.addFrames(plot, spec.frames);
     if (frames) framesOnDemand(figure, plot, Plotly, frames);
-    drawn.set(plot, { Plotly, template: spec.layout.template });
     for (const svg of plot.querySelectorAll("svg.main-svg")) svg.setAttribute("aria-hidden", "true");
     figure.dataset.drawn = "true";
   };
 
   const recolor = () => {
     for (const [plot, { Plotly, template }] of drawn) {
-      Plotly.relayout(plot, { template: themed({ template }).template });
+      inTurn(plot, () => Plotly.relayout(plot, { template: themed({ template }).template }));
     }
+  };
+
+  // A figure follows the width of its column: a window that changes, a sidebar that opens.
+  const widths = new WeakMap();
+  const fitted = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) {
+      const before = widths.get(target);
+      widths.set(target, contentRect.width);
+      if (printing || before === undefined || Math.abs(before - contentRect.width) < 1 || !contentRect.width) continue;
+      const plot = target.querySelector(".tslab-plot");
+      inTurn(plot, () => drawn.get(plot).Plotly.Plots.resize(plot));
+    }
+  });
+
+  // At once, for the printer does not wait.
+  const relayoutAll = (change) => {
+    for (const [plot, { Plotly }] of drawn) if (plot._fullLayout) Plotly.relayout(plot, change);
   };
 
   const start = () => {
@@ -194,10 +221,12 @@
     // What prints is the whole page, not what was scrolled to, and as wide as the paper.
     window.addEventListener("beforeprint", () => {
       document.querySelectorAll(".tslab-figure:not([data-drawn]) .tslab-plot").forEach((plot) => draw(plot));
-      for (const [plot, { Plotly }] of drawn) Plotly.relayout(plot, { width: PAPER_WIDTH });
+      printing = true;
+      relayoutAll({ width: PAPER_WIDTH });
     });
     window.addEventListener("afterprint", () => {
-      for (const [plot, { Plotly }] of drawn) Plotly.relayout(plot, { width: null, autosize: true });
+      printing = false;
+      relayoutAll({ width: null, autosize: true });
     });
     new MutationObserver(recolor).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   };
