@@ -181,6 +181,9 @@ def test_a_docstring_keeps_its_stars_and_bars() -> None:
         "* ``a``: the first, continued.", "",
         "* ``b``: the second.", "", "",
     ]  # fmt: skip
+    assert to_rst("Of *all* samples; a*b, x * y, *args and **kwargs.") == (
+        "Of *all* samples; a\\*b, x \\* y, \\*args and \\*\\*kwargs.\n\n"
+    )
 
 
 def test_icons_that_a_page_uses_keep_their_rule_and_their_character() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 _SECTION = re.compile(
     r"^(Args|Arguments|Returns|Yields|Raises|Attributes|Source|Sources|Columns|Example|Examples):$"
 )
+_EMPHASIS = r"(?<![\w*`])\*[A-Za-z][^*`]*\w\*(?![\w*])"
 _ITEM = re.compile(r"^(\*{0,2}[\w.,() `*/-]{1,80}?): (.+)$")
 
 
@@ -85,8 +86,8 @@ def _paragraph(lines: list[str]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Keep stars, bars and trailing underscores as they are, except inside ``literals``."""
-    parts = re.split(r"(``.+?``|`[^`]+`)", text)
+    """Keep stars, bars and trailing underscores as they are, except inside ``literals`` and *emphasis*."""
+    parts = re.split(rf"(``.+?``|`[^`]+`|{_EMPHASIS})", text)
     out = ""
     for index, part in enumerate(parts):
         if index % 2 == 0:
