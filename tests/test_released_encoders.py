@@ -22,7 +22,7 @@ def test_without_files_the_record_is_read_and_named(monkeypatch, tmp_path):
     monkeypatch.setenv("TSLAB_DATA", str(tmp_path))
     facts, origin = released_encoders.released_encoder_facts()
     assert facts == json.loads(RECORD.read_text(encoding="utf-8"))["facts"]
-    assert "not on this machine" in origin
+    assert "not on the machine that ran this page" in origin
     with pytest.raises(FileNotFoundError, match="TSLAB_MIRROR"):
         released_encoders.write_released_encoder_facts(tmp_path / "record.json")
 

@@ -180,7 +180,7 @@ def test_without_released_files_the_chapter_shows_the_committed_record_and_says_
     hide_released_files(tmp_path, monkeypatch)
     before = RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()
     text = shown(run_chapter(tmp_path, monkeypatch, output=str(RECORD)))
-    assert "The released files are not on this machine" in text
+    assert "The released files were not on the machine that ran this page" in text
     assert str(read_record(RECORD)[1]) in text
     assert "Of the 112 cells (7 datasets × 16 rows), **53 are reproduced**" in text
     assert (RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()) == before

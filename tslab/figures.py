@@ -231,7 +231,7 @@ def globe(
     figure.add_scatter3d(
         **_on_globe(coast, 1.004),
         mode="lines",
-        line={"color": "#1d2730", "width": 2},
+        line={"color": "#f4f6f7" if values is not None and scale == "field" else "#1d2730", "width": 2},
         hoverinfo="skip",
         showlegend=False,
     )
@@ -473,6 +473,8 @@ def _template() -> go.layout.Template:
         "zerolinecolor": "rgba(117,127,136,0.6)",
         "ticks": "",
         "automargin": True,
+        "exponentformat": "none",
+        "separatethousands": True,
     }
     axis3d = {"gridcolor": soft, "backgroundcolor": "rgba(0,0,0,0)", "color": NEUTRAL}
     colorbar = {"thickness": 12, "outlinewidth": 0}

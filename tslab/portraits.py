@@ -115,7 +115,7 @@ def map_slider(
     if len(grids) > 1:
         figure.frames = [go.Frame(data=data, traces=traces, name=str(i)) for i, data in enumerate(frames)]
         figure.update_layout(sliders=[frame_slider(labels, prefix, active)])
-    figure.update_layout(height=height, margin={"l": 45, "r": 12, "t": 55, "b": 10})
+    figure.update_layout(height=height, margin={"l": 45, "r": 18, "t": 55, "b": 10})
     _map_axes(figure)
     return figure
 
@@ -318,8 +318,7 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
 
     On the left, similarity of (179 E, ``lat_deg``) to the places of its parallel on both sides of the date
     line: an encoder of the sphere has the same curve on both sides. On the right, similarity of the North
-    Pole named with longitude 0 to the same point named
-    with other longitudes: it should be 1 throughout.
+    Pole named with longitude 0 to the same point named with other longitudes: it should be 1 throughout.
     """
     offsets = torch.linspace(-30, 30, 241, dtype=torch.float64)
     lon = (180 + offsets + 180) % 360 - 180
@@ -354,7 +353,9 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
         tickvals=[150, 180, 210],
         ticktext=["150°E", "180°", "150°W"],
     )
-    figure.update_xaxes(title="the pole's longitude", tickvals=[-180, 0, 180], ticksuffix="°", row=1, col=2)
+    figure.update_xaxes(
+        title="the pole's longitude", tickvals=[-90, 0, 90], ticktext=["90°W", "0°", "90°E"], row=1, col=2
+    )
     figure.update_yaxes(title="similarity (cosine)", range=[-1.05, 1.08], row=1, col=1)
     figure.update_layout(showlegend=False, height=320, margin={"l": 60, "r": 15, "t": 40, "b": 50})
     return figure
@@ -389,7 +390,7 @@ def report_card(measured: Mapping[str, Any], features: int) -> str:
             "0",
             verdict[measured["isotropic"]],
         ),
-        ("Smallest distance told apart", distance(measured["resolution_km"]), "", ""),
+        ("Distance of half the typical difference", distance(measured["resolution_km"]), "", ""),
         (
             "Features; numerical rank; effective rank",
             f"{features}; {measured['rank']}; {measured['effective_rank']:.3g}",
@@ -431,8 +432,8 @@ def published_dots(keys: str | Sequence[str]) -> go.Figure:
         hovertemplate="%{text}: %{x:+.2f}<extra></extra>",
     )
     shapes = ("diamond", "square", "triangle-up", "circle", "x", "star")
-    for key, shape in zip(chosen, shapes, strict=False):
-        name = encoder_row_name(key)
+    for i, (key, shape) in enumerate(zip(chosen, shapes, strict=False)):
+        name = encoder_row_name(key)  # all but the first are hollow, so that they hide none
         figure.add_scatter(
             x=_short(gains.loc[key].to_numpy()),
             y=names,
@@ -440,9 +441,9 @@ def published_dots(keys: str | Sequence[str]) -> go.Figure:
             name=name,
             marker={
                 "color": figures.encoder_color(key),
-                "symbol": shape,
+                "symbol": f"{shape}-open" if i else shape,
                 "size": 12,
-                "line": {"color": "white", "width": 1},
+                "line": {"width": 2} if i else {"color": "white", "width": 1},
             },
             hovertemplate=f"{name}: %{{x:+.2f}}<extra></extra>",
         )

@@ -87,7 +87,7 @@ def released_background_map(
         return _compute(path), f"Computed now from the released checkpoint `{path.name}` of {REPOSITORY}."
     record = json.loads(find_record(RECORD).read_text(encoding="utf-8"))
     origin = (
-        "The released checkpoint is not on this machine; this is the committed record, computed on "
+        "The released checkpoint was not on the machine that ran this page; this is the committed record, computed on "
         f"{record['date']} from `{Path(record['file']).name}` of {record['repository']}, "
         f"commit {record['release'][:10]}."
     )

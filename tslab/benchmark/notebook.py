@@ -110,8 +110,8 @@ def reproduce(
 def _from_record(specs: Sequence[RunSpec], why: str) -> Reproduction:
     provenance = read_provenance(find_record(CELLS))
     because = {
-        "missing": "**The released files are not on this machine.** What follows is the committed record, {}. To "
-        "recompute it yourself, run `python data_scripts/fetch_released.py` and then this page again.",
+        "missing": "**The released files were not on the machine that ran this page.** What follows is the committed "
+        "record, {}. To recompute it yourself, run `python data_scripts/fetch_released.py` and then this page again.",
         "recompute": "**This is the committed record**, {}. Set `recompute = True` above to recompute it "
         "from the released files; that takes a while.",
         "nothing": "**There is nothing to recompute from.** What follows is the committed record, {}.",

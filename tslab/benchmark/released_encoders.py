@@ -44,8 +44,8 @@ def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> tuple[
         return compute_facts(folder), f"Recomputed now from the released checkpoints of {REPOSITORY}."
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     origin = (
-        f"The released checkpoints are not on this machine; this is the committed record, computed on {record['date']} "
-        f"from {record['repository']}, commit {record['release'][:10]}."
+        f"The released checkpoints were not on the machine that ran this page; this is the committed record, "
+        f"computed on {record['date']} from {record['repository']}, commit {record['release'][:10]}."
     )
     return record["facts"], origin
 
