@@ -390,7 +390,7 @@ def report_card(measured: Mapping[str, Any], features: int) -> str:
             "0",
             verdict[measured["isotropic"]],
         ),
-        ("Distance of half the typical difference", distance(measured["resolution_km"]), "", ""),
+        ("Resolution: distance at half the typical difference", distance(measured["resolution_km"]), "", ""),
         (
             "Features; numerical rank; effective rank",
             f"{features}; {measured['rank']}; {measured['effective_rank']:.3g}",

@@ -165,7 +165,7 @@ class SphereC(Sphere2Vec):
     PE = for each scale f: [sin phi_f, cos phi_f cos lambda_f, cos phi_f sin lambda_f].
 
     Date line: continuous only at scales where 1 / s_f is a whole number, so a seam remains in general. Poles:
-    single-valued only at scale 1, where cos phi_f vanishes.
+    single-valued only at scales where cos phi_f vanishes there, that is where 1 / s_f is an odd whole number.
     """
 
     # (wave of longitude, wave of latitude) of each feature
@@ -193,7 +193,7 @@ class SphereM(Sphere2Vec):
     cos phi sin lambda_f].
 
     Date line: the features with lambda_f break as in `SphereC`, those with lambda are continuous. Poles: the
-    features with cos phi vanish there, those with cos phi_f keep longitude unless s_f = 1.
+    features with cos phi vanish there, those with cos phi_f keep longitude unless 1 / s_f is odd.
     """
 
     # (wave of longitude, wave of latitude) of each feature; the index means scaled
@@ -208,8 +208,9 @@ class SphereMPlus(Sphere2Vec):
     cos lambda_f, cos phi_f sin lambda, cos phi sin lambda_f].
 
     The golden outputs of the released code show all F frequencies equal to 1, as in `DFS`: whatever F, the
-    encoding has eight different columns. ``preset="locbench2024"`` (here ``scales="released"``) restores
-    that; ``scales="geometric"`` is the paper's definition.
+    encoding has six different columns, because at scale 1 two of its eight features equal others.
+    ``preset="locbench2024"`` (here ``scales="released"``) restores that; ``scales="geometric"`` is the
+    paper's definition.
 
     Date line: as `SphereM` (continuous as released). Poles: the two waves of longitude alone keep its value
     at a pole.

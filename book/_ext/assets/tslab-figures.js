@@ -5,6 +5,7 @@
   const bundles = new Map(); // name -> promise of a Plotly object
   let queue = Promise.resolve(); // one bundle at a time: each sets window.Plotly
   const drawn = new Map(); // element -> {Plotly, template}
+  const GLOBE_WIDTH = 400; // pixels; in a narrower column a globe is drawn smaller, or its sides would be cut off
   let printing = false;
   const PAPER_WIDTH = 640; // pixels; a column of A4 or Letter holds it
 
@@ -172,6 +173,9 @@
     const { name, frames } = holder.dataset;
     const spec = name ? await dataOf(name) : unpack(JSON.parse(holder.textContent));
     delete spec.layout.width; // the figure is as wide as its column
+    const { aspectratio } = spec.layout.scene ?? {};
+    const narrow = Math.min(1, plot.clientWidth / GLOBE_WIDTH);
+    for (const axis of Object.keys(aspectratio ?? {})) aspectratio[axis] *= narrow;
     const Plotly = await loadBundle(bundleFor(figure.dataset.bundle), spec);
     if (frames) enableSteps(spec.layout, false);
     drawn.set(plot, { Plotly, template: spec.layout.template });
