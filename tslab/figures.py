@@ -87,6 +87,12 @@ MISSING_COLOR = "#9aa1a8"
 NEUTRAL = "#757f88"
 """Text and lines that must be readable on a white and on a dark page alike (contrast 4 on both)."""
 
+DARK_LINE = "#1d2730"
+"""Coastlines on light colours."""
+
+LIGHT_LINE = "#f4f6f7"
+"""Coastlines on dark colours."""
+
 THEMES = {
     "light": {
         "text": "#1c2730",
@@ -96,7 +102,7 @@ THEMES = {
         "raised": "#ffffff",
         "page": "#ffffff",
         "accent": "#0b6480",
-        "coast": "#1d2730",
+        "coast": DARK_LINE,
         "focus": "#0b6480",
         "danger": "#a3260f",
     },
@@ -108,7 +114,7 @@ THEMES = {
         "raised": "#1d2932",
         "page": "#10171d",
         "accent": "#6fcbe6",
-        "coast": "#1d2730",
+        "coast": DARK_LINE,
         "focus": "#8fd8ee",
         "danger": "#ff9d85",
     },
@@ -231,7 +237,7 @@ def globe(
     figure.add_scatter3d(
         **_on_globe(coast, 1.004),
         mode="lines",
-        line={"color": "#f4f6f7" if values is not None and scale == "field" else "#1d2730", "width": 2},
+        line={"color": LIGHT_LINE if values is not None and scale == "field" else DARK_LINE, "width": 2},
         hoverinfo="skip",
         showlegend=False,
     )
@@ -303,7 +309,7 @@ def world_map(
         line = {"color": "rgba(117,127,136,0.45)" if width < 1 else NEUTRAL, "width": width}
         figure.add_scatter(x=_f4(x), y=_f4(y), mode="lines", line=line, hoverinfo="skip", showlegend=False)
     x, y = equal_earth(*_coastline(simplified=True).T)
-    coast = "#1d2730" if values is not None else NEUTRAL
+    coast = DARK_LINE if values is not None else NEUTRAL
     figure.add_scatter(
         x=_f4(x),
         y=_f4(y),
@@ -373,7 +379,7 @@ def static_map(
     if land:
         axes.add_geometries([land_polygons()], plain, facecolor="#dde4e8", edgecolor="none", zorder=0.5)
     coast = shapely.MultiLineString(_pieces(land_lines()))
-    axes.add_geometries([coast], plain, facecolor="none", edgecolor="#1d2730", linewidth=0.5, zorder=2)
+    axes.add_geometries([coast], plain, facecolor="none", edgecolor=DARK_LINE, linewidth=0.5, zorder=2)
     return figure, axes
 
 

@@ -29,8 +29,6 @@ from tslab.tables import readable
 
 LAT_TICKS = (-90, -60, -30, 0, 30, 60, 90)
 MARKER = "#d1290b"
-DARK_LINE = "#1d2730"  # coastlines on light colours
-LIGHT_LINE = "#f4f6f7"  # and on dark ones
 
 Place = tuple[float, float]
 
@@ -103,7 +101,7 @@ def map_slider(
                 colorscale=_with_missing(scale),
                 colorbar=_bar_on_top(colorbar, ticks),
             ),
-            coastline() if diverging else coastline(color=LIGHT_LINE),
+            coastline() if diverging else coastline(color=figures.LIGHT_LINE),
         ]
     )
     frames = [[go.Heatmap(z=z)] for z in bytes_]
@@ -472,7 +470,7 @@ def published_sentence(key: str) -> str:
     )
 
 
-def coastline(*, width: float = 0.8, equal_area: bool = True, color: str = DARK_LINE) -> go.Scatter:
+def coastline(*, width: float = 0.8, equal_area: bool = True, color: str = figures.DARK_LINE) -> go.Scatter:
     """The coastlines as one line, on the equal-area map or, without ``equal_area``, in degrees."""
     lines = figures._coastline(simplified=True)
     lat = np.sin(np.deg2rad(lines[:, 1])) if equal_area else lines[:, 1]

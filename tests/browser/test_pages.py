@@ -16,8 +16,8 @@ AXE = ROOT / "book" / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = book_pages() or ["intro"]
 #: How each page is looked at: width in pixels, theme.
 LOOKS = [(1440, "light"), (390, "dark")]
-#: Width of a column of A4 between margins of 15 mm, in pixels.
-PAPER_COLUMN = 680
+#: Width of a column of A4 between margins of 16 mm (tslab-book.css), in pixels.
+PAPER_COLUMN = 672
 #: Most a page may load before the reader does anything, in bytes, compressed: a page of text and figures; one that
 #: draws globes, for which the figure library alone weighs 560 kB; one with a live widget.
 WEIGHT_LIMITS = {"figures": 1_000_000, "globes": 1_100_000, "widgets": 3_000_000}
