@@ -1,33 +1,50 @@
-"""Writing files so that nobody ever meets half of one.
+"""Writing files so that nobody ever meets half of one, and reading them so that a damaged one says which it is.
 
 Every file that tslab writes goes to a temporary name in the same folder first and is renamed when it is complete.
 """
 
+import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+
+class DamagedFileError(ValueError):
+    """A file that cannot be what it should be. The message names it and the way out."""
+
+
+class FolderInUseError(RuntimeError):
+    """Another process writes into the folder. The message names it and the next step."""
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block ends without an error.
 
-    The temporary file lies in the folder of ``path`` (created if needed), so the final rename is atomic.
-    If the block raises, the temporary file is removed and an existing ``path`` stays as it was.
+    The temporary file lies in the folder of ``path`` (created if needed), so the final rename is atomic; its name
+    starts with a dot. If the block raises, the temporary file is removed and an existing ``path`` stays as it was.
+
+    Raises:
+        OSError: the disk is full (ENOSPC or a quota); names ``path``.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _restore_default_mode(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _full_disk_says_so(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _restore_default_mode(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -35,6 +52,68 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def read_json(path: str | os.PathLike[str], *, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: of the file.
+        remedy: the way out, for the message: "delete it and run the same command again".
+
+    Raises:
+        FileNotFoundError: no such file.
+        DamagedFileError: not UTF-8, not JSON, or something else than an object; names the file and ``remedy``.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes().decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{path} holds {type(content).__name__}, not a JSON object; {remedy}")
+    return content
+
+
+@contextmanager
+def only_writer(path: str | os.PathLike[str], *, hint: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path`` while the block runs, so that no other process (or thread) writes at the same time.
+
+    The lock ends with the process, however it ends; the empty lock file may stay.
+
+    Args:
+        path: of the lock file, beside or in the folder that it guards.
+        hint: the next step, for the message.
+        wait: seconds to wait for another writer to end.
+
+    Raises:
+        FolderInUseError: another writer holds the lock; names ``path`` and ``hint``.
+    """
+    lock = Path(path)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=wait)
+    except Timeout as error:
+        raise FolderInUseError(
+            f"{lock.parent} is being written by another process (lock file {lock.name}); {hint}"
+        ) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def _full_disk_says_so(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = (
+            f"no space left to write {target}; nothing was changed there; free some space and run it again"
+        )
+        raise OSError(error.errno, message) from error
 
 
 def _restore_default_mode(path: Path) -> None:

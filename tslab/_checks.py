@@ -1,0 +1,66 @@
+"""Checks of arguments that every public function shares, so that each refuses a bad value in the same words.
+
+A message names the argument, the value it got and what would be right.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+
+Number = TypeVar("Number", int, float)
+
+
+def check_number(
+    name: str,
+    value: Number,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+) -> Number:
+    """Return ``value`` if it is a finite number within the bounds, else raise `ValueError`.
+
+    Args:
+        name: of the argument, as the caller wrote it.
+        value: anything; truth values and text are no numbers.
+        at_least, above, at_most, below: bounds; ``above`` and ``below`` exclude the bound itself.
+        hint: what to do instead, after a semicolon.
+
+    Raises:
+        ValueError: no number, NaN, infinite, or out of bounds.
+    """
+    bounds = {
+        "at least": (at_least, lambda v, b: v >= b),
+        "above": (above, lambda v, b: v > b),
+        "at most": (at_most, lambda v, b: v <= b),
+        "below": (below, lambda v, b: v < b),
+    }
+    asked = [(word, bound, holds) for word, (bound, holds) in bounds.items() if bound is not None]
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and all(holds(value, bound) for _, bound, holds in asked):
+        return value
+    wanted = " and ".join(f"{word} {bound:g}" for word, bound, _ in asked)
+    raise ValueError(
+        f"{name} must be a finite number{' ' if wanted else ''}{wanted}, got {value!r}{'; ' if hint else ''}{hint}"
+    )
+
+
+def check_count(
+    name: str, value: int, *, at_least: int = 1, at_most: int | None = None, hint: str = ""
+) -> int:
+    """Return ``value`` as an int if it is a whole number within the bounds, else raise `ValueError`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be a whole number, got {value!r}{'; ' if hint else ''}{hint}")
+    return int(check_number(name, int(value), at_least=at_least, at_most=at_most, hint=hint))
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """Return ``value`` if it is one of ``choices``, else raise `ValueError` with all of them."""
+    known = list(choices)
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in known):
+        raise ValueError(f"{name} {value!r} is not known; choose one of {', '.join(map(str, known))}")
+    return value
