@@ -18,18 +18,18 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def outputs(golden):
-    return dict(np.load(golden / "checkpoint_outputs.npz"))
+def outputs(golden_of_released):
+    return dict(np.load(golden_of_released / "checkpoint_outputs.npz"))
 
 
-def test_every_golden_checkpoint_is_tested(golden):
-    assert set(NAMES) == set(json.loads((golden / "checkpoint_outputs.json").read_text()))
+def test_every_golden_checkpoint_is_tested(golden_of_released):
+    assert set(NAMES) == set(json.loads((golden_of_released / "checkpoint_outputs.json").read_text()))
 
 
 @pytest.mark.mirror
 @pytest.mark.parametrize("name", NAMES)
-def test_released_checkpoint_gives_the_golden_embeddings_and_probabilities(name, golden, outputs, mirror):
-    about = json.loads((golden / "checkpoint_outputs.json").read_text())[name]
+def test_released_checkpoint_gives_the_golden_embeddings_and_probabilities(name, golden_of_released, outputs, mirror):
+    about = json.loads((golden_of_released / "checkpoint_outputs.json").read_text())[name]
     model = tslab.load_released_checkpoint(mirror / "pre_trained_models" / about["file"])
     lonlat = torch.from_numpy(outputs["lonlat"]).float()
     assert (model.dataset, model.epoch) == (name.split("__")[0], about["epoch"])
