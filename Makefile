@@ -8,7 +8,7 @@ PORT   ?= 8000
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
 HTML  := _out/_build/html
-LINT  := tslab tests data_scripts benchmarks book/_ext book/vendor_assets.py book/make_notebooks.py
+LINT  := tslab tests data_scripts benchmarks book/_ext book/tslab_book book/vendor_assets.py book/make_notebooks.py
 
 # -n reports every reference that leads nowhere, -W makes a warning an error, --keep-going shows all of them.
 BOOK_FLAGS ?= -n -W --keep-going
@@ -55,6 +55,7 @@ lint: $(READY) ## ruff, mypy, and the files that other services read against the
 reproduce: $(READY) ## recompute all 652 published numbers from the released files, as far as they are not done yet
 	$(BIN)/python -m tslab.benchmark run --table all --source released
 	$(BIN)/python -m tslab.benchmark record
+	$(BIN)/python -m tslab_book.oddities
 
 notebooks: $(READY) ## regenerate book/notebooks/ (what Colab opens) from the chapters
 	$(BIN)/python book/make_notebooks.py

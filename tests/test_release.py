@@ -53,19 +53,19 @@ def clean_python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
+def test_the_wheel_holds_the_package_and_the_code_of_the_book_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
         metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tslab").rglob("*.py")}
-    data = {
-        path.relative_to(ROOT).as_posix()
-        for suffix in ("json", "csv", "js", "css")
-        for path in (ROOT / "tslab").rglob(f"*.{suffix}")
+    files = {
+        path.relative_to(home).as_posix()
+        for home, package in ((ROOT, "tslab"), (ROOT / "book", "tslab_book"))
+        for suffix in ("py", "json", "csv", "js", "css")
+        for path in (home / package).rglob(f"*.{suffix}")
     }
     results = {f"tslab/data/results/{path.name}" for path in (ROOT / "book" / "results").glob("*.*")}
-    assert not (modules | data | results | {"tslab/py.typed"}) - names
-    strays = {name for name in names if not name.startswith(("tslab/", "tslab-"))}
+    assert not (files | results | {"tslab/py.typed"}) - names
+    strays = {name for name in names if not name.startswith(("tslab/", "tslab_book/", "tslab-"))}
     assert not strays
     assert "License-Expression: MIT" in metadata and any("licenses/LICENSE" in name for name in names)
 
@@ -75,8 +75,9 @@ def test_the_source_distribution_builds_itself_and_leaves_the_book_out(built: Pa
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "tslab/__init__.py"} <= names
-    assert any(name.startswith("book/results/") for name in names)
-    assert not [name for name in names if name.startswith("book/") and not name.startswith("book/results")]
+    assert any(name.startswith("book/results/") for name in names) and "book/tslab_book/oddities.csv" in names
+    wanted = ("book/results", "book/tslab_book")
+    assert not [name for name in names if name.startswith("book/") and not name.startswith(wanted)]
 
 
 def test_the_names_of_the_files_carry_the_version(built: Path) -> None:

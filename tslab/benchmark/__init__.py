@@ -26,7 +26,6 @@ from tslab.benchmark.comparison import (
 )
 from tslab.benchmark.driver import Outcome, estimate, probe, produce, run_all
 from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
-from tslab.benchmark.notebook import Reproduction, reproduce
 from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
 from tslab.benchmark.records import Provenance, find_record, read_provenance, read_record, write_record
 from tslab.benchmark.runs import SOURCES, TABLES, ResultStore, RunSpec, plan
@@ -43,7 +42,6 @@ __all__ = [
     "Outcome",
     "Provenance",
     "RankTest",
-    "Reproduction",
     "ResultStore",
     "RunSpec",
     "audit",
@@ -70,7 +68,6 @@ __all__ = [
     "read_provenance",
     "read_record",
     "recompute_top1",
-    "reproduce",
     "run_all",
     "standard_error",
     "write_cells",

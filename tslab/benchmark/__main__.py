@@ -20,7 +20,6 @@ from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import probe, run_all
 from tslab.benchmark.leaderboard import FAIR_TABLE, fair_table, write_fair_table
-from tslab.benchmark.oddities import FACTS, write_facts
 from tslab.benchmark.records import write_record
 from tslab.benchmark.runs import BASELINE_PREFIX, SCALES, SOURCES, TABLES, ResultStore, RunSpec, plan
 from tslab.benchmark.top1 import recompute_top1
@@ -78,7 +77,6 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         state = write_fair_table(points, path.with_name(FAIR_TABLE))
         print(f"{path.with_name(FAIR_TABLE)}: {state}. {len(points)} runs on the released points")
     if has_released_results(arguments.root, list(CLASSIFICATION_DATASETS)):
-        write_facts(path.with_name(FACTS), arguments.root)
         write_comparisons(compare_released(root=arguments.root), path.with_name(COMPARISONS))
         print(f"{path.with_name(COMPARISONS)}: pairs of encoders on the same images")
         print(

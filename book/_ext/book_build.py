@@ -7,8 +7,8 @@ collects those files in ``book/_vendor`` beforehand. In order of the build, this
 1. points Sphinx at the vendored files and at the repository's address, which stands in ``pyproject.toml``
    only;
 2. prepares the kernel that executes the chapters (plotly renderer, no progress bars), keys the execution cache by
-   the content of the package, so that a change in ``tslab/`` runs the chapters again, and runs them side by side
-   (``execution.py``);
+   the content of the package, so that a change in ``tslab/`` or ``tslab_book/`` runs
+   the chapters again, and runs them side by side (``execution.py``);
 3. fits each page: scripts it needs, no Thebe, Colab button to the generated notebook, code whose lines break
    (``code_lines.py``);
    ``reference.py`` and ``status.py`` write the API reference and say when each page was executed;

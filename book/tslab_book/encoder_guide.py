@@ -5,7 +5,7 @@ whether it covers the Earth or a region. Every encoder gets the same places, the
 choice of three finest scales, made on held-out places; `resolved_at` turns a scale in kilometres into each encoder's
 own parameter. The chapter *Choosing an encoder* shows the record that
 
-    python -m tslab.benchmark.encoder_guide
+    python -m tslab_book.encoder_guide
 
 writes, world by world; it goes on where it was stopped. About twenty minutes on one core. Beside it lies what follows
 from the encoders alone: which parameter resolves how many kilometres, and the diagnostics at 1,000 km.
@@ -38,8 +38,9 @@ from tslab.diagnostics import diagnose, resolution_km
 from tslab.encoders import PositionEncoder
 from tslab.encoders.registry import ENCODERS, position_encoder
 from tslab.tasks.world import random_waves
+from tslab_book import RESULTS
 
-RECORD = Path(__file__).resolve().parents[2] / "book" / "results" / "encoder_guide.csv"
+RECORD = RESULTS / "encoder_guide.csv"
 FACTS = RECORD.with_suffix(".json")
 
 PLACES = (300, 3000)
@@ -222,7 +223,9 @@ def _fits(key: str, world: World, places: Tensor, label: Tensor, seed: int) -> l
             break
     if not fits:  # it resolves none of them: take the finest it has
         name, values = KNOBS[key]
-        fits.append((math.nan, fit_network(guide_encoder(key, seed, **{name: values[-1]}), places, label, seed)))
+        fits.append(
+            (math.nan, fit_network(guide_encoder(key, seed, **{name: values[-1]}), places, label, seed))
+        )
     return fits
 
 

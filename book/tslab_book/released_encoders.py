@@ -1,6 +1,6 @@
 """What the released checkpoints say about the encoders in them: small facts, from the files or from a record.
 
-The record, a file of the package, holds numbers and shapes only, no weights. Chapters show it to readers without the
+The record holds numbers and shapes only, no weights. Chapters show it to readers without the
 released files, and say so.
 """
 
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
+from tslab.benchmark.records import find_record, release_stamp
 from tslab.coords import sample_sphere
 from tslab.encoders.planar import GLOBE, Extent
 from tslab.encoders.released import load_released_checkpoint
 from tslab.encoders.storage import read_torch_file
 from tslab.released_files import REPOSITORY, ReleasedFilesMissingError, released_root
+from tslab_book import RESULTS
 
-RECORD = Path(__file__).resolve().parents[1] / "data" / "released_encoders.json"
+RECORD = RESULTS / "released_encoders.json"
 
 CHECKPOINTS = {
     "tile": "tile/model_fmow_tile_ffn_inception_v3_0.00182000_32_0.0000026_1_512_leakyrelu.pth.tar",
@@ -42,7 +43,7 @@ def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> tuple[
     folder = checkpoint_folder(CHECKPOINTS.values(), root)
     if folder is not None:
         return compute_facts(folder), f"Recomputed now from the released checkpoints of {REPOSITORY}."
-    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    record = json.loads(find_record(RECORD).read_text(encoding="utf-8"))
     origin = (
         f"The released checkpoints were not on the machine that ran this page; this is the committed record, "
         f"computed on {record['date']} from {record['repository']}, commit {record['release'][:10]}."

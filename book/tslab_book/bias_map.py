@@ -3,7 +3,7 @@
 `bias_map` takes the scores of all centres (`tslab.geobias.summary`) to cells of equal area: how many centres there
 are, how many are hits, how surprising they are, and which share lies in a significant cluster of hits or of misses.
 
-    python -m tslab.geobias.bias_map
+    python -m tslab_book.bias_map
 
 computes the maps of released results into ``book/results/geobias_map.csv``, with a note of when and from what beside
 it. Only cell sums leave the released files, and only of cells with enough centres.
@@ -26,6 +26,7 @@ from tslab.geobias.aggregate import GeoBiasSummary
 from tslab.geobias.hotspots import false_discovery
 from tslab.geobias.released import released_geobias, released_hits
 from tslab.released import load_released_results
+from tslab_book import RESULTS
 
 RECORD = "geobias_map.csv"
 NUM_LON, NUM_LAT = 72, 36
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder"
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "book" / "results" / RECORD)
+    parser.add_argument("--out", type=Path, default=RESULTS / RECORD)
     chosen = parser.parse_args(arguments)
     tables, of_pair = [], {}
     for dataset, encoder in PAIRS:

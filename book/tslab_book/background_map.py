@@ -3,7 +3,7 @@
 The released training code draws its background points in one quarter of the globe (`tslab.losses.background_points`,
 "north_east"). Nothing outside that quarter and away from the data ever taught the model to say "absent". The chapter
 *What the background points do* maps that from the released fMoW checkpoint, or from the record that
-``python -m tslab.benchmark.background_map`` writes: 1,800 numbers of cells and their provenance, no weights.
+``python -m tslab_book.background_map`` writes: 1,800 numbers of cells and their provenance, no weights.
 """
 
 import json
@@ -19,15 +19,16 @@ from torch import Tensor
 
 from tslab._files import atomic_write
 from tslab.benchmark.records import find_record, release_stamp
-from tslab.benchmark.released_encoders import checkpoint_folder
 from tslab.encoders.released import load_released_checkpoint
 from tslab.released_files import REPOSITORY
+from tslab_book import RESULTS
+from tslab_book.released_encoders import checkpoint_folder
 
 CHECKPOINT = "sphere2vec_sphereC/model_fmow_Sphere2Vec-sphereC_inception_v3_0.0050_64_0.0005000_1_512.pth.tar"
 """The checkpoint that is mapped, below ``pre_trained_models/``."""
 
 CELL_DEG = 6
-RECORD = Path(__file__).resolve().parents[2] / "book" / "results" / "background_points.json"
+RECORD = RESULTS / "background_points.json"
 
 REGIONS: dict[str, tuple[float, float, float, float]] = {
     "north-west Pacific": (150, 180, 30, 50),

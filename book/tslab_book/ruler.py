@@ -5,7 +5,7 @@ that the moments claim to describe. `ruler_facts` gathers, for a data set and th
 published and the exact moments are apart, how many neighbourhoods were cut and where, what raw marks and signed marks
 say, and how many direction sectors are seen north and south of the equator.
 
-    python -m tslab.geobias.ruler
+    python -m tslab_book.ruler
 
 computes the facts of the released classification results into ``book/results/geobias_ruler.csv``.
 """
@@ -28,6 +28,7 @@ from tslab.geobias.neighbors import NeighborGraph, neighbor_graph, squared_chord
 from tslab.geobias.relative import sri
 from tslab.geobias.released import released_models
 from tslab.geobias.self_information import Marks, _mark_values, ssi_on_graph
+from tslab_book import RESULTS
 
 PUBLISHED_SETTINGS = {"yfcc": 8, "inat2018": 8, "fmow": 12}
 """Datasets of `main` and the number of direction sectors: the published ones, and for YFCC those of iNat2018."""
@@ -169,8 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--datasets", nargs="*", default=list(PUBLISHED_SETTINGS), choices=list(PUBLISHED_SETTINGS))
     parser.add_argument("--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder")
-    default = Path(__file__).parents[2] / "book" / "results" / "geobias_ruler.csv"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--out", type=Path, default=RESULTS / "geobias_ruler.csv")
     chosen = parser.parse_args(arguments)
     tables = []
     for dataset in chosen.datasets:

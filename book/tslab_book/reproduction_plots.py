@@ -84,7 +84,9 @@ def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], 
     )
     symbols = dict(zip(dict.fromkeys(cells["dataset"]), DATASET_SYMBOLS, strict=False))
     for dataset, symbol in symbols.items():
-        fig.add_scatter(x=[None], y=[None], mode="markers", marker={"symbol": symbol, "color": NEUTRAL}, name=dataset)
+        fig.add_scatter(
+            x=[None], y=[None], mode="markers", marker={"symbol": symbol, "color": NEUTRAL}, name=dataset
+        )
     for verdict, color in VERDICT_COLORS.items():
         part = cells[cells["verdict"] == verdict]
         if part.empty:
