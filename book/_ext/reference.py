@@ -41,7 +41,7 @@ from sphinx.util.nodes import make_refnode
 
 BOOK = ROOT / "book"
 #: Packages whose ``__all__`` gives objects a shorter name; the first that has an object names it.
-PACKAGES = ("tslab", "tslab.encoders", "tslab.tasks", "tslab.geobias", "tslab.benchmark", "tslab.widgets")
+PACKAGES = ("tslab", "tslab.encoders", "tslab.tasks", "tslab.geobias", "tslab.benchmark", "tslab.plot", "tslab.widgets")
 #: Functions of a module that start it as a program.
 PROGRAMS = {"main"}
 #: At most so many chapters are named when none explains an object and some use it.
