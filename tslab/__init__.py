@@ -76,8 +76,8 @@ __all__ = [
 ]
 
 _SUBMODULES = (
-    *("baselines", "benchmark", "coords", "diagnostics", "encoders", "evaluation", "figures", "geobias", "land"),
-    *("losses", "metrics", "models", "portraits", "published", "released", "tables", "tasks", "training", "widgets"),
+    *("baselines", "benchmark", "coords", "diagnostics", "encoders", "evaluation", "geobias", "land"),
+    *("losses", "metrics", "models", "plot", "published", "released", "tasks", "training", "widgets"),
 )
 
 

@@ -43,7 +43,7 @@ BOOK = ROOT / "book"
 #: The package, and the code of the book beside it.
 ROOTS = ("tslab", "tslab_book")
 #: Packages whose ``__all__`` gives objects a shorter name; the first that has an object names it.
-PACKAGES = ("tslab", "tslab.encoders", "tslab.tasks", "tslab.geobias", "tslab.benchmark", "tslab.widgets")
+PACKAGES = ("tslab", "tslab.encoders", "tslab.tasks", "tslab.geobias", "tslab.benchmark", "tslab.plot", "tslab.widgets")
 #: Functions of a module that start it as a program.
 PROGRAMS = {"main"}
 #: At most so many chapters are named when none explains an object and some use it.

@@ -76,7 +76,7 @@ def bias_map(
         hits: 1 or 0 for each sample.
 
     Returns:
-        columns lon_index, lat_index (of `tslab.portraits.equal_area_grid`, counted from 180 W and from the South
+        columns lon_index, lat_index (of `tslab.plot.equal_area_grid`, counted from 180 W and from the South
         Pole), centers, top1 (share of hits), score (mean), significant (share of centres with a significant score),
         hot and cold (shares of centres that are hits in a significant cluster of hits, and misses in one of misses).
     """
@@ -113,7 +113,7 @@ def centers_table(result: GeoBiasSummary, hits: NDArray[np.float64]) -> pd.DataF
 
 
 def as_field(cells: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """One column as (NUM_LAT, NUM_LON), NaN where there is no cell: a field of `tslab.portraits.map_slider`."""
+    """One column as (NUM_LAT, NUM_LON), NaN where there is no cell: a field of `tslab.plot.map_slider`."""
     field = np.full((NUM_LAT, NUM_LON), np.nan)
     field[cells["lat_index"], cells["lon_index"]] = cells[column]
     return field

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab import figures
+from tslab import plot
 from tslab.coords import EARTH_RADIUS_KM, unit_vectors
 from tslab.geobias.background import local_frame
 from tslab.geobias.relative import Partition, parts_of
-from tslab.portraits import frame_slider
+from tslab.plot import frame_slider
 
-HIT_COLOR = figures.FAMILY_COLORS["sphere2vec"]
-MISS_COLOR = figures.FAMILY_COLORS["multi-scale planar"]
+HIT_COLOR = plot.FAMILY_COLORS["sphere2vec"]
+MISS_COLOR = plot.FAMILY_COLORS["multi-scale planar"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Dots:
 
     name: str
     km: Float[Tensor, "n 2"]
-    color: str | Float[Tensor, " n"] = figures.NEUTRAL
+    color: str | Float[Tensor, " n"] = plot.NEUTRAL
     symbol: str = "circle"
     size: float = 6
 
@@ -64,7 +64,7 @@ def dots_slider(
         x=(radius_km * turn.cos()).numpy(),
         y=(radius_km * turn.sin()).numpy(),
         mode="lines",
-        line={"color": figures.NEUTRAL, "width": 1},
+        line={"color": plot.NEUTRAL, "width": 1},
         hoverinfo="skip",
         showlegend=False,
     )
@@ -115,7 +115,7 @@ def _scatter(layer: Dots, colorbar: str, position: int) -> go.Scatter:
     if isinstance(layer.color, str):
         marker["color"] = layer.color
     else:
-        marker |= {"color": layer.color.float().numpy(), "cmin": 0, "cmax": 1, "colorscale": figures.FIELD_SCALE}
+        marker |= {"color": layer.color.float().numpy(), "cmin": 0, "cmax": 1, "colorscale": plot.FIELD_SCALE}
         if position == 0:
             marker["colorbar"] = {"title": {"text": colorbar, "side": "right"}, "thickness": 12, "len": 0.9}
     return go.Scatter(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from tslab import figures, portraits
+from tslab import plot
 from tslab.published import encoder_row_name, published_tables
 from tslab.strata import continents
 from tslab.tasks.datasets import DATASETS
@@ -109,15 +109,15 @@ def gains_figure() -> go.Figure:
             x=x,
             y=np.repeat(names, 3),
             mode="lines",
-            line={"color": figures.NEUTRAL, "width": 2},
+            line={"color": plot.NEUTRAL, "width": 2},
             hoverinfo="skip",
             showlegend=False,
             row=row,
             col=1,
         )
         for column, name, color in (
-            ("image_alone", "image alone", figures.NEUTRAL),
-            ("with_location", "best with location", figures.FAMILY_COLORS["sphere2vec"]),
+            ("image_alone", "image alone", plot.NEUTRAL),
+            ("with_location", "best with location", plot.FAMILY_COLORS["sphere2vec"]),
         ):
             fig.add_scatter(
                 x=part[column],
@@ -128,7 +128,7 @@ def gains_figure() -> go.Figure:
                 marker={
                     "color": color,
                     "size": 10,
-                    "symbol": "circle-open" if color == figures.NEUTRAL else "circle",
+                    "symbol": "circle-open" if color == plot.NEUTRAL else "circle",
                 },
                 hovertemplate="%{y}: %{x}<extra></extra>",
                 row=row,
@@ -144,7 +144,7 @@ def gains_figure() -> go.Figure:
 
 
 def row_density(task: Task) -> NDArray[np.float64]:
-    """Rows of all splits on the cells of `tslab.portraits.equal_area_grid`, as shares, (36, 72), south to north."""
+    """Rows of all splits on the cells of `tslab.plot.equal_area_grid`, as shares, (36, 72), south to north."""
     lonlat = _places(task)
     column = np.floor((lonlat[:, 0] + 180) / 360 * CELLS[0]).astype(int).clip(0, CELLS[0] - 1)
     row = np.floor((np.sin(np.radians(lonlat[:, 1])) + 1) / 2 * CELLS[1]).astype(int).clip(0, CELLS[1] - 1)
@@ -166,7 +166,7 @@ def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figur
             package knows them.
         land_shares: shares of the land area, see `region_shares`, marked for comparison.
     """
-    lon, sin_lat, _ = portraits.equal_area_grid(*CELLS)
+    lon, sin_lat, _ = plot.equal_area_grid(*CELLS)
     fig = make_subplots(rows=3, cols=1, row_heights=[0.5, 0.26, 0.24], vertical_spacing=0.12)
     drawn = [_tour_traces(task) for task in tasks]
     density, shares, measured, bars = drawn[0]
@@ -174,7 +174,7 @@ def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figur
         go.Heatmap(density).update(
             x=lon.astype("f4"),
             y=sin_lat.astype("f4"),
-            colorscale=portraits._with_missing(figures.FIELD_SCALE),
+            colorscale=plot.with_missing(plot.FIELD_SCALE),
             zmin=-128,
             zmax=127,
             showscale=False,
@@ -183,7 +183,7 @@ def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figur
         row=1,
         col=1,
     )
-    fig.add_trace(portraits.coastline(width=0.7), row=1, col=1)
+    fig.add_trace(plot.coastline(width=0.7), row=1, col=1)
     fig.add_trace(shares, row=2, col=1)
     fig.add_trace(measured, row=2, col=1)
     fig.add_scatter(
@@ -191,7 +191,7 @@ def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figur
         y=SHORT_REGIONS,
         mode="markers",
         name="share of the land",
-        marker={"symbol": "line-ns-open", "size": 14, "color": figures.NEUTRAL, "line": {"width": 3}},
+        marker={"symbol": "line-ns-open", "size": 14, "color": plot.NEUTRAL, "line": {"width": 3}},
         row=2,
         col=1,
     )
@@ -237,8 +237,8 @@ def _tour_traces(task: Task) -> tuple[go.Heatmap, go.Bar, go.Scatter, go.Bar]:
     """What changes with the dataset: density, shares of continents, measured shares, labels."""
     density = row_density(task)
     seen = np.where(density > 0, np.log10(np.maximum(density, 1e-12)), np.nan)
-    z = portraits._as_bytes(seen, float(np.nanmin(seen)) - 0.5, float(np.nanmax(seen)))
-    color = figures.FAMILY_COLORS["sphere2vec"]
+    z = plot.as_bytes(seen, float(np.nanmin(seen)) - 0.5, float(np.nanmax(seen)))
+    color = plot.FAMILY_COLORS["sphere2vec"]
     shares = go.Bar(
         x=region_shares(_places(task)).round(3),
         y=SHORT_REGIONS,
@@ -253,7 +253,7 @@ def _tour_traces(task: Task) -> tuple[go.Heatmap, go.Bar, go.Scatter, go.Bar]:
         y=SHORT_REGIONS,
         mode="markers",
         name="rows, released results",
-        marker={"symbol": "diamond", "size": 10, "color": figures.FAMILY_COLORS["planar"]},
+        marker={"symbol": "diamond", "size": 10, "color": plot.FAMILY_COLORS["planar"]},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
     x, heights = label_histogram(task)

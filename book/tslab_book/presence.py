@@ -21,13 +21,13 @@ from plotly.subplots import make_subplots
 from scipy.stats import rankdata
 from torch import Tensor
 
-from tslab import figures
+from tslab import plot
 from tslab.coords import great_circle_distance, sample_sphere, unit_vectors
 from tslab.encoders import location_encoder
 from tslab.land import is_land, land_lines
 from tslab.losses import presence_only_loss
 from tslab.models import LocationClassifier
-from tslab.portraits import frame_slider
+from tslab.plot import frame_slider
 from tslab.tasks.world import random_waves
 
 REGION = (-83.0, -34.0, -56.0, 13.0)
@@ -239,7 +239,7 @@ def region_maps(
     clear = "rgba(0,0,0,0)"
     lowest = 1 / 101
     scale = [[0, clear], [lowest * 0.99, clear]]
-    scale += [[lowest + (1 - lowest) * float(stop), color] for stop, color in figures.FIELD_SCALE]
+    scale += [[lowest + (1 - lowest) * float(stop), color] for stop, color in plot.FIELD_SCALE]
     heat: dict[str, Any] = {"x": lon.astype("f4"), "y": lat.astype("f4"), "zmin": -1, "zmax": 100}
     heat |= {"colorscale": scale, "hoverinfo": "skip"}
     color_bar = {"orientation": "h", "x": 0.5, "y": 1.07, "yanchor": "bottom", "len": 0.7, "thickness": 10}
@@ -254,7 +254,7 @@ def region_maps(
     figure.add_trace(go.Heatmap(z=steps[active], colorbar=color_bar, **heat), 1, 2)
     for column in (1, 2):
         x, y = _coast_of_region().T
-        line = {"color": figures.NEUTRAL, "width": 1}
+        line = {"color": plot.NEUTRAL, "width": 1}
         coast = go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
         figure.add_trace(coast, 1, column)
     if dots is not None:

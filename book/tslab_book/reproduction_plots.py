@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from tslab.benchmark.cells import VERDICTS
 from tslab.benchmark.comparison import RankTest
 from tslab.encoders import ENCODERS
-from tslab.figures import FAMILY_COLORS, MISSING_COLOR, NEUTRAL, encoder_color
+from tslab.plot import FAMILY_COLORS, MISSING_COLOR, NEUTRAL, encoder_color
 
 VERDICT_COLORS: dict[str, str] = {
     "reproduced": FAMILY_COLORS["harmonic"],

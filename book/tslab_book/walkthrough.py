@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tslab import figures, portraits
+from tslab import plot
 from tslab.coords import EARTH_RADIUS_KM, unit_vectors
 from tslab.geobias.background import background_density, local_frame, make_lattice
 from tslab.geobias.moments import exact_moments, published_moments, surprisal
@@ -220,7 +220,7 @@ def neighborhood_figure(
     figure.update_layout(
         height=height,
         margin={"l": 55, "r": 12, "t": 135, "b": 10},
-        sliders=[portraits.frame_slider([f"{r:g} km" for r in radii_km], "radius ", active, space_px=55)],
+        sliders=[plot.frame_slider([f"{r:g} km" for r in radii_km], "radius ", active, space_px=55)],
         updatemenus=[  # above a legend that takes four rows on a phone
             {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 86}}
         ],
@@ -270,7 +270,7 @@ def _shared_traces(state: Neighborhood, radius: float) -> list[go.Scatter]:
             x=_f4(radius * np.cos(turn)),
             y=_f4(radius * np.sin(turn)),
             mode="lines",
-            line={"color": figures.NEUTRAL, "dash": "dot", "width": 1.5},
+            line={"color": plot.NEUTRAL, "dash": "dot", "width": 1.5},
             **quiet,
         ),
         go.Scatter(
@@ -281,14 +281,14 @@ def _shared_traces(state: Neighborhood, radius: float) -> list[go.Scatter]:
             y=_f4(background[:, 1]),
             mode="markers",
             name="background",
-            marker={"color": figures.MISSING_COLOR, "size": 3},
+            marker={"color": plot.MISSING_COLOR, "size": 3},
             hoverinfo="skip",
         ),
         go.Scatter(
             x=_f4(z),
             y=_f4(np.exp(-z * z / 2)),
             mode="lines",
-            line={"color": figures.NEUTRAL, "width": 2},
+            line={"color": plot.NEUTRAL, "width": 2},
             fill="tozeroy",
             fillcolor="rgba(117,127,136,0.15)",
             xaxis="x2",
@@ -306,8 +306,8 @@ def _pattern_traces(states: Sequence[Neighborhood], radii_km: Sequence[float], n
     place, value = state.offset_km[: state.n], state.values[: state.n]
     traces = []
     for sign, name, color, dash in (
-        (1, "same mark", figures.FAMILY_COLORS["harmonic"], "solid"),
-        (-1, "different", figures.FAMILY_COLORS["kernel"], "dash"),
+        (1, "same mark", plot.FAMILY_COLORS["harmonic"], "solid"),
+        (-1, "different", plot.FAMILY_COLORS["kernel"], "dash"),
     ):
         chosen = [edge for edge, p in zip(edges, product, strict=True) if p * sign > 0]
         line = {"color": color, "width": 2.5, "dash": dash}
@@ -328,8 +328,8 @@ def _pattern_traces(states: Sequence[Neighborhood], radii_km: Sequence[float], n
             x=_f4([state.z, state.z]),
             y=_f4([0, 1]),
             mode="lines+markers",
-            line={"color": portraits.MARKER, "width": 3},
-            marker={"color": portraits.MARKER, "size": [0, 9]},
+            line={"color": plot.MARKER, "width": 3},
+            marker={"color": plot.MARKER, "size": [0, 9]},
             **below,
         ),
         go.Scatter(
@@ -342,8 +342,8 @@ def _pattern_traces(states: Sequence[Neighborhood], radii_km: Sequence[float], n
         ),
     ]
     for attribute, name, color, dash in (
-        ("tail", "tail score", figures.FAMILY_COLORS["spherical"], "solid"),
-        ("density", "density score", figures.FAMILY_COLORS["planar"], "dash"),
+        ("tail", "tail score", plot.FAMILY_COLORS["spherical"], "solid"),
+        ("density", "density score", plot.FAMILY_COLORS["planar"], "dash"),
     ):
         traces.append(
             go.Scatter(
