@@ -628,7 +628,7 @@ def _places(points: ArrayLike) -> NDArray[np.float64]:
 
 
 @cache
-def _coastline(*, simplified: bool) -> Float[NDArray[np.float64], "m 2"]:
+def _coastline(*, simplified: bool) -> Float[np.ndarray, "m 2"]:
     """The coastlines; simplified to a quarter of a degree, as fine as a figure of this size shows."""
     lines = land_lines()
     if not simplified:
@@ -645,7 +645,7 @@ def _pieces(lines: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     return [piece for piece in pieces if len(piece) > 1]
 
 
-def _graticule() -> Float[NDArray[np.float64], "m 2"]:
+def _graticule() -> Float[np.ndarray, "m 2"]:
     """Meridians every 60 degrees and parallels every 30, as one polyline with NaN rows."""
     gap = np.full((1, 2), np.nan)
     lat = np.linspace(-90, 90, 46)
@@ -654,7 +654,7 @@ def _graticule() -> Float[NDArray[np.float64], "m 2"]:
     return np.concatenate([part for piece in pieces for part in (piece, gap)])
 
 
-def _frame() -> Float[NDArray[np.float64], "m 2"]:
+def _frame() -> Float[np.ndarray, "m 2"]:
     """The edge of the map: twice the date line, joined by the poles."""
     lat = np.linspace(-90, 90, 91)
     west, east = np.c_[np.full_like(lat, -180), lat], np.c_[np.full_like(lat, 180), lat[::-1]]
