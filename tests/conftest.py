@@ -30,3 +30,9 @@ def golden() -> Path:
         if (folder / "position_encodings.npz").is_file():
             return folder.resolve()
     pytest.skip("needs the golden numbers: set TSLAB_GOLDEN to the folder that holds position_encodings.npz")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With TSLAB_STRICT_WARNINGS=1 (`make test-versions`), a warning that a line of tslab causes is an error."""
+    if os.environ.get("TSLAB_STRICT_WARNINGS"):
+        config.addinivalue_line("filterwarnings", r"error:::tslab(\..*)?\Z")
