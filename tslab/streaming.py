@@ -196,7 +196,9 @@ def _pieces(
     sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
     ends = np.cumsum(sizes)
     groups = np.flatnonzero(ends > start).tolist()
-    row = int(ends[groups[0]] - sizes[groups[0]]) if groups else start
+    if not groups:  # nothing left; older pyarrow cannot iterate over no row group
+        return
+    row = int(ends[groups[0]] - sizes[groups[0]])
     for batch in file.iter_batches(batch_rows, row_groups=groups, columns=columns):
         end = row + len(batch)
         while (first := max(row, start)) < end:

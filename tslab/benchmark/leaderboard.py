@@ -66,9 +66,9 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
             source="trained:" + runs["source"].where(~synthetic, runs["source"] + ":" + runs["scale"]),
         )
         parts.append(_seed_means(runs))
-    table = pd.concat([part.reindex(columns=list(LEADERBOARD_COLUMNS)) for part in parts], ignore_index=True)
     kinds = {"value": float, "low": float, "high": float, "n": "Int64", "seeds": "Int64"}
-    return table.astype(kinds)
+    parts = [part.reindex(columns=list(LEADERBOARD_COLUMNS)).astype(kinds) for part in parts]
+    return pd.concat(parts, ignore_index=True)
 
 
 def fair_table(store: ResultStore) -> pd.DataFrame:

@@ -181,8 +181,8 @@ class Siren(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
-        for omega, layer in zip(self.omegas, self.layers, strict=False):
-            features = self.dropout(torch.sin(omega * layer(features)))
+        for i, omega in enumerate(self.omegas):
+            features = self.dropout(torch.sin(omega * self.layers[i](features)))
         return self.layers[-1](features)
 
 
