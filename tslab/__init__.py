@@ -30,12 +30,12 @@ from tslab.encoders import (
 )
 from tslab.evaluation import Evaluation, evaluate
 from tslab.kriging import train_stack
-from tslab.pretraining import few_shot, pretrain
 from tslab.published import published_tables
 from tslab.released import load_released_results
 from tslab.tasks import Table, Task, TaskMeta, load_task
 from tslab.training import Run, load_run, train
-from tslab.tuning import tune
+from tslab.training.pretraining import few_shot, pretrain
+from tslab.training.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -76,8 +76,29 @@ __all__ = [
 ]
 
 _SUBMODULES = (
-    *("baselines", "benchmark", "coords", "diagnostics", "encoders", "evaluation", "figures", "geobias", "land"),
-    *("losses", "metrics", "models", "portraits", "published", "released", "tables", "tasks", "training", "widgets"),
+    *(
+        "baselines",
+        "benchmark",
+        "coords",
+        "diagnostics",
+        "encoders",
+        "evaluation",
+        "figures",
+        "geobias",
+        "land",
+    ),
+    *(
+        "losses",
+        "metrics",
+        "models",
+        "portraits",
+        "published",
+        "released",
+        "tables",
+        "tasks",
+        "training",
+        "widgets",
+    ),
 )
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tslab._checks import check_choice
 from tslab.coords import sample_sphere
 
 
@@ -97,8 +98,7 @@ def background_points(
     """
     if kind == "sphere":
         return sample_sphere(n, generator=generator)
-    if kind not in BACKGROUNDS:
-        raise ValueError(f"background {kind!r} is not known; choose one of {', '.join(BACKGROUNDS)}")
+    check_choice("background", kind, BACKGROUNDS)
     device = generator.device if generator is not None else torch.device("cpu")
     unit = torch.rand((n, 2), generator=generator, device=device)
     if kind == "north_east":

@@ -41,7 +41,15 @@ from sphinx.util.nodes import make_refnode
 
 BOOK = ROOT / "book"
 #: Packages whose ``__all__`` gives objects a shorter name; the first that has an object names it.
-PACKAGES = ("tslab", "tslab.encoders", "tslab.tasks", "tslab.geobias", "tslab.benchmark", "tslab.widgets")
+PACKAGES = (
+    "tslab",
+    "tslab.encoders",
+    "tslab.tasks",
+    "tslab.geobias",
+    "tslab.training",
+    "tslab.benchmark",
+    "tslab.widgets",
+)
 #: Functions of a module that start it as a program.
 PROGRAMS = {"main"}
 #: At most so many chapters are named when none explains an object and some use it.
@@ -131,7 +139,12 @@ class ApiModule(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         module = importlib.import_module(self.arguments[0])
-        lines = [f".. py:module:: {module.__name__}", "", *to_rst(inspect.getdoc(module) or "").split("\n"), ""]
+        lines = [
+            f".. py:module:: {module.__name__}",
+            "",
+            *to_rst(inspect.getdoc(module) or "").split("\n"),
+            "",
+        ]
         for kind, _, public in members(module):
             lines.append(f".. auto{kind}:: {public}")
             lines += ["   :members:"] if kind == "class" else []
@@ -198,7 +211,9 @@ def resolve(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) -> nodes.Nod
             entry = objects[full]
             return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, full)
     if target.startswith("tslab.") and "reference/api" in env.found_docs:
-        logger.warning("%r is on no page of the API reference", target, location=node, type="ref", subtype="api")
+        logger.warning(
+            "%r is on no page of the API reference", target, location=node, type="ref", subtype="api"
+        )
     return None
 
 
@@ -216,7 +231,9 @@ _CELL_OPTIONS = re.compile(r"\A(?:---\n(?:.*\n)*?---\n|(?::.*\n)+)")
 def chapter_files() -> list[Path]:
     folders = (folder for folder in sorted(BOOK.iterdir()) if folder.is_dir() and folder.name[0] not in "._")
     left_out = ("notebooks", "frontend", "results", "reference", "images")
-    return [path for folder in folders if folder.name not in left_out for path in sorted(folder.rglob("*.md"))]
+    return [
+        path for folder in folders if folder.name not in left_out for path in sorted(folder.rglob("*.md"))
+    ]
 
 
 def explanations() -> dict[str, list[str]]:
@@ -247,7 +264,9 @@ def _stamp() -> tuple[tuple[Path, float], ...]:
 
 
 @cache
-def _chapters_by_name(stamp: tuple[tuple[Path, float], ...]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _chapters_by_name(
+    stamp: tuple[tuple[Path, float], ...],
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     explained: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {}
     for path, _ in stamp:
