@@ -7,6 +7,7 @@
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +37,10 @@ def check_free(folder: Path) -> None:
     own = (CONFIG_FILE, ENVIRONMENT_FILE, HISTORY_FILE, LOCK_FILE)
     if folder.is_dir() and all(p.name in own or _is_leftover(p) for p in folder.iterdir()):
         return
+    other = f", or continue with resume={str(folder)!r}" if (folder / CONFIG_FILE).is_file() else ""
+    what = "is not empty" if folder.is_dir() else "is a file"
     raise FileExistsError(
-        f"{folder} exists and is not empty; a run folder is written once: "
-        f"choose another run_dir, or continue with resume={str(folder)!r}"
+        f"{folder} exists and {what}; a run folder is written once: choose another run_dir{other}"
     )
 
 
@@ -93,8 +95,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     remedy = f"put the file back, or delete it and train(task, resume={str(path.parent)!r}) from the start"
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            if (bad := archive.testzip()) is not None:
+                raise DamagedFileError(f"the checksum of {bad} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged archive may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]

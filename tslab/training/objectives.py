@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tslab._checks import check_choice, check_count, check_number
+from tslab._checks import check_choice, check_count, check_finite, check_number
 from tslab.coords import check_lonlat, has_location
 from tslab.losses import BACKGROUNDS, background_points, presence_only_loss, presence_only_loss_of_pass
 from tslab.models import Regressor
@@ -131,11 +131,11 @@ class SquaredError(Objective):
         check_lonlat(table.lonlat, name="the training table's lonlat")
         self.lonlat = table.lonlat.to(device)
         label = table.target.to(device)
-        check_finite(label, "the label")
+        check_finite("the label", label)
         self.image = None
         if model.image is not None:
             self.image = table.image_rows(device=device)
-            check_finite(self.image, "the image features")
+            check_finite("the image features", self.image)
         model.fit_scales(label, self.image, standardise_label=standardise_label)
         self.label = ((label - model.label_mean) / model.label_scale).to(torch.float32)
 
@@ -163,26 +163,6 @@ class Standardised(nn.Module):
         self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None
     ) -> Float[Tensor, " n"]:
         return self.model.standardised(lonlat, image)
-
-
-def check_finite(values: Float[Tensor, "n *d"], what: str, rows: Int[Tensor, " n"] | None = None) -> None:
-    """Raise `ValueError` if a row holds NaN or an infinite number.
-
-    Args:
-        values: one row for each example.
-        what: they are, for the message.
-        rows: numbers of the rows in their table; counted from 0 if None.
-    """
-    bad = ~torch.isfinite(values)
-    bad = bad if bad.ndim == 1 else bad.flatten(1).any(1)
-    if not bool(bad.any()):
-        return
-    first = int(bad.nonzero()[0, 0])
-    row = first if rows is None else int(rows[first])
-    raise ValueError(
-        f"{what} of row {row} of the table holds NaN or infinite numbers ({int(bad.sum())} such rows); "
-        "leave those rows out with table.where(...), or fill them"
-    )
 
 
 def balanced(order: Int[Tensor, " n"], target: Int[Tensor, " n"], max_per_class: int) -> Int[Tensor, " m"]:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tslab._checks import check_choice, check_count, check_number
+from tslab._checks import check_choice, check_count, check_finite, check_number
 from tslab.coords import check_lonlat
 from tslab.encoders import LocationEncoder, location_encoder
 from tslab.encoders.networks import xavier_linear
@@ -26,7 +26,7 @@ from tslab.hyperparameters import hyperparameters
 from tslab.losses import BACKGROUNDS, background_points, csp_loss
 from tslab.tasks.task import Table, Task
 from tslab.training.loop import fit
-from tslab.training.objectives import Objective, Share, check_finite
+from tslab.training.objectives import Objective, Share
 from tslab.training.options import TrainOptions, resolve_device
 
 
@@ -80,7 +80,7 @@ class Contrast(Objective):
             raise ValueError("pre-training needs at least two rows with a location")
         self.lonlat = located.lonlat.to(device)
         image = located.image_rows(device=device)
-        check_finite(image, "the image features", table.has_location.nonzero()[:, 0])
+        check_finite("the image features", image, table.has_location.nonzero()[:, 0])
         self.image = (image - image.mean(0)) / image.std(0, correction=0).clamp_min(1e-6)
         self.negatives, self.background = negatives, background
         self.options: dict[str, Any] = {

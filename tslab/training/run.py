@@ -362,6 +362,11 @@ def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> No
             f"encoder must be a key of tslab.ENCODERS or a LocationEncoder, got {type(encoder).__name__}; "
             "put a position encoder into tslab.location_encoder"
         )
+    if not isinstance(encoder, str) and any(p.dtype != torch.float32 for p in encoder.parameters()):
+        raise ValueError(
+            "encoder must have float32 weights to be trained: pass encoder.float(); for faster products on a GPU "
+            'there is precision="bfloat16"'
+        )
     check_choice("compile", compile, (None, True, False))
     if on_epoch is not None and not callable(on_epoch):
         raise TypeError(f"on_epoch must be a function of a row of the history, got {type(on_epoch).__name__}")
@@ -494,9 +499,15 @@ def _draw_anchors(table: Table, count: int, generator: torch.Generator) -> Tenso
 def _read_config(folder: Path) -> TrainConfig:
     content = folders.read_config(folder)
     try:
-        return TrainConfig(**content)
+        config = TrainConfig(**content)
     except (TypeError, ValueError) as error:
         raise DamagedFileError(
             f"{folder / folders.CONFIG_FILE} is not the configuration of a run ({error}); put the file back, "
             "or train again in a new folder"
         ) from error
+    if config.encoder not in (*ENCODERS, "custom", "no_prior"):
+        raise KeyError(
+            f"the run in {folder} was trained with encoder {config.encoder!r}, which is not known here; "
+            "import the module that registers it (tslab.register_encoder) first"
+        )
+    return config
