@@ -43,7 +43,8 @@ BOOK = ROOT / "book"
 #: The package, and the code of the book beside it.
 ROOTS = ("tslab", "tslab_book")
 #: Packages whose ``__all__`` gives objects a shorter name; the first that has an object names it.
-PACKAGES = ("tslab", *(f"tslab.{name}" for name in "encoders tasks training geobias benchmark plot widgets".split()))
+ROOMS = ("encoders", "tasks", "training", "geobias", "benchmark", "plot", "widgets")
+PACKAGES = ("tslab", *(f"tslab.{room}" for room in ROOMS))
 #: Functions of a module that start it as a program.
 PROGRAMS = {"main"}
 #: At most so many chapters are named when none explains an object and some use it.
