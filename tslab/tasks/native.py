@@ -124,11 +124,11 @@ def _write_table(folder: Path, name: str, table: Table) -> None:
         id=table.id.cpu().numpy(),
         lon=lonlat[:, 0].astype(np.float32),
         lat=lonlat[:, 1].astype(np.float32),
-        y=target.astype(np.float32 if target.dtype.kind == "f" else np.int32),
+        y=target.astype(np.float32) if target.dtype.kind == "f" else _narrow(target),
         user=table.user.cpu().numpy().astype(np.int64),
         date=table.date.cpu().numpy().astype(np.float32),
-        group=table.group.cpu().numpy().astype(np.int32),
-        year=table.year.cpu().numpy().astype(np.int32),
+        group=_narrow(table.group.cpu().numpy()),
+        year=_narrow(table.year.cpu().numpy()),
     )
     if sp.issparse(table.image):
         csr = sp.csr_array(table.image)
@@ -141,6 +141,13 @@ def _write_table(folder: Path, name: str, table: Table) -> None:
         )
     elif table.image is not None:
         _write_rows(folder / f"{name}_image.npy", table.image)
+
+
+def _narrow(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole numbers in 32 bits where they fit, in 64 where they do not."""
+    limits = np.iinfo(np.int32)
+    fits = len(numbers) == 0 or (limits.min <= numbers.min() and numbers.max() <= limits.max)
+    return numbers.astype(np.int32 if fits else np.int64)
 
 
 def _write_rows(path: Path, image: Tensor | LazyRows) -> None:
