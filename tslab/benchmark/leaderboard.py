@@ -13,7 +13,8 @@ from tslab._files import atomic_write
 from tslab.benchmark.cells import read_cells
 from tslab.benchmark.comparison import holm, paired_bootstrap
 from tslab.benchmark.records import find_record, loses_numbers
-from tslab.benchmark.runs import ResultStore, RunSpec
+from tslab.benchmark.runs import RunSpec
+from tslab.benchmark.store import ResultStore
 from tslab.published import published_tables
 
 FAIR_TABLE = "fair_table.csv"
