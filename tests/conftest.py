@@ -36,3 +36,9 @@ def golden_of_released() -> Path:
         if (folder / "checkpoint_outputs.npz").is_file():
             return folder.resolve()
     pytest.skip("needs the golden numbers of the released files: set TSLAB_GOLDEN to the folder that holds them")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With TSLAB_STRICT_WARNINGS=1 (`make test-versions`), a warning that a line of tslab causes is an error."""
+    if os.environ.get("TSLAB_STRICT_WARNINGS"):
+        config.addinivalue_line("filterwarnings", r"error:::tslab(\..*)?\Z")

@@ -7,6 +7,7 @@ not the editable tslab.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,7 +21,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-#: A chapter that reads the stored results, which an installed tslab must carry.
+#: The committed results, which an installed tslab carries.
+RESULTS = ("book/results", "benchmarks/results")
+#: A chapter that reads them.
 NOTEBOOK = ROOT / "book" / "notebooks" / "reproduction" / "audit.ipynb"
 
 pytestmark = pytest.mark.slow
@@ -42,7 +45,7 @@ def clean_python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python of an environment that has the wheel, and the packages of this one except tslab."""
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, with_pip=False)
-    python = home / "bin" / "python"
+    python = Path(sysconfig.get_paths("venv", {"base": str(home)})["scripts"]) / "python"
     site = Path(sysconfig.get_paths(vars={"base": str(home)})["purelib"])
     wheel = next(built.glob("*.whl"))
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--target", str(site)]
@@ -63,7 +66,7 @@ def test_the_wheel_holds_the_package_and_the_code_of_the_book_and_nothing_else(b
         for suffix in ("py", "json", "csv", "js", "css")
         for path in (home / package).rglob(f"*.{suffix}")
     }
-    results = {f"tslab/data/results/{path.name}" for path in (ROOT / "book" / "results").glob("*.*")}
+    results = {f"tslab/data/results/{path.name}" for part in RESULTS for path in (ROOT / part).glob("*.*")}
     assert not (files | results | {"tslab/py.typed"}) - names
     strays = {name for name in names if not name.startswith(("tslab/", "tslab_book/", "tslab-"))}
     assert not strays
@@ -75,9 +78,28 @@ def test_the_source_distribution_builds_itself_and_leaves_the_book_out(built: Pa
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "setup.py", "README.md", "LICENSE", "tslab/__init__.py"} <= names
-    assert any(name.startswith("book/results/") for name in names) and "book/tslab_book/oddities.csv" in names
-    wanted = ("book/results", "book/tslab_book")
-    assert not [name for name in names if name.startswith("book/") and not name.startswith(wanted)]
+    assert all(any(name.startswith(f"{folder}/") for name in names) for folder in RESULTS)
+    assert "book/tslab_book/oddities.csv" in names
+    wanted = (*RESULTS, "book/tslab_book")
+    strays = [
+        name for name in names if name.startswith(("book/", "benchmarks/")) and not name.startswith(wanted)
+    ]
+    assert not strays
+
+
+def test_the_wheel_is_the_same_from_the_checkout_and_from_the_source_distribution(
+    built: Path, tmp_path: Path
+) -> None:
+    """Built in a copy, so that no left-over of an earlier build gets in."""
+    checkout = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns(
+        ".*", "__pycache__", "_out", "_vendor", "build", "dist", "*.egg-info", "node_modules"
+    )
+    shutil.copytree(ROOT, checkout, ignore=ignored)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", str(checkout)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    assert _contents(next(checkout.glob("dist/*.whl"))) == _contents(next(built.glob("*.whl")))
 
 
 def test_the_names_of_the_files_carry_the_version(built: Path) -> None:
@@ -104,7 +126,8 @@ print(json.dumps({
     "script": len(frontend.script()),
 }))
 """
-    run = subprocess.run([clean_python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command, bare = [clean_python, "-c", program], _bare_environment(tmp_path)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=bare)
     assert run.returncode == 0, run.stderr[-3000:]
     said = json.loads(run.stdout.splitlines()[-1])
     assert str(ROOT) not in said["home"]
@@ -128,6 +151,16 @@ def test_a_notebook_runs_with_the_wheel_only(clean_python: Path, tmp_path: Path)
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=bare)
     assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-3000:]
     assert str(ROOT) not in run.stdout.splitlines()[-1]
+
+
+def _contents(wheel: Path) -> dict[str, int]:
+    """Checksum of every file, without the list that the wheel keeps of itself."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {
+            entry.filename: entry.CRC
+            for entry in archive.infolist()
+            if not entry.filename.endswith("dist-info/RECORD")
+        }
 
 
 def _bare_environment(home: Path) -> dict[str, str]:

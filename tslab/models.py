@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tslab._checks import check_choice
 from tslab.coords import has_location
 from tslab.encoders import LocationEncoder
 from tslab.encoders.networks import ACTIVATIONS, Dropout, xavier_linear
 
 FUSIONS = ("concat", "hadamard", "none")
 IMAGE_KINDS = ("feats", "scalar")
+LOCATION_ACTIVATIONS = ("identity", "sigmoid")
 
 
 class LocationClassifier(nn.Module):
@@ -265,12 +267,9 @@ def _check_parts(
     image_kind: str,
     location_activation: str,
 ) -> None:
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion {fusion!r} is not known; choose one of {', '.join(FUSIONS)}")
-    if image_kind not in IMAGE_KINDS:
-        raise ValueError(f"image_kind {image_kind!r} is not known; choose one of {', '.join(IMAGE_KINDS)}")
-    if location_activation not in ("identity", "sigmoid"):
-        raise ValueError(f'location_activation must be "identity" or "sigmoid", got {location_activation!r}')
+    check_choice("fusion", fusion, FUSIONS)
+    check_choice("image_kind", image_kind, IMAGE_KINDS)
+    check_choice("location_activation", location_activation, LOCATION_ACTIVATIONS)
     both = encoder is not None and image_features > 0
     if encoder is None and image_features == 0:
         raise ValueError("a regressor needs a location encoder, image features, or both")

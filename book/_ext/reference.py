@@ -43,7 +43,8 @@ BOOK = ROOT / "book"
 #: The package, and the code of the book beside it.
 ROOTS = ("tslab", "tslab_book")
 #: Packages whose ``__all__`` gives objects a shorter name; the first that has an object names it.
-PACKAGES = ("tslab", "tslab.encoders", "tslab.tasks", "tslab.geobias", "tslab.benchmark", "tslab.plot", "tslab.widgets")
+ROOMS = ("encoders", "tasks", "training", "geobias", "benchmark", "plot", "widgets")
+PACKAGES = ("tslab", *(f"tslab.{room}" for room in ROOMS))
 #: Functions of a module that start it as a program.
 PROGRAMS = {"main"}
 #: At most so many chapters are named when none explains an object and some use it.
@@ -132,7 +133,12 @@ class ApiModule(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         module = importlib.import_module(self.arguments[0])
-        lines = [f".. py:module:: {module.__name__}", "", *to_rst(inspect.getdoc(module) or "").split("\n"), ""]
+        lines = [
+            f".. py:module:: {module.__name__}",
+            "",
+            *to_rst(inspect.getdoc(module) or "").split("\n"),
+            "",
+        ]
         for kind, _, public in members(module):
             lines.append(f".. auto{kind}:: {public}")
             lines += ["   :members:"] if kind == "class" else []
@@ -248,7 +254,9 @@ def _stamp() -> tuple[tuple[Path, float], ...]:
 
 
 @cache
-def _chapters_by_name(stamp: tuple[tuple[Path, float], ...]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _chapters_by_name(
+    stamp: tuple[tuple[Path, float], ...],
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     explained: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {}
     for path, _ in stamp:

@@ -15,7 +15,8 @@ import pandas as pd
 from tslab.benchmark.cells import CELLS, REASONS, VERDICTS, audit, read_cells
 from tslab.benchmark.driver import estimate, probe, run_all
 from tslab.benchmark.records import find_record, read_provenance
-from tslab.benchmark.runs import ResultStore, RunSpec, plan
+from tslab.benchmark.runs import RunSpec, plan
+from tslab.benchmark.store import ResultStore
 from tslab.plot import SortableTable, sortable_table
 from tslab.published import published_tables
 from tslab.released_files import DATASET_TOKENS, REPOSITORY, has_released_results, released_root

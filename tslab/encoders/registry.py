@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tslab._checks import check_choice, check_count
 from tslab.encoders.base import PositionEncoder
 from tslab.encoders.harmonics import SphericalHarmonics
 from tslab.encoders.location import EncoderConfig, LocationEncoder
@@ -53,7 +54,7 @@ class EncoderInfo:
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters that the position encoder takes."""
-        return tuple(inspect.signature(self.build).parameters)
+        return tuple(_named(self.build))
 
     def preset_parameters(self, preset: str | None) -> dict[str, Any]:
         """Position parameters that ``preset`` changes (none for None)."""
@@ -141,6 +142,7 @@ def location_encoder(
             rejected by name.
     """
     info = encoder_info(key)
+    check_count("embedding_dim", embedding_dim)
     overrides = dict(info.presets.get(preset, {})) if preset else {}
     network = network or overrides.get("network") or info.network
     build_network = network_class(network)
@@ -201,8 +203,18 @@ def register_encoder(
     become the parameters of `position_encoder(key, ...)`.
 
     Raises:
-        ValueError: the key is taken (pass ``overwrite=True`` to replace it), or an unknown family or network.
+        ValueError: the key is taken (pass ``overwrite=True`` to replace it) or no text, or an unknown family, network
+            or preset.
+        TypeError: ``build`` cannot be called, or does not say which parameters it takes.
     """
+    if not isinstance(key, str) or not key:
+        raise ValueError(f"key must be a name, got {key!r}")
+    try:
+        inspect.signature(build)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"build must be a class or function with named parameters: {error}") from error
+    for preset in presets or {}:
+        check_choice("preset", preset, PRESETS)
     if key in ENCODERS and not overwrite:
         raise ValueError(f"encoder {key!r} exists already; choose another key or pass overwrite=True")
     if family not in FAMILIES:
@@ -214,22 +226,28 @@ def register_encoder(
 
 def encoder_info(key: str) -> EncoderInfo:
     """The entry of `ENCODERS`, or a KeyError that lists the keys."""
-    if key not in ENCODERS:
+    if not isinstance(key, str) or key not in ENCODERS:
         raise KeyError(f"encoder {key!r} is not known; choose one of {', '.join(ENCODERS)}")
     return ENCODERS[key]
 
 
 def network_class(network: str) -> Callable[..., nn.Module]:
     """The entry of `NETWORKS`, or a ValueError that lists the keys."""
-    if network not in NETWORKS:
+    if not isinstance(network, str) or network not in NETWORKS:
         raise ValueError(f"network {network!r} is not known; choose one of {', '.join(NETWORKS)}")
     return NETWORKS[network]
 
 
 def _parameters(build: Callable[..., Any], kind: Any = None) -> dict[str, Any]:
     """Parameters of ``build`` (of one kind, if given) with their defaults, without the random generator."""
-    parameters = inspect.signature(build).parameters.values()
+    parameters = _named(build).values()
     return {p.name: p.default for p in parameters if p.name != "generator" and kind in (None, p.kind)}
+
+
+def _named(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Parameters that have a name, without ``*args`` and ``**kwargs``."""
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: p for name, p in inspect.signature(build).parameters.items() if p.kind not in rest}
 
 
 def _plain_parameters(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

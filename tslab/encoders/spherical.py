@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tslab._checks import check_choice, check_count
 from tslab.coords import unit_vectors
 from tslab.encoders.base import (
     QUARTER,
@@ -80,9 +81,8 @@ class NeRF(WaveEncoder):
     """
 
     def __init__(self, num_scales: int = 16) -> None:
-        if not 1 <= num_scales <= 40:
-            raise ValueError(f"num_scales (octaves) must lie in 1 ... 40, got {num_scales}")
-        super().__init__(2.0 ** torch.arange(num_scales, dtype=torch.float64) / 2)
+        num_scales = check_count("num_scales", num_scales, at_most=40, hint="they are octaves")
+        super().__init__(2.0 ** torch.arange(num_scales, dtype=torch.float64, device="cpu") / 2)
         self.out_features = 6 * num_scales
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6*f"]:
@@ -118,12 +118,10 @@ class Sphere2Vec(MultiScaleEncoder):
     def collapse_scales(self, scales: str) -> None:
         """Keep the geometric scales, or set every scale to ``max_radius`` as the released code does for M+
         and dfs."""
-        if scales not in ("geometric", "released"):
-            raise ValueError(f'scales must be "geometric" or "released", got {scales!r}')
-        self.scales = scales
+        self.scales = check_choice("scales", scales, ("geometric", "released"))
         if scales == "released":
             ones = geometric_scales(self.num_scales, self.max_radius, self.max_radius)
-            self.frequencies = self.frequencies_of(ones)
+            self.register_constant("frequencies", self.frequencies_of(ones))
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
         if torch.compiler.is_dynamo_compiling():

@@ -83,7 +83,7 @@ def place_name(place: Place) -> str:
 
 
 @cache
-def coastline_points(*, simplified: bool) -> Float[NDArray[np.float64], "m 2"]:
+def coastline_points(*, simplified: bool) -> Float[np.ndarray, "m 2"]:
     """The coastlines; simplified to a quarter of a degree, as fine as a figure of this size shows."""
     lines = land_lines()
     if not simplified:
@@ -100,7 +100,7 @@ def pieces(lines: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     return [piece for piece in pieces if len(piece) > 1]
 
 
-def graticule() -> Float[NDArray[np.float64], "m 2"]:
+def graticule() -> Float[np.ndarray, "m 2"]:
     """Meridians every 60 degrees and parallels every 30, as one polyline with NaN rows."""
     gap = np.full((1, 2), np.nan)
     lat = np.linspace(-90, 90, 46)
@@ -109,7 +109,7 @@ def graticule() -> Float[NDArray[np.float64], "m 2"]:
     return np.concatenate([part for piece in pieces for part in (piece, gap)])
 
 
-def map_edge() -> Float[NDArray[np.float64], "m 2"]:
+def map_edge() -> Float[np.ndarray, "m 2"]:
     """The edge of the map: twice the date line, joined by the poles."""
     lat = np.linspace(-90, 90, 91)
     west, east = np.c_[np.full_like(lat, -180), lat], np.c_[np.full_like(lat, 180), lat[::-1]]

@@ -8,6 +8,7 @@ folder is ever half there. Checksums of what was fetched are recorded in ``<root
 
 import errno
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -70,7 +71,8 @@ def list_remote(doi: str = DOI, *, timeout: float = 60) -> list[RemoteFile]:
         FetchLocbenchError: no connection, or an answer that is no file list.
     """
     try:
-        listed = doi_to_repository(doi, timeout=timeout).api_response
+        limited = "timeout" in inspect.signature(doi_to_repository).parameters  # pooch 1.9 and newer
+        listed = doi_to_repository(doi, **({"timeout": timeout} if limited else {})).api_response
         return [RemoteFile(f["name"], f["download_url"], int(f["size"]), f["computed_md5"]) for f in listed]
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise FetchLocbenchError(

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from tslab.coords import CoordinateError
 from tslab.released_files import data_folder
+from tslab.tasks.arrays import open_npy, read_csr
 from tslab.tasks.datasets import LOCBENCH_CITATION, TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
-from tslab.tasks.native import open_npy, read_csr
 from tslab.tasks.splits import random_split
 from tslab.tasks.task import ImageInput, ImageKind, LazyRows, Table, Task, TaskDataError, TaskMeta
 

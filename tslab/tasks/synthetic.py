@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tslab.coords import sample_sphere, unit_vectors
 from tslab.tasks.datasets import DATASETS
+from tslab.tasks.images import concatenate_images
 from tslab.tasks.synthetic_classes import (
     ClassPosterior,
     ClassSpec,
@@ -52,7 +53,7 @@ from tslab.tasks.synthetic_values import (
     night_lights,
     surveyed_places,
 )
-from tslab.tasks.task import ImageInput, LazyRows, Table, Task, TaskMeta, concatenate_images
+from tslab.tasks.task import ImageInput, LazyRows, Table, Task, TaskMeta
 from tslab.tasks.world import (
     GENERATOR_VERSION,
     Geography,

@@ -1,12 +1,11 @@
 """Training: from a task and the name of an encoder to a trained model, in one call.
 
-`train` fills in the recorded hyper-parameters, builds the model, runs the loop of `tslab.loop` and returns a
+`train` fills in the recorded hyper-parameters, builds the model, runs the loop of `tslab.training.loop` and returns a
 `Run`: the model, its history, the configuration and the environment, enough to do it again. A run can live
 in a folder, which is written once, and be continued from there.
 """
 
 import dataclasses
-import inspect
 import json
 import os
 import platform
@@ -15,70 +14,50 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tslab._files import atomic_path, atomic_write
+from tslab._checks import check_choice
+from tslab._files import DamagedFileError, atomic_path
 from tslab.coords import has_location
 from tslab.distributed import join_processes
 from tslab.encoders import ENCODERS, LocationEncoder, location_encoder
 from tslab.evaluation import quick_metrics
 from tslab.hyperparameters import hyperparameters
-from tslab.loop import LoopSettings, current_share, fit
 from tslab.models import LocationClassifier, Regressor
-from tslab.objectives import Objective, PresenceOnly, SquaredError, Standardised
 from tslab.tasks.task import Table, Task
-
-CONFIG_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE, HISTORY_FILE = (
-    *("config.json", "environment.json", "checkpoint.pt", "history.csv"),
-)
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "locbench2024": {
-        "background": "north_east",
-        "max_per_class": 100,
-        "lr_decay": 0.98,
-        "loss_eps": 1e-5,
-        "location_activation": "sigmoid",
-        "standardise_label": False,
-    }
-}
-"""What a preset changes in training; the encoder's part (output activation and dropout, scales) is in
-`tslab.encoders`."""
+from tslab.training import folder as folders
+from tslab.training.folder import CHECKPOINT_FILE, HISTORY_FILE, writes_files
+from tslab.training.loop import current_share, fit
+from tslab.training.objectives import Objective, PresenceOnly, SquaredError, Standardised
+from tslab.training.options import OPTION_NAMES, PRESETS, TrainOptions, resolve_device, resolve_options
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the outcome of a run, apart from data, device and versions."""
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainOptions):
+    """Everything that decides the outcome of a run, apart from data, device and versions: the options of
+    `TrainOptions`, all of them resolved, and what the task and the encoder add.
+
+    Attributes:
+        task, kind: name and kind of the task.
+        encoder: key of the encoder, "no_prior", or "custom" for an encoder object.
+        encoder_parameters: of `tslab.location_encoder`.
+        preset: None or its name.
+        num_classes, image_features, image_kind: what the model is built for.
+        data: digest of the rows that were trained on, in a stored run; None elsewhere.
+    """
 
     task: str
     kind: str
     encoder: str
     encoder_parameters: dict[str, Any]
-    embedding_dim: int
-    seed: int
-    epochs: int
-    lr: float
-    lr_decay: float
-    schedule: str
-    weight_decay: float
-    batch_size: int
-    max_per_class: int | None
-    background: str
-    background_weight: float
-    loss_eps: float
-    fusion: str
-    location_activation: str
-    standardise_label: bool
-    head: tuple[int, ...]
-    head_dropout: float
-    patience: int | None
-    precision: str
     preset: str | None
     num_classes: int
     image_features: int
     image_kind: str
+    data: str | None = None
 
 
 @dataclass
@@ -109,10 +88,8 @@ def train(
     task: Task,
     encoder: str | LocationEncoder = "sphere2vec_sphereC+",
     *,
-    seed: int = 0,
+    seed: int | None = None,
     epochs: int | None = None,
-    device: str | torch.device = "auto",
-    preset: str | None = None,
     lr: float | None = None,
     lr_decay: float | None = None,
     schedule: str | None = None,
@@ -120,16 +97,18 @@ def train(
     batch_size: int | None = None,
     max_per_class: int | None = None,
     background: str | None = None,
-    background_weight: float = 1.0,
+    background_weight: float | None = None,
     loss_eps: float | None = None,
-    embedding_dim: int = 256,
+    embedding_dim: int | None = None,
     fusion: str | None = None,
     location_activation: str | None = None,
     standardise_label: bool | None = None,
-    head: tuple[int, ...] = (256, 256),
-    head_dropout: float = 0.1,
+    head: tuple[int, ...] | None = None,
+    head_dropout: float | None = None,
     patience: int | None = None,
-    precision: str = "auto",
+    precision: str | None = None,
+    preset: str | None = None,
+    device: str | torch.device = "auto",
     compile: bool | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -139,35 +118,23 @@ def train(
 ) -> Run:
     """Train a location encoder on a task.
 
-    Whatever you leave out comes from `tslab.hyperparameters.hyperparameters`: the best recorded values of
-    this dataset and encoder, or a rule. The same arguments give the same numbers on the same kind of device,
-    bit for bit on a CPU.
+    The options from ``seed`` to ``precision`` are those of `TrainOptions`, which says what each is and what it is
+    when you leave it out (None); they are named here so that an editor can complete them. The same arguments give
+    the same numbers on the same kind of device, bit for bit on a CPU.
 
     Args:
         task: what `tslab.load_task` returns.
         encoder: a key of `tslab.ENCODERS`, or a `LocationEncoder` of your own (a pre-trained one, say),
-            which is then trained further; "no_prior" trains a regressor on the image alone.
-        seed: of weights, order of rows, background points and dropout.
-        epochs: passes over the training rows.
-        device: "auto" takes a GPU if there is one.
+            which is then trained further; one that is frozen (no parameter requires a gradient) and in evaluation
+            mode stays as it is. "no_prior" trains a regressor on the image alone.
         preset: "locbench2024" restores the released protocol: background points in the north-east quadrant,
             at most 100 rows of each class in an epoch, learning rate times 0.98 after each epoch, -ln(p +
             1e-5), activation and dropout on the embedding; for regression sigmoid on the embedding and
             labels as they are. What you pass wins over the preset.
-        lr, lr_decay, schedule, weight_decay, batch_size: of Adam; ``schedule`` is "exponential" (lr_decay
-            for each epoch; default for classes) or "cosine" (default for numbers).
-        max_per_class, background, background_weight, loss_eps: of the presence-only loss, see
-            `tslab.objectives.PresenceOnly`.
-            ``max_per_class=0`` takes every row, against the preset.
-        embedding_dim: width of the location embedding.
-        fusion: for regression: "concat" (default where the task has image features), "hadamard", or "none":
-            the place alone (the image alone with "no_prior").
-        location_activation, standardise_label, head, head_dropout: of the regressor, see `tslab.models.Regressor`.
-        patience: stop after so many epochs without a better validation metric (top1, r2) and return the best
-            weights; the validation split is not looked at without it.
-        precision: "auto" (bfloat16 products on a GPU that has them), "float32" or "bfloat16".
+        device: "auto" takes a GPU if there is one.
         compile: compile the step; default on a GPU only.
-        run_dir: folder of this run, which must not exist yet or be empty; the state is stored there after each epoch.
+        run_dir: folder of this run, which must not exist yet or be empty; the state is stored there after each
+            epoch. Nothing is written before every argument is known to be good.
         resume: folder of an interrupted run to continue; its configuration is used. Nothing but ``task``, ``device``,
             ``on_epoch``, ``progress``, ``compile`` and an encoder object may be given with it.
         on_epoch: called with each row of the history.
@@ -175,60 +142,33 @@ def train(
         **encoder_parameters: of `tslab.location_encoder`, for example ``num_scales=32, hidden_dim=1024``.
 
     Raises:
-        ValueError: an option that this task does not have, or arguments that contradict each other.
+        ValueError: an option out of its range or that this task does not have, arguments that contradict each other,
+            or ``resume`` with other data.
         FileExistsError: ``run_dir`` holds a run already.
+        tslab._files.FolderInUseError: another training writes into the folder.
         NonFiniteLossError: the loss became NaN; names the step and what to try.
     """
+    arguments = locals()
+    given = {name: arguments[name] for name in OPTION_NAMES if arguments[name] is not None}
+    _check_arguments(task, encoder, compile, on_epoch)
+    how = _How(device=resolve_device(device), compile=compile, on_epoch=on_epoch, progress=progress)
     if resume is not None:
-        _check_alone(locals() | encoder_parameters)
-        return _resume(
-            task, Path(resume), encoder, device=device, on_epoch=on_epoch, progress=progress, compile=compile
-        )
-    given = {
-        **{
-            "lr_decay": lr_decay,
-            "weight_decay": weight_decay,
-            "max_per_class": max_per_class,
-            "background": background,
-        },
-        **{
-            "loss_eps": loss_eps,
-            "location_activation": location_activation,
-            "standardise_label": standardise_label,
-        },
-    }
-    options = _resolve_options(preset, given)
-    key = encoder if isinstance(encoder, str) else "custom"
-    recorded, parameters = _resolve_parameters(task, key, preset, encoder_parameters)
-    features = task.image_dim if task.meta.kind == "regression" else 0
-    config = TrainConfig(
-        task=task.name,
-        kind=task.meta.kind,
-        encoder=key,
-        encoder_parameters=parameters,
-        embedding_dim=embedding_dim if isinstance(encoder, str) else encoder.out_features,
-        seed=seed,
-        epochs=recorded["epochs"] if epochs is None else epochs,
-        lr=recorded["lr"] if lr is None else lr,
-        schedule=schedule
-        or ("cosine" if task.meta.kind == "regression" and preset is None else "exponential"),
-        batch_size=recorded["batch_size"] if batch_size is None else batch_size,
-        background_weight=background_weight,
-        fusion=_resolve_fusion(fusion, key, features, task),
-        head=tuple(head),
-        head_dropout=head_dropout,
-        patience=patience,
-        precision=precision,
-        preset=preset,
-        num_classes=task.num_classes,
-        image_features=features,
-        image_kind="scalar" if task.meta.image_kind == "scalar" else "feats",
-        **options,
-    )
-    folder = (
-        _new_folder(run_dir) if run_dir is not None and _writes() else (Path(run_dir) if run_dir else None)
-    )
-    return _run(task, config, encoder, folder, None, device, on_epoch, progress, compile)
+        more = [
+            *given,
+            *(["preset"] if preset else []),
+            *(["run_dir"] if run_dir else []),
+            *encoder_parameters,
+        ]
+        return _resume(task, Path(resume), encoder, more, how)
+    config = _configure(task, encoder, preset, given, encoder_parameters)
+    folder = None
+    if run_dir is not None:
+        folder = Path(run_dir)
+        _check_storable(config.encoder_parameters)
+        if writes_files():
+            folders.check_free(folder)
+        config = dataclasses.replace(config, data=_data_of(task, config))
+    return _run(task, config, encoder, folder, how)
 
 
 def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Run:
@@ -237,25 +177,39 @@ def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cp
 
     Raises:
         FileNotFoundError: no run there, or none that has finished an epoch.
+        ValueError: a file of the run is damaged; names it and the way out.
     """
     folder = Path(folder)
+    where = resolve_device(device)
     config = _read_config(folder)
     checkpoint = folder / CHECKPOINT_FILE
     if not checkpoint.is_file():
         raise FileNotFoundError(
-            f"the run in {folder} has not finished an epoch; train it again in a new folder"
+            f"the run in {folder} has not finished an epoch; train it again with resume={str(folder)!r}"
         )
     if config.encoder == "custom":
         raise ValueError(
             "this run was trained with an encoder object; build it and load checkpoint.pt['model'] into it"
         )
-    model = build_model(config, None)
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    best = content["best_weights"] if config.patience is not None else None
-    model.load_state_dict(best or content["model"])
-    model.to(resolve_device(device)).eval()
-    environment = json.loads((folder / ENVIRONMENT_FILE).read_text())
-    return Run(model, pd.DataFrame(content["history"]), config, environment, folder)
+    content = folders.read_checkpoint(checkpoint)
+    weights = content["model"]
+    if config.patience is not None and content["best_weights"]:
+        weights = content["best_weights"]
+    if config.encoder == "rbf" and "anchors" not in config.encoder_parameters:  # few places are fewer anchors
+        count = next((len(w) for name, w in weights.items() if name.endswith(".anchors")), 1)
+        more = config.encoder_parameters | {"num_anchors": count}
+        model = build_model(dataclasses.replace(config, encoder_parameters=more), None)
+    else:
+        model = build_model(config, None)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DamagedFileError(
+            f"{checkpoint} does not hold the weights of the model that {folders.CONFIG_FILE} beside it describes; "
+            "put back the file that belongs to the run, or train again in a new folder"
+        ) from error
+    model.to(where).eval()
+    return Run(model, pd.DataFrame(content["history"]), config, folders.read_environment(folder), folder)
 
 
 def build_model(
@@ -299,16 +253,6 @@ def build_model(
     )
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device called ``device``; "auto" is a GPU if there is one (the process's own under torchrun), else
-    the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
 def environment_of(device: torch.device) -> dict[str, Any]:
     """Versions and hardware that a number may depend on."""
     import tslab
@@ -330,37 +274,29 @@ def environment_of(device: torch.device) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _How:
+    """Where and how a run is computed, which does not decide its outcome."""
+
+    device: torch.device
+    compile: bool | None
+    on_epoch: Callable[[dict[str, float]], None] | None
+    progress: bool
+
+
 def _run(
     task: Task,
     config: TrainConfig,
     encoder: str | LocationEncoder,
     folder: Path | None,
-    resume_from: Path | None,
-    device: str | torch.device,
-    on_epoch: Callable[[dict[str, float]], None] | None,
-    progress: bool,
-    compile: bool | None,
+    how: _How,
+    resume_from: Path | None = None,
 ) -> Run:
-    where = resolve_device(device)
+    """Build everything, then write to the folder, then train."""
+    where = how.device
     join_processes(where)
     model = build_model(config, task, None if isinstance(encoder, str) else encoder).to(where)
     objective, trained = _objective(config, task, model, where)
-    environment = environment_of(where)
-    if folder is not None and resume_from is None and _writes():
-        atomic_write(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
-        atomic_write(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    settings = LoopSettings(
-        epochs=config.epochs,
-        lr=config.lr,
-        lr_decay=config.lr_decay,
-        schedule=config.schedule,
-        weight_decay=config.weight_decay,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        patience=config.patience,
-        precision=config.precision,
-        compile=where.type == "cuda" and current_share().world == 1 if compile is None else compile,
-    )
     validate = None
     if config.patience is not None:
         if len(task.val) == 0:
@@ -369,23 +305,29 @@ def _run(
             )
         validation = task.val.to(where)
         validate = lambda: quick_metrics(model, validation)  # noqa: E731
-    state = fit(
-        model,
-        objective,
-        settings,
-        where,
-        trained=trained,
-        validate=validate,
-        checkpoint=None if folder is None else folder / CHECKPOINT_FILE,
-        resume_from=resume_from,
-        on_epoch=on_epoch,
-        progress=progress,
-        label=f"{config.task} · {config.encoder}",
-    )
-    history = pd.DataFrame(state.history)
-    if folder is not None and _writes():
-        with atomic_path(folder / HISTORY_FILE) as temporary:
-            history.to_csv(temporary, index=False)
+    environment = environment_of(where)
+    alone = current_share().world == 1
+    with folders.writing(folder if writes_files() else None):
+        if folder is not None and resume_from is None and writes_files():
+            folders.begin(folder, dataclasses.asdict(config), environment)
+        state = fit(
+            model,
+            objective,
+            config,
+            where,
+            trained=trained,
+            validate=validate,
+            checkpoint=None if folder is None else folder / CHECKPOINT_FILE,
+            resume_from=resume_from,
+            on_epoch=how.on_epoch,
+            progress=how.progress,
+            compile=where.type == "cuda" and alone if how.compile is None else how.compile,
+            label=f"{config.task} · {config.encoder}",
+        )
+        history = pd.DataFrame(state.history)
+        if folder is not None and writes_files():
+            with atomic_path(folder / HISTORY_FILE) as temporary:
+                history.to_csv(temporary, index=False)
     return Run(model, history, config, environment, folder)
 
 
@@ -407,53 +349,86 @@ def _objective(
     return error, Standardised(model)
 
 
-def _check_alone(arguments: dict[str, Any]) -> None:
-    """A run that is continued has its configuration already; say so to who gives another one."""
-    allowed = {"task", "encoder", "device", "compile", "resume", "on_epoch", "progress", "encoder_parameters"}
-    defaults = {name: p.default for name, p in inspect.signature(train).parameters.items()}
-    more = [
-        k for k, v in arguments.items() if k not in allowed and v != defaults.get(k, inspect.Parameter.empty)
-    ]
+def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:
+    if not isinstance(task, Task):
+        example = repr(task) if isinstance(task, str) else "name"
+        raise TypeError(
+            f"task must be a Task, got {type(task).__name__}; load one with tslab.load_task({example})"
+        )
+    if len(task.train) == 0:
+        raise ValueError(f"{task.name} has no training rows; check its filter, or choose another split")
+    if not isinstance(encoder, str | LocationEncoder):
+        raise TypeError(
+            f"encoder must be a key of tslab.ENCODERS or a LocationEncoder, got {type(encoder).__name__}; "
+            "put a position encoder into tslab.location_encoder"
+        )
+    if not isinstance(encoder, str) and any(p.dtype != torch.float32 for p in encoder.parameters()):
+        raise ValueError(
+            "encoder must have float32 weights to be trained: pass encoder.float(); for faster products on a GPU "
+            'there is precision="bfloat16"'
+        )
+    check_choice("compile", compile, (None, True, False))
+    if on_epoch is not None and not callable(on_epoch):
+        raise TypeError(f"on_epoch must be a function of a row of the history, got {type(on_epoch).__name__}")
+
+
+def _configure(
+    task: Task,
+    encoder: str | LocationEncoder,
+    preset: str | None,
+    given: dict[str, Any],
+    encoder_parameters: dict[str, Any],
+) -> TrainConfig:
+    key = encoder if isinstance(encoder, str) else "custom"
+    kind = task.meta.kind
+    check_choice("preset", preset, (None, *PRESETS))
+    recorded, parameters = _resolve_parameters(task, key, preset, encoder_parameters)
+    options = resolve_options(given, recorded, preset=preset, kind=kind)
+    features = task.image_dim if kind == "regression" else 0
+    options["fusion"] = _resolve_fusion(given.get("fusion"), key, features, task)
+    if not isinstance(encoder, str):
+        options["embedding_dim"] = encoder.out_features
+    return TrainConfig(
+        task=task.name,
+        kind=kind,
+        encoder=key,
+        encoder_parameters=parameters,
+        preset=preset,
+        num_classes=task.num_classes,
+        image_features=features,
+        image_kind="scalar" if task.meta.image_kind == "scalar" else "feats",
+        **options,
+    )
+
+
+def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, more: list[str], how: _How) -> Run:
+    """Continue the run in ``folder``; ``more`` are the names of arguments that a continued run does not take."""
     if more:
         raise ValueError(
             f"resume continues a run with its own configuration; leave out {', '.join(more)}, "
             "or train anew in another run_dir"
         )
-
-
-def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, **how: Any) -> Run:
     config = _read_config(folder)
     if config.task != task.name:
         raise ValueError(
             f"the run in {folder} was trained on {config.task}, not on {task.name}; load that task"
+        )
+    if config.data is not None and config.data != _data_of(task, config):
+        raise ValueError(
+            f"the run in {folder} was trained on other rows than this {task.name} holds; load the task as it was "
+            "then (the same scale, source, split and filters), or train anew in another run_dir"
         )
     if config.encoder == "custom" and isinstance(encoder, str):
         raise ValueError("this run was trained with an encoder object; pass the same object as encoder=")
     given = encoder if config.encoder == "custom" else config.encoder
     checkpoint = folder / CHECKPOINT_FILE
     start = checkpoint if checkpoint.is_file() else None  # interrupted in the first epoch: begin again
-    return _run(
-        task, config, given, folder, start, how["device"], how["on_epoch"], how["progress"], how["compile"]
-    )
+    return _run(task, config, given, folder, how, start)
 
 
-def _resolve_options(preset: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Options of the loss and the models: what was given, else the preset's, else the default."""
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is not known; choose None or one of {', '.join(PRESETS)}")
-    defaults = {
-        **{
-            "lr_decay": 0.98,
-            "weight_decay": 0.0,
-            "max_per_class": None,
-            "background": "sphere",
-            "loss_eps": 0.0,
-        },
-        **{"location_activation": "identity", "standardise_label": True},
-    }
-    chosen = defaults | (PRESETS[preset] if preset is not None else {})
-    chosen |= {name: value for name, value in given.items() if value is not None}
-    return chosen | {"max_per_class": chosen["max_per_class"] or None}
+def _data_of(task: Task, config: TrainConfig) -> str:
+    """Digest of the rows that decide the outcome: the training rows, and with patience the validation rows."""
+    return folders.data_digest(task.train, *([task.val] if config.patience is not None else []))
 
 
 def _resolve_parameters(
@@ -475,8 +450,23 @@ def _resolve_parameters(
         taken.pop("num_anchors", None)
     if "network" in given:  # recorded parameters belong to the recorded network
         taken = {k: v for k, v in taken.items() if k not in ("activation", "num_hidden_layers", "hidden_dim")}
-    plain = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in given.items()}
-    return training, taken | plain
+    return training, taken | {name: _plain(value) for name, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    """An encoder parameter without arrays, as it can stand in config.json."""
+    return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+
+
+def _check_storable(parameters: dict[str, Any]) -> None:
+    for name, value in parameters.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise TypeError(
+                f"{name} must be numbers, text or a tensor to be stored in run_dir, got {type(value).__name__}; "
+                "build the encoder with tslab.location_encoder and pass it as encoder="
+            ) from error
 
 
 def _resolve_fusion(fusion: str | None, encoder: str, image_features: int, task: Task) -> str:
@@ -506,27 +496,18 @@ def _draw_anchors(table: Table, count: int, generator: torch.Generator) -> Tenso
     return places[torch.randperm(len(places), generator=generator)[:count]]
 
 
-def _new_folder(run_dir: str | os.PathLike[str]) -> Path:
-    folder = Path(run_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{folder} exists and is not empty; a run folder is written once: "
-            f"choose another run_dir, or continue with resume={str(folder)!r}"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _read_config(folder: Path) -> TrainConfig:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no run (no {CONFIG_FILE}); check the path, or train with run_dir="
+    content = folders.read_config(folder)
+    try:
+        config = TrainConfig(**content)
+    except (TypeError, ValueError) as error:
+        raise DamagedFileError(
+            f"{folder / folders.CONFIG_FILE} is not the configuration of a run ({error}); put the file back, "
+            "or train again in a new folder"
+        ) from error
+    if config.encoder not in (*ENCODERS, "custom", "no_prior"):
+        raise KeyError(
+            f"the run in {folder} was trained with encoder {config.encoder!r}, which is not known here; "
+            "import the module that registers it (tslab.register_encoder) first"
         )
-    content = json.loads(path.read_text())
-    return TrainConfig(**{**content, "head": tuple(content["head"])})
-
-
-def _writes() -> bool:
-    """True in the one process that writes files."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return config

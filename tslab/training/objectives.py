@@ -1,7 +1,7 @@
 """What one training step computes, for each kind of task: which rows an epoch visits and the loss of a batch.
 
 All data of an objective lie on its device from the start; a batch is an index. Every objective serves the
-same loop (`tslab.loop`) and the same sharing between processes: a batch is drawn once, from the same
+same loop (`tslab.training.loop`) and the same sharing between processes: a batch is drawn once, from the same
 generator everywhere, and each process takes its share.
 """
 
@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tslab._checks import check_choice, check_count, check_finite, check_number
 from tslab.coords import check_lonlat, has_location
-from tslab.losses import background_points, presence_only_loss, presence_only_loss_of_pass
+from tslab.losses import BACKGROUNDS, background_points, presence_only_loss, presence_only_loss_of_pass
 from tslab.models import Regressor
 from tslab.tasks.task import Table
 
@@ -31,7 +32,7 @@ class Share:
 
 
 class Objective(Protocol):
-    """A training objective, as `tslab.loop.fit` needs it."""
+    """A training objective, as `tslab.training.loop.fit` needs it."""
 
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
         """Rows that one epoch visits, in order."""
@@ -56,7 +57,7 @@ class PresenceOnly(Objective):
         max_per_class: at most so many rows of each class in one epoch, drawn anew each time; None takes every row.
 
     Raises:
-        ValueError: no row has a location.
+        ValueError: no row has a location, labels that are numbers, or an argument out of its range.
     """
 
     def __init__(
@@ -69,6 +70,11 @@ class PresenceOnly(Objective):
         eps: float = 0.0,
         max_per_class: int | None = None,
     ) -> None:
+        check_choice("background", background, BACKGROUNDS)
+        check_number("background_weight", background_weight, at_least=0)
+        check_number("eps", eps, at_least=0)
+        if max_per_class is not None:
+            check_count("max_per_class", max_per_class, hint="None takes every row")
         check_lonlat(table.lonlat, name="the training table's lonlat")
         located = has_location(table.lonlat)
         if not bool(located.any()):
@@ -77,6 +83,11 @@ class PresenceOnly(Objective):
             )
         self.lonlat = table.lonlat[located].to(device)
         self.target = table.target[located].to(device)
+        if self.target.is_floating_point():
+            raise ValueError(
+                "the presence-only loss needs class numbers, and this table's target is numbers; "
+                "use a regression task for them"
+            )
         self.background, self.background_weight, self.eps = background, background_weight, eps
         self.max_per_class = max_per_class
 
@@ -109,6 +120,9 @@ class SquaredError(Objective):
         device: where everything lies.
         model: the regressor, whose scales are fitted to these rows.
         standardise_label: False compares in the label's own unit, as the released code does.
+
+    Raises:
+        ValueError: a label or an image feature that is not finite; names the row.
     """
 
     def __init__(
@@ -117,9 +131,11 @@ class SquaredError(Objective):
         check_lonlat(table.lonlat, name="the training table's lonlat")
         self.lonlat = table.lonlat.to(device)
         label = table.target.to(device)
+        check_finite("the label", label)
         self.image = None
         if model.image is not None:
             self.image = table.image_rows(device=device)
+            check_finite("the image features", self.image)
         model.fit_scales(label, self.image, standardise_label=standardise_label)
         self.label = ((label - model.label_mean) / model.label_scale).to(torch.float32)
 
@@ -156,8 +172,7 @@ def balanced(order: Int[Tensor, " n"], target: Int[Tensor, " n"], max_per_class:
     ``order`` is a random permutation of the rows, so each class keeps a random part of its rows. No loop
     over classes.
     """
-    if max_per_class < 1:
-        raise ValueError(f"max_per_class must be at least 1, got {max_per_class}; None takes every row")
+    check_count("max_per_class", max_per_class, hint="None takes every row")
     classes = target[order]
     by_class = torch.argsort(classes, stable=True)
     count = torch.bincount(classes)

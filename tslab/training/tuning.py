@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from tslab._checks import check_count, check_number
 from tslab.encoders import encoder_info
 from tslab.evaluation import quick_metrics
-from tslab.loop import NonFiniteLossError
 from tslab.tasks.task import Task
-from tslab.training import train
+from tslab.training.loop import NonFiniteLossError
+from tslab.training.run import train
 
 Choice = tuple[float, float] | tuple[float, float, str] | list[Any]
 """(low, high): a number in between, whole if both are; (low, high, "log"): on a logarithmic scale; [a, b,
@@ -64,13 +65,19 @@ def tune(
         progress: show Optuna's progress bar.
 
     Raises:
-        ValueError: the task has no validation split.
+        ValueError: the task has no validation split, an argument out of its range, or a storage that cannot be read;
+            names it.
+        RuntimeError: every trial failed.
         ImportError: Optuna is not installed.
     """
+    check_count("trials", trials)
+    check_count("seed", seed, at_least=0, at_most=2**32 - 1)
     if len(task.val) == 0:
         raise ValueError(f"{task.name} has no validation split; use task.with_validation()")
     optuna = _import_optuna()
     space = default_space(encoder) if space is None else space
+    for name, choice in space.items():
+        _check_choice_of(name, choice)
     metric = "top1" if task.meta.kind == "classification" else "r2"
     searched = replace(task, test=task.val)  # nothing below can look at the evaluated rows
     common: dict[str, Any] = {"progress": False, "seed": seed} | dict(fixed or {})
@@ -81,17 +88,30 @@ def tune(
         return quick_metrics(run.model, searched.val)[metric]
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
-        storage=storage,
-        study_name=f"{task.name}-{encoder}",
-        load_if_exists=storage is not None,
-    )
+    try:
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=seed),
+            storage=storage,
+            study_name=f"{task.name}-{encoder}",
+            load_if_exists=storage is not None,
+        )
+    except Exception as error:  # whatever the database's driver raises
+        if storage is None:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"storage {storage!r} cannot be used ({reason}); it must be an address such as "
+            "'sqlite:///search.db' of a new file or of a search of Optuna's; name another one"
+        ) from error
     study.optimize(objective, n_trials=trials, catch=(NonFiniteLossError,), show_progress_bar=progress)
     rows = [
         {**trial.params, "value": trial.value, "state": trial.state.name.lower()} for trial in study.trials
     ]
+    if not any(row["state"] == "complete" for row in rows):
+        raise RuntimeError(
+            f"all {len(rows)} trials failed because the loss exploded; search smaller learning rates (space=)"
+        )
     return Tuning(dict(study.best_params), float(study.best_value), metric, pd.DataFrame(rows))
 
 
@@ -112,6 +132,24 @@ def default_space(encoder: str) -> dict[str, Choice]:
     if "degree" in names:
         space["degree"] = [5, 10, 20]
     return space
+
+
+def _check_choice_of(name: str, choice: Any) -> None:
+    what = f"space[{name!r}]"
+    if isinstance(choice, list):
+        if not choice:
+            raise ValueError(f"{what} is an empty list; name at least one value")
+        return
+    if (
+        not isinstance(choice, tuple)
+        or len(choice) not in (2, 3)
+        or (len(choice) == 3 and choice[2] != "log")
+    ):
+        raise ValueError(
+            f'{what} must be (low, high), (low, high, "log") or a list of values, got {choice!r}'
+        )
+    low = check_number(f"{what}, low,", choice[0], above=0 if len(choice) == 3 else None)
+    check_number(f"{what}, high,", choice[1], at_least=low)
 
 
 def _suggest(trial: Any, name: str, choice: Choice) -> Any:

@@ -1,7 +1,7 @@
 """Contrastive spatial pre-training (CSP): learn a location encoder from unlabelled pairs of place and image,
 then fine-tune on few labels.
 
-`pretrain` runs the loop of `tslab.loop` with `tslab.losses.csp_loss`; what it returns goes into
+`pretrain` runs the loop of `tslab.training.loop` with `tslab.losses.csp_loss`; what it returns goes into
 ``tslab.train(task, encoder=...)``. `few_shot` makes the small labelled task to fine-tune on.
 
 Source: Mai et al., CSP: Self-supervised contrastive spatial pre-training for geospatial-visual
@@ -18,14 +18,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tslab._checks import check_choice, check_count, check_finite, check_number
+from tslab.coords import check_lonlat
 from tslab.encoders import LocationEncoder, location_encoder
 from tslab.encoders.networks import xavier_linear
 from tslab.hyperparameters import hyperparameters
-from tslab.loop import LoopSettings, fit
-from tslab.losses import background_points, csp_loss
-from tslab.objectives import Objective, Share
+from tslab.losses import BACKGROUNDS, background_points, csp_loss
 from tslab.tasks.task import Table, Task
-from tslab.training import resolve_device
+from tslab.training.loop import fit
+from tslab.training.objectives import Objective, Share
+from tslab.training.options import TrainOptions, resolve_device
 
 
 class PairEncoder(nn.Module):
@@ -50,7 +52,8 @@ class Contrast(Objective):
     With several processes each one contrasts within its own share of the batch.
 
     Raises:
-        ValueError: no image features, or no row with a location.
+        ValueError: no image features, features that are not finite, no row with a location, or an argument out of
+            its range.
     """
 
     def __init__(
@@ -64,6 +67,12 @@ class Contrast(Objective):
         symmetric: bool = False,
         background: str = "sphere",
     ) -> None:
+        check_count("negatives", negatives, at_least=0)
+        _check_numbers("temperatures", temperatures, 3)
+        _check_numbers("weights", weights, 2)
+        check_choice("symmetric", symmetric, (True, False))
+        check_choice("background", background, BACKGROUNDS)
+        check_lonlat(table.lonlat, name="the training table's lonlat")
         if table.image is None:
             raise ValueError("pre-training pairs places with image features, and this table has none")
         located = table.where(table.has_location)
@@ -71,6 +80,7 @@ class Contrast(Objective):
             raise ValueError("pre-training needs at least two rows with a location")
         self.lonlat = located.lonlat.to(device)
         image = located.image_rows(device=device)
+        check_finite("the image features", image, table.has_location.nonzero()[:, 0])
         self.image = (image - image.mean(0)) / image.std(0, correction=0).clamp_min(1e-6)
         self.negatives, self.background = negatives, background
         self.options: dict[str, Any] = {
@@ -137,8 +147,16 @@ def pretrain(
     column. Defaults of the loss are those of the published scripts. The same arguments give the same weights.
 
     Raises:
-        ValueError: a task without image features.
+        ValueError: a task without image features, or an argument out of its range.
     """
+    options = TrainOptions(
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        seed=seed,
+        embedding_dim=embedding_dim,
+        background=background,
+    )
     where = resolve_device(device)
     generator = torch.Generator().manual_seed(seed)
     if isinstance(encoder, str):
@@ -158,16 +176,15 @@ def pretrain(
         background=background,
     )
     model = PairEncoder(encoder, task.image_dim, generator=generator).to(where)
-    settings = LoopSettings(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
-    state = fit(model, objective, settings, where, progress=progress, label=f"{task.name} · pre-training")
+    state = fit(model, objective, options, where, progress=progress, label=f"{task.name} · pre-training")
     return Pretrained(model.encoder, model.projector, pd.DataFrame(state.history))
 
 
 def few_shot(task: Task, fraction: float, *, seed: int = 0) -> Task:
     """The task with a ``fraction`` of its training rows: of each class at least one row, at random (all rows
     for 1)."""
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+    check_number("fraction", fraction, above=0, at_most=1)
+    check_count("seed", seed, at_least=0)
     order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
     if task.meta.kind == "classification":
         target = task.train.target.cpu()[order]
@@ -179,3 +196,10 @@ def few_shot(task: Task, fraction: float, *, seed: int = 0) -> Task:
     else:
         rows = order[: max(1, round(fraction * len(order)))].sort().values
     return replace(task, train=task.train.where(rows))
+
+
+def _check_numbers(name: str, values: Any, count: int) -> None:
+    if not isinstance(values, tuple | list) or len(values) != count:
+        raise ValueError(f"{name} must be {count} numbers, got {values!r}")
+    for i, value in enumerate(values):
+        check_number(f"{name}[{i}]", value)
