@@ -5,8 +5,10 @@ network behind it, `register_encoder` adds an encoder of your own, which then wo
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any, Literal
 
 import torch
@@ -39,7 +41,6 @@ class EncoderInfo:
         network: key of `NETWORKS` that stands behind it by default.
         presets: for each preset, the position parameters that it changes, and ``network`` if it changes that.
         summary: one line on what it computes.
-        chapter: path of its chapter in the book, without suffix.
     """
 
     key: str
@@ -49,7 +50,6 @@ class EncoderInfo:
     network: str = "ffn"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     summary: str = ""
-    chapter: str = ""
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -66,100 +66,26 @@ class EncoderInfo:
 
 
 def _built_in() -> dict[str, EncoderInfo]:
-    released = "locbench2024"
-    infos = [
-        EncoderInfo(
-            "tile",
-            "Tile",
-            "baseline",
-            Tile,
-            summary="a learned vector for each cell of a map grid",
-            presets={released: {"cell_size": 1e6}},
-        ),
-        EncoderInfo(
-            "wrap",
-            "Wrap",
-            "planar",
-            Wrap,
-            network="residual",
-            summary="one sine and cosine of each coordinate, with a residual network",
-        ),
-        EncoderInfo(
-            "wrap_ffn", "Wrap + FFN", "planar", Wrap, summary="one sine and cosine of each coordinate"
-        ),
-        EncoderInfo("rbf", "RBF", "kernel", RBF, summary="Gaussian similarity to anchor places"),
-        EncoderInfo("rff", "RFF", "kernel", RFF, summary="random waves over the map"),
-        EncoderInfo(
-            "space2vec_grid",
-            "Space2Vec-grid",
-            "multi-scale planar",
-            Space2VecGrid,
-            summary="waves of each coordinate at many scales",
-        ),
-        EncoderInfo(
-            "space2vec_theory",
-            "Space2Vec-theory",
-            "multi-scale planar",
-            Space2VecTheory,
-            summary="waves in three directions at many scales",
-        ),
-        EncoderInfo("xyz", "xyz", "spherical", XYZ, summary="the point on the unit sphere"),
-        EncoderInfo(
-            "nerf",
-            "NeRF",
-            "spherical",
-            NeRF,
-            summary="octaves of the point on the unit sphere",
-            presets={released: {"num_scales": 16}},
-        ),
-        EncoderInfo(
-            "sphere2vec_sphereC",
-            "Sphere2Vec-sphereC",
-            "sphere2vec",
-            SphereC,
-            summary="unit vectors of scaled angles",
-        ),
-        EncoderInfo(
-            "sphere2vec_sphereC+",
-            "Sphere2Vec-sphereC+",
-            "sphere2vec",
-            SphereCPlus,
-            summary="sphereC and the waves of each coordinate",
-        ),
-        EncoderInfo(
-            "sphere2vec_sphereM",
-            "Sphere2Vec-sphereM",
-            "sphere2vec",
-            SphereM,
-            summary="one angle scaled at a time",
-        ),
-        EncoderInfo(
-            "sphere2vec_sphereM+",
-            "Sphere2Vec-sphereM+",
-            "sphere2vec",
-            SphereMPlus,
-            summary="sphereM and the waves of each coordinate",
-            presets={released: {"scales": "released"}},
-        ),
-        EncoderInfo(
-            "sphere2vec_dfs",
-            "Sphere2Vec-dfs",
-            "sphere2vec",
-            DFS,
-            summary="all products of waves of longitude and latitude",
-            presets={released: {"scales": "released"}},
-        ),
-        EncoderInfo(
-            "siren_sh",
-            "Siren(SH)",
-            "harmonic",
-            SphericalHarmonics,
-            network="siren",
-            summary="spherical harmonics, with a sine-activated network",
-            presets={released: {"degree": 8, "network": "ffn"}},
-        ),
-    ]
-    return {info.key: info for info in infos}
+    """The encoders of the package: their classes, and what ``data/encoders.json`` says of them."""
+    classes: dict[str, type[PositionEncoder]] = {
+        "tile": Tile,
+        "wrap": Wrap,
+        "wrap_ffn": Wrap,
+        "rbf": RBF,
+        "rff": RFF,
+        "space2vec_grid": Space2VecGrid,
+        "space2vec_theory": Space2VecTheory,
+        "xyz": XYZ,
+        "nerf": NeRF,
+        "sphere2vec_sphereC": SphereC,
+        "sphere2vec_sphereC+": SphereCPlus,
+        "sphere2vec_sphereM": SphereM,
+        "sphere2vec_sphereM+": SphereMPlus,
+        "sphere2vec_dfs": DFS,
+        "siren_sh": SphericalHarmonics,
+    }
+    facts = json.loads((files("tslab") / "data" / "encoders.json").read_text("utf-8"))
+    return {key: EncoderInfo(key=key, build=build, **facts[key]) for key, build in classes.items()}
 
 
 ENCODERS: dict[str, EncoderInfo] = _built_in()
