@@ -23,6 +23,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from tslab import diagnostics, figures
+from tslab._checks import check_choice, check_count
 from tslab.diagnostics import Encoder
 from tslab.published import CLASSIFICATION_DATASETS, encoder_row_name, published_tables
 from tslab.tables import readable
@@ -50,6 +51,8 @@ def equal_area_grid(n_lon: int = 120, n_lat: int = 60) -> tuple[np.ndarray, np.n
 
     Places are ordered by latitude, then longitude, south to north.
     """
+    check_count("n_lon", n_lon)
+    check_count("n_lat", n_lat)
     lon = (np.arange(n_lon) + 0.5) * 360 / n_lon - 180
     sin_lat = (np.arange(n_lat) + 0.5) * 2 / n_lat - 1
     grid = np.stack(np.meshgrid(lon, np.rad2deg(np.arcsin(sin_lat))), axis=-1).reshape(-1, 2)
@@ -83,7 +86,8 @@ def map_slider(
         height: pixels.
     """
     grids = [_as_grid(field) for field in fields]
-    low, high = limits or _range(grids, diverging)
+    _check_steps(grids, labels, active, points)
+    low, high = _range(grids, diverging) if limits is None else figures._limits(grids[0], "field", limits)
     n_lat, n_lon = grids[0].shape
     lon, sin_lat, _ = equal_area_grid(n_lon, n_lat)
     scale = figures.DIVERGING_SCALE if diverging else figures.FIELD_SCALE
@@ -139,8 +143,14 @@ def globe_slider(
     grids = [
         np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64) for field in fields
     ]
-    low, high = limits or _range(grids, diverging)
-    lon, lat, _ = globe_grid(360 // grids[0].shape[1])
+    _check_steps(grids, labels, active, None)
+    low, high = _range(grids, diverging) if limits is None else figures._limits(grids[0], "field", limits)
+    n_lat, n_lon = grids[0].shape
+    if n_lon != 2 * n_lat or 180 % n_lat:
+        raise ValueError(
+            f"fields must lie on a grid of globe_grid, (180 / step, 360 / step), got {grids[0].shape}"
+        )
+    lon, lat, _ = globe_grid(180 // n_lat)
     scale = figures.DIVERGING_SCALE if diverging else figures.FIELD_SCALE
 
     def drawn(grid: np.ndarray) -> go.Figure:
@@ -164,6 +174,9 @@ def globe_slider(
 
 def globe_grid(step_deg: int = 4) -> tuple[np.ndarray, np.ndarray, Float[Tensor, "n 2"]]:
     """Cell centres of a regular grid for `globe_slider`: longitudes, latitudes and the places (n_lat * n_lon, 2)."""
+    check_count("step_deg", step_deg, at_most=90)
+    if 180 % step_deg:
+        raise ValueError(f"step_deg must divide 180, for example 2, 4 or 5, got {step_deg}")
     lon = np.arange(-180 + step_deg / 2, 180, step_deg)
     lat = np.arange(-90 + step_deg / 2, 90, step_deg)
     return lon, lat, torch.from_numpy(np.stack(np.meshgrid(lon, lat), axis=-1).reshape(-1, 2))
@@ -182,10 +195,17 @@ def curve_slider(
     """A set of curves at a time, with a slider over the sets; ``x`` and ``y`` are plotly axes (title, range, type).
 
     Raises:
-        ValueError: sets of different sizes; an empty curve, ``Curve("", [], [])``, fills a place.
+        ValueError: no set, or sets of different sizes; an empty curve, ``Curve("", [], [])``, fills a place.
     """
     if len({len(curves) for curves in frames}) != 1:
         raise ValueError("every set needs as many curves as the others; fill up with Curve('', [], [])")
+    for curves in frames:
+        for curve in curves:
+            if np.shape(_short(curve.x)) != np.shape(_short(curve.y)):
+                raise ValueError(
+                    f"curve {curve.name!r} has {len(curve.x)} values of x, but {len(curve.y)} of y"
+                )
+    _check_labels(len(frames), labels, active)
 
     def traces(curves: Sequence[Curve]) -> list[go.Scatter]:
         return [
@@ -215,7 +235,9 @@ def curve_slider(
     return figure
 
 
-def frame_slider(labels: Sequence[str], prefix: str, active: int = 0, *, space_px: int = 45) -> dict[str, Any]:
+def frame_slider(
+    labels: Sequence[str], prefix: str, active: int = 0, *, space_px: int = 45
+) -> dict[str, Any]:
     """Layout of a slider that plays one frame a step. Labels too long to stand side by side show only when chosen."""
     now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     steps = [{"label": label, "method": "animate", "args": [[str(i)], now]} for i, label in enumerate(labels)]
@@ -240,7 +262,10 @@ def feature_browser(
 ) -> go.Figure:
     """A world map of one feature at a time, with a slider over the features ``columns`` named ``labels``."""
     _, _, places = equal_area_grid(n_lon, n_lat)
-    features = diagnostics._encode(encoder, places)[:, list(columns)].reshape(n_lat, n_lon, -1)
+    every = diagnostics._encode(encoder, places)
+    for column in columns:
+        check_count("columns", column, at_least=0, at_most=every.shape[1] - 1)
+    features = every[:, list(columns)].reshape(n_lat, n_lon, -1)
     return map_slider(list(features.unbind(-1)), labels, prefix=prefix, colorbar="value")
 
 
@@ -403,6 +428,7 @@ def report_card(measured: Mapping[str, Any], features: int) -> str:
 def published_gains(metric: str = "top1") -> pd.DataFrame:
     """Published Top-1 minus that of the image model alone, in points: one row per encoder, one column per dataset."""
     table = published_tables()
+    check_choice("metric", metric, sorted(set(table.metric[table.dataset.isin(CLASSIFICATION_DATASETS)])))
     table = table[
         (table.metric == metric) & table.dataset.isin(CLASSIFICATION_DATASETS) & (table.encoder != "gpt4v")
     ]
@@ -416,6 +442,8 @@ def published_dots(keys: str | Sequence[str]) -> go.Figure:
     """Published Top-1 gain over the image model alone: rows ``keys`` in colour, the other encoders in grey."""
     chosen = [keys] if isinstance(keys, str) else list(keys)
     gains = published_gains()
+    for key in chosen:
+        check_choice("encoder", key, gains.index)
     names = list(CLASSIFICATION_DATASETS.values())
     figure = go.Figure()
     others = gains.drop(index=chosen)
@@ -459,6 +487,7 @@ def published_dots(keys: str | Sequence[str]) -> go.Figure:
 def published_sentence(key: str) -> str:
     """The published Top-1 row of an encoder in words, with its rank among the fifteen encoders on each dataset."""
     gains = published_gains()
+    check_choice("encoder", key, gains.index)
     order = gains.rank(ascending=False, method="min").loc[key]
     parts = [
         f"{CLASSIFICATION_DATASETS[d]} {gains.loc[key, d]:+.2f} (rank {int(order[d])})"
@@ -494,15 +523,43 @@ def _similarity(
 
 def _as_grid(field: Any) -> np.ndarray:
     """A field as (n_lat, n_lon); a flat one is taken to be twice as wide as high."""
-    grid = np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64)
+    grid = np.asarray(field.detach().cpu() if isinstance(field, Tensor) else field, np.float64)
     if grid.ndim == 1:
         n_lat = round((grid.size / 2) ** 0.5)
+        if not grid.size or 2 * n_lat**2 != grid.size:
+            raise ValueError(
+                f"a flat field must fill a grid twice as wide as high, got {grid.size} values; shape it (n_lat, n_lon)"
+            )
         grid = grid.reshape(n_lat, -1)
     return grid
 
 
+def _check_steps(
+    grids: Sequence[np.ndarray], labels: Sequence[str], active: int, points: Sequence[Any] | None
+) -> None:
+    """Raise ``ValueError`` unless there are fields, all of one shape, each with a label (and with its points)."""
+    _check_labels(len(grids), labels, active)
+    if any(grid.ndim != 2 or grid.shape != grids[0].shape or not grid.size for grid in grids):
+        shapes = ", ".join(sorted({str(grid.shape) for grid in grids}))
+        raise ValueError(f"fields must be (n_lat, n_lon), not empty and all of one shape, got {shapes}")
+    if points is not None and len(points) != len(grids):
+        raise ValueError(f"points must have one entry for each of {len(grids)} fields, got {len(points)}")
+
+
+def _check_labels(steps: int, labels: Sequence[str], active: int) -> None:
+    if steps == 0:
+        raise ValueError("there is nothing to show: give at least one field or set of curves")
+    if steps > 1 and len(labels) != steps:
+        raise ValueError(f"labels must name each of {steps} steps of the slider, got {len(labels)}")
+    check_count("active", active, at_least=0, at_most=steps - 1)
+
+
 def _range(grids: Sequence[np.ndarray], diverging: bool) -> tuple[float, float]:
-    low, high = min(np.nanmin(g) for g in grids), max(np.nanmax(g) for g in grids)
+    """Limits of the colours; of fields without any value those of a field of zeros."""
+    finite = [part for part in (grid[np.isfinite(grid)] for grid in grids) if part.size]
+    low, high = (
+        (min(part.min() for part in finite), max(part.max() for part in finite)) if finite else (0.0, 0.0)
+    )
     if diverging:
         most = max(abs(low), abs(high)) or 1.0
         return -most, most

@@ -59,7 +59,8 @@ def background_grid(
         raise ValueError("give n (number of samples, automatic density) or density (points per steradian)")
     check_radius(radius_rad)
     place = torch.as_tensor(center, dtype=torch.float64)
-    check_lonlat(place[None] if place.ndim == 1 else place, name="center")
+    rounded = place.round(decimals=9)  # a pole that came through radians
+    check_lonlat(rounded[None] if place.ndim == 1 else rounded, name="center")
     if place.shape != (2,) or bool(place.isnan().any()):
         raise ValueError(f"center must be one place (longitude, latitude), got {center}")
     if n is not None:
