@@ -83,9 +83,9 @@ def test_needed_extras_are_seen_in_code() -> None:
     assert make_notebooks.needed_extras("tslab.exporting.export_onnx(encoder, path)") == ["onnx"]
     assert make_notebooks.needed_extras("import dask.dataframe\nimport geopandas") == ["geo", "sweep"]
     assert make_notebooks.needed_extras('tslab.fit_baseline("trees", task)') == ["ml"]
-    assert make_notebooks.needed_extras("tslab.figures.static_map()") == ["maps"]
+    assert make_notebooks.needed_extras("tslab.plot.static_map()") == ["maps"]
     assert make_notebooks.needed_extras("tslab.tune(task)  # hyper-parameters") == ["tune"]
-    assert make_notebooks.needed_extras('figures.world_map(title="fine-tuning")') == []
+    assert make_notebooks.needed_extras('plot.world_map(title="fine-tuning")') == []
 
 
 def test_the_same_chapter_gives_the_same_notebook() -> None:
