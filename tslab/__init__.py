@@ -78,10 +78,16 @@ __all__ = [
 ]
 
 
+_OF_THE_BOOK = ("presence", "probes")
+"""Modules that chapters use and that were here once; ``tslab_book``, which is installed too, has them."""
+
+
 def __getattr__(name: str) -> ModuleType:
     """A public submodule, imported when it is first used: ``import tslab`` is enough for ``tslab.plot.globe``."""
     if name in _public_submodules():
         return importlib.import_module(f"tslab.{name}")
+    if name in _OF_THE_BOOK:
+        return importlib.import_module(f"tslab_book.{name}")
     raise AttributeError(f"module 'tslab' has no attribute {name!r}")
 
 
