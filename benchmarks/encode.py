@@ -35,7 +35,7 @@ import numpy as np
 import scipy.special
 import torch
 from numpy.typing import NDArray
-from processor import cpu_name
+from processor import cpu_name, load_average
 
 import tslab
 from tslab._files import atomic_write
@@ -166,7 +166,7 @@ def main() -> None:
     result["machine"] = machine()
     for key in arguments.keys:
         row = measure(key, arguments.runs, arguments.torchgeo)
-        result["encoders"][key] = {"measured": date.today().isoformat(), "load": os.getloadavg()[0], **row}
+        result["encoders"][key] = {"measured": date.today().isoformat(), "load": load_average(), **row}
         result["encoders"] = {k: result["encoders"][k] for k in PARAMETERS if k in result["encoders"]}
         atomic_write(arguments.out, json.dumps(result, indent=1) + "\n")
         print(line(key, row), flush=True)

@@ -22,7 +22,6 @@ import json
 import math
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from processor import cpu_name
+from processor import cpu_name, load_average, peak_bytes
 
 from tslab import geobias
 from tslab._files import atomic_write
@@ -150,12 +149,12 @@ def measure(name: str, device: str, size: int) -> dict[str, Any]:
             hits = hits[:, 0]
     if device == "cpu" and name != "loop":  # load what is loaded once, such as threads
         geobias.ssi(lonlat[:500], (hits if hits.ndim == 1 else hits[:, 0])[:500], radius_rad=RADIUS_RAD)
-    before, cpu, load = peak_gb(), time.process_time(), os.getloadavg()[0]
+    before, cpu, load = peak_gb(), time.process_time(), load_average()
     result = loop(lonlat, hits) if name == "loop" else score(lonlat, hits, device)
     result |= {
         "cpu_seconds": time.process_time() - cpu,
         "load_before": load,
-        "load_after": os.getloadavg()[0],
+        "load_after": load_average(),
         "source": source,
         "peak_gb": peak_gb(),
         "peak_gb_before": before,
@@ -166,7 +165,7 @@ def measure(name: str, device: str, size: int) -> dict[str, Any]:
 
 
 def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_bytes() / 2**30
 
 
 def in_own_process(name: str, device: str, size: int = 0) -> dict[str, Any]:
@@ -188,7 +187,7 @@ def machine(device: str) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_at_start": os.getloadavg()[0],
+        "load_at_start": load_average(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -223,7 +222,7 @@ def main() -> None:
     for size in (*SIZES, *((1_000_000,) if arguments.million else ())):
         report["scaling"].append(median_of("scaling", arguments.device, arguments.repeats if size < 10**5 else 1, size))
         print(size, report["scaling"][-1], flush=True)
-    report["load_at_end"] = os.getloadavg()[0]
+    report["load_at_end"] = load_average()
     atomic_write(arguments.out, json.dumps(report, indent=2) + "\n")
 
 

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from processor import cpu_name
+from processor import cpu_name, peak_bytes
 
 import tslab
 from tslab._files import atomic_write
@@ -79,15 +78,15 @@ def measure(source: Path) -> dict[str, Any]:
     encoder = tslab.location_encoder(
         how.pop("key"), how.pop("embedding_dim"), generator=torch.Generator().manual_seed(0), **how
     )
-    before = peak_mb()
+    before = peak_bytes()
     target = source.with_name("encoded.parquet")
     report = encode_parquet(source, target, encoder, keep=["id"], dtype="float16", progress=False)
     return {
         **asdict(report),
         "rows_per_second": round(report.rows_per_second),
         "source_bytes": source.stat().st_size,
-        "peak_mb_before": before,
-        "peak_mb": peak_mb(),
+        "peak_mb_before": round(before / 2**20),
+        "peak_mb": round(peak_bytes() / 2**20),
     }
 
 
@@ -100,15 +99,6 @@ def write_places(path: Path, rows: int) -> None:
             n = min(CHUNK, rows - first)
             lon, lat = tslab.sample_sphere(n, generator=generator).numpy().T
             writer.write_table(pa.table([np.arange(first, first + n), lon, lat], schema=schema))
-
-
-def peak_mb() -> int:
-    """Largest memory that this process has held so far. (What getrusage says includes the process that started it.)"""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)  # macOS: bytes
-    peak = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-    return round(int(peak.split()[1]) / 1024)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from processor import load_average
 
 import tslab
 from tslab._files import atomic_write
@@ -249,7 +250,7 @@ def main() -> None:
     )
     name = "inat2018" if device.type == "cuda" else "birdsnap_ebird"
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    load = os.getloadavg()[0]
+    load = load_average()
     report: dict[str, Any] = {
         "machine": {
             "cpu_cores": os.cpu_count(),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -79,3 +83,24 @@ def test_workflows_name_actions_by_commit(path: Path) -> None:
     used = re.findall(r"uses: *(.*)", path.read_text(encoding="utf-8"))
     assert used
     assert not [line for line in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)]
+
+
+@pytest.mark.skipif(shutil.which("make") is None or os.name == "nt", reason="needs make")
+def test_an_environment_whose_python_is_gone_is_made_again_and_a_sound_one_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    def planned(*options: str) -> str:
+        command = ["make", "--dry-run", *options, "notebooks", f"VENV={tmp_path}", f"PYTHON={sys.executable}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    (tmp_path / "bin").mkdir()
+    pip = tmp_path / "bin" / "pip"
+    pip.write_text("#!/bin/sh\necho pip 1.0\n", encoding="utf-8")
+    pip.chmod(0o755)
+    assert "--require-hashes" in planned()  # nothing was installed yet
+    stamp = re.search(r"/(\.ready-[\w-]+)$", planned("--print-data-base"), re.MULTILINE)
+    assert stamp
+    (tmp_path / stamp[1]).touch()
+    assert "--require-hashes" not in planned()
+    pip.write_text(f"#!{tmp_path}/bin/python\n", encoding="utf-8")
+    assert "--require-hashes" in planned() and "venv --clear" in planned()
