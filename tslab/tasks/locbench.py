@@ -531,7 +531,9 @@ def _table(
     try:
         lonlat = np.stack([_floats(lon), _floats(lat)], axis=1)
         lonlat[np.isnan(lonlat).any(axis=1)] = np.nan
-        columns = {name: torch.from_numpy(np.array(values, dtype=np.int64)) for name, values in extra.items()}
+        columns: dict[str, Any] = {
+            name: torch.from_numpy(np.array(values, dtype=np.int64)) for name, values in extra.items()
+        }
         if user is not None:
             columns["user"] = torch.from_numpy(_users(user))
         if date is not None:

@@ -272,7 +272,9 @@ def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
                 "convert the task again"
             )
     target = columns["y"].astype(np.float32 if columns["y"].dtype.kind == "f" else np.int64)
-    extra = {n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")}
+    extra: dict[str, Any] = {
+        n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")
+    }
     try:
         return Table(
             lonlat=torch.from_numpy(np.stack([columns["lon"], columns["lat"]], axis=1)),
