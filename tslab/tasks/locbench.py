@@ -172,6 +172,8 @@ def read_birds(files: Archive, image: ImageKind, variant: str) -> Content:
     path = files.path(f"{stem}_with_loc_2019.json")
     whole = read_json(path)
     _expect_keys(path, whole, ["train", "test", "classes"])
+    if not isinstance(whole["classes"], list):
+        raise TaskDataError(f"{path}: classes must be a list of names; download it again")
     notes, tables = [], {}
     for split in info.splits:
         rows = whole.get(split, whole.get("valid") if split == "val" else None)
