@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -505,6 +506,17 @@ def test_damage_of_the_native_format_is_seen(archive: Path, tmp_path: Path) -> N
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError, match="make_synthetic"):
         read_task(folder)
+
+
+def test_gaps_in_images_on_disk_are_found(tmp_path: Path) -> None:
+    """Features on disk are not read when a table is made; `verify` looks at some of their rows."""
+    task = load_task("mosaiks_elevation", scale="tiny")
+    features = task.test.image_rows().numpy()
+    features[3] = np.nan
+    np.save(tmp_path / "features.npy", features)
+    spoilt = replace(task.test, image=LazyRows(np.load(tmp_path / "features.npy", mmap_mode="r")))
+    check = next(c for c in verify(replace(task, test=spoilt)).checks if c.what == "test image input")
+    assert not check.ok and "first in row 3" in check.found
 
 
 def test_every_dataset_states_its_terms() -> None:

@@ -105,6 +105,12 @@ def test_a_second_frame_takes_the_numbers_of_the_first() -> None:
         Task("x", train, train, test, TaskMeta(kind="classification", classes=("b", "a", "c")))
 
 
+def test_names_are_no_values() -> None:
+    table = Table.from_pandas(frame(target=["a", "b"]))
+    with pytest.raises(TaskDataError, match="a regression needs numbers"):
+        Task("x", table, table, table, VALUES)
+
+
 def test_one_name_alone_is_a_part_of_something() -> None:
     with pytest.raises(TaskDataError, match="'oak' in every row"):
         Table.from_pandas(frame(target=["oak", "oak"]))
@@ -215,6 +221,8 @@ def test_series_with_an_index_of_their_own_are_columns_and_masks() -> None:
     assert table.where(pd.Series([False, True], index=index)).target.tolist() == [0]
     with pytest.raises(TaskDataError, match="whole numbers, got float64"):
         table.where([0.5])
+    with pytest.raises(TaskDataError, match=r"make a mask of it with \.bool"):
+        Table(torch.ones(4, 2), torch.zeros(4)).where(pd.Series([0, 1, 0, 1]))
     with pytest.raises(TaskDataError, match="uint8"):
         table.where(torch.tensor([0, 1], dtype=torch.uint8))
 

@@ -4,7 +4,6 @@ import io
 import json
 import multiprocessing
 import os
-import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +68,7 @@ class TestFoldersOfOthers:
         write_task(replace(bare, **tables), tmp_path)
         assert read_task(folder).train.image is None
 
-    @pytest.mark.parametrize("name", ["../up", "a/b", "..", "", "C:x", "a\\b"])
+    @pytest.mark.parametrize("name", ["../up", "a/b", "..", "", "C:x", "a\\b", "n" * 300])
     def test_names_that_are_no_folder_names(self, name: str, tmp_path: Path) -> None:
         with pytest.raises(TaskDataError, match="cannot be a folder"):
             write_task(task(name=name), tmp_path / "root")
@@ -242,4 +241,7 @@ def test_spoiled_columns_are_named(tmp_path: Path) -> None:
         np.savez(folder / "test.npz", **{**sound, name: values})
         with pytest.raises(error, match=r"test\.npz"):
             read_task(folder)
-    shutil.rmtree(folder)
+    np.savez(folder / "test.npz", **sound)
+    (folder / "test_image.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test_image\.npy is missing"):
+        read_task(folder)

@@ -14,8 +14,18 @@ import scipy.sparse as sp
 from tslab.tasks.columns import TaskDataError
 from tslab.tasks.images import csr_fault
 
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError)
-UNREADABLE += (OverflowError, MemoryError, NotImplementedError, RuntimeError)
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    KeyError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+)
 """What NumPy and zipfile raise when an .npz file is damaged."""
 
 

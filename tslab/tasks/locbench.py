@@ -172,6 +172,8 @@ def read_birds(files: Archive, image: ImageKind, variant: str) -> Content:
     path = files.path(f"{stem}_with_loc_2019.json")
     whole = read_json(path)
     _expect_keys(path, whole, ["train", "test", "classes"])
+    if not isinstance(whole["classes"], list):
+        raise TaskDataError(f"{path}: classes must be a list of names; download it again")
     notes, tables = [], {}
     for split in info.splits:
         rows = whole.get(split, whole.get("valid") if split == "val" else None)
@@ -531,7 +533,9 @@ def _table(
     try:
         lonlat = np.stack([_floats(lon), _floats(lat)], axis=1)
         lonlat[np.isnan(lonlat).any(axis=1)] = np.nan
-        columns = {name: torch.from_numpy(np.array(values, dtype=np.int64)) for name, values in extra.items()}
+        columns: dict[str, Any] = {
+            name: torch.from_numpy(np.array(values, dtype=np.int64)) for name, values in extra.items()
+        }
         if user is not None:
             columns["user"] = torch.from_numpy(_users(user))
         if date is not None:

@@ -41,6 +41,9 @@ CHUNK_BYTES = 64 << 20
 FILES = {"meta.json", *(f"{table}{end}" for table in TABLES for end in (".npz", "_image.npy", "_image.npz"))}
 """Every file name that a task folder may have."""
 
+LONGEST_NAME = 200
+"""Bytes of a task's name, so that a temporary name beside it fits, too."""
+
 AGAIN = "make or convert the task again"
 
 
@@ -84,7 +87,7 @@ def task_folder(root: str | os.PathLike[str], name: str) -> Path:
     Raises:
         TaskDataError: the name is no plain folder name, or what lies there was not written by `write_task`.
     """
-    if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
+    if name in ("", ".", "..") or len(name.encode()) > LONGEST_NAME or any(c in name for c in "/\\:\0"):
         raise TaskDataError(
             f"a task named {name!r} cannot be a folder; use dataclasses.replace(task, name=...)"
         )
@@ -272,12 +275,14 @@ def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
                 "convert the task again"
             )
     target = columns["y"].astype(np.float32 if columns["y"].dtype.kind == "f" else np.int64)
-    extra = {n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")}
+    extra: dict[str, Any] = {
+        n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")
+    }
     try:
         return Table(
             lonlat=torch.from_numpy(np.stack([columns["lon"], columns["lat"]], axis=1)),
             target=torch.from_numpy(target),
-            image=_read_image(folder, name),
+            image=_read_image(folder, name, described["sha256"]),
             date=torch.from_numpy(columns["date"]),
             **extra,
         )
@@ -287,8 +292,11 @@ def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
         raise TaskDataError(f"{path}: {error}") from error
 
 
-def _read_image(folder: Path, name: str) -> LazyRows | sp.csr_array | None:
+def _read_image(folder: Path, name: str, recorded: Mapping[str, str]) -> LazyRows | sp.csr_array | None:
     dense, sparse = folder / f"{name}_image.npy", folder / f"{name}_image.npz"
+    gone = [path.name for path in (dense, sparse) if path.name in recorded and not path.is_file()]
+    if gone:
+        raise FileNotFoundError(f"{folder / gone[0]} is missing; {AGAIN}")
     if dense.is_file():
         return LazyRows(open_npy(dense))
     return read_csr(sparse) if sparse.is_file() else None

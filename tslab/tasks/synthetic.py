@@ -449,7 +449,7 @@ def _value_task(name: str, scale: Scale, seed: int) -> Task:
     truth = ValueTruth(truth.field, truth.noise, Marginal(latent, spec.quantiles))
     label = truth.marginal(latent)
     location_r2 = explained_share(truth, field)
-    extra: dict[str, Tensor] = {}
+    extra: dict[str, Any] = {}
     ceiling = {"location_r2": location_r2, "image_r2": spec.image_r2}
     if truth.field.countries is not None:
         countries = truth.field.countries

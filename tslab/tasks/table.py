@@ -297,6 +297,14 @@ class Table:
             )
         if index.dtype == torch.bool and len(index) != len(self):
             raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
+        if (
+            index.dtype != torch.bool
+            and len(index) == len(self) > 2
+            and 0 <= int(index.min()) <= int(index.max()) < 2
+        ):
+            raise TaskDataError(
+                "rows are 0 and 1 only, as many as the table has: make a mask of it with .bool()"
+            )
         return index
 
     def _derived(self, **columns: Any) -> "Table":
@@ -353,6 +361,8 @@ class TableDataset(Dataset[dict[str, Tensor]]):
 
 def concatenate(tables: Sequence[Table]) -> Table:
     """The rows of several tables, one after the other. On-disk image inputs must come from the same file."""
+    if not tables:
+        raise TaskDataError("there are no tables to put together")
     filled = [table for table in tables if len(table)]
     if len(filled) <= 1:
         return filled[0] if filled else tables[0]

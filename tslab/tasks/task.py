@@ -126,6 +126,11 @@ class Task:
         for split, table in self.tables.items():
             if self.meta.kind == "classification":
                 check_classes(table.target, self.meta.num_classes, f"{self.name} {split}")
+            elif table.classes:
+                raise TaskDataError(
+                    f"{self.name} {split}: the labels are names ({', '.join(table.classes[:3])} …), a regression needs "
+                    "numbers; use kind='classification'"
+                )
             elif not table.target.is_floating_point():
                 object.__setattr__(self, split, table.as_values())
             if self.meta.groups and len(table) and int(table.group.max()) >= len(self.meta.groups):

@@ -150,8 +150,9 @@ def _values(task: Task, info: DatasetInfo) -> Iterator[Check]:
 
 def _gaps(split: str, table: Table) -> Check:
     """NaN and infinite numbers in an image input, of large ones in every few rows."""
-    if sp.issparse(table.image):
-        finite, row = bool(np.isfinite(table.image.data).all()), -1
+    image: Any = table.image
+    if sp.issparse(image):
+        finite, row = bool(np.isfinite(image.data).all()), -1
     else:
         at = torch.arange(0, len(table), max(1, len(table) // CHECK_ROWS))
         sound = torch.cat([torch.isfinite(table.image_rows(part)).all(-1).cpu() for part in at.split(256)])
