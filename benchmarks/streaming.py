@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -106,6 +105,8 @@ def peak_mb() -> int:
     """Largest memory that this process has held so far. (What getrusage says includes the process that started it.)"""
     status = Path("/proc/self/status")
     if not status.exists():
+        import resource  # not on Windows
+
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)  # macOS: bytes
     peak = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
     return round(int(peak.split()[1]) / 1024)
