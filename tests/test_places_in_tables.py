@@ -17,6 +17,17 @@ shapely = pytest.importorskip("shapely")
 
 from tslab.streaming import encode_frame, encode_parquet  # noqa: E402
 
+
+def missing_lists_are_read(folder):
+    """Whether this pyarrow reads a fixed-width list that is null; 18 does not."""
+    table = pa.table({"a": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))})
+    pq.write_table(table, folder / "probe.parquet")
+    try:
+        return pq.read_table(folder / "probe.parquet").num_rows == 2
+    except pa.ArrowException:
+        return False
+
+
 LONLAT = [(10.4, 51.2), (11.5, 48.25), (9.0, 54.0)]
 
 
@@ -57,6 +68,8 @@ def test_frame_and_file_give_the_same(tmp_path):
 )
 def test_native_points_are_read_and_null_is_missing(tmp_path, kind):
     width = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+    if width and not missing_lists_are_read(tmp_path):
+        pytest.skip(f"pyarrow {pa.__version__} does not read a null in a column of fixed-width lists")
     rows = [[*place, 100.0][:width] if width else dict(zip("xy", place, strict=True)) for place in LONLAT]
     pq.write_table(pa.table({"geometry": pa.array([None, *rows, None], kind)}), tmp_path / "in.parquet")
     for batch_rows in (1, 2, 100):

@@ -373,7 +373,7 @@ def test_the_types_of_kept_columns_stay(tmp_path, encoder):
     kinds = {
         "time": pa.array([0, 1], pa.timestamp("us", "Europe/Berlin")),
         "kind": pa.array(["oak", None]).dictionary_encode(),
-        "first": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
+        "first": pa.array([[1.0, 2.0], [3.0, None]], pa.list_(pa.float32(), 2)),
     }
     table = pa.table({"lon": [1.0, 2.0], "lat": [1.0, 2.0], **kinds})
     pq.write_table(table, tmp_path / "in.parquet")

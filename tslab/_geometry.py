@@ -31,7 +31,7 @@ def places_of_frame(frame: pd.DataFrame, lon: str, lat: str) -> Places:
         KeyError: neither.
         CoordinateError: geometries that are no points or without a coordinate system; columns that are no numbers.
     """
-    geometries = getattr(getattr(frame, "geometry", None), "array", None)
+    geometries: Any = getattr(getattr(frame, "geometry", None), "array", None)
     if getattr(getattr(geometries, "dtype", None), "name", "") == "geometry":
         if geometries.crs is None:
             raise CoordinateError(

@@ -188,7 +188,7 @@ def _batches(
     """(first row, record batch) of a file whose first row is ``rows[0]``; row groups that end before ``rows[1]`` are
     not read."""
     row, start = rows
-    groups = []
+    groups: list[int] = []
     for index in range(file.num_row_groups):
         end = row + file.metadata.row_group(index).num_rows
         if groups or end > start:

@@ -77,13 +77,13 @@ def export_onnx(
     """
     onnx, onnxruntime = (require(package, "onnx") for package in ("onnx", "onnxruntime"))
     check_number("tolerance", tolerance, above=0)
-    facts = {
+    about = {
         "tslab": __version__,
         "torch": torch.__version__,
         "opset": OPSET,
         "input": "longitude, latitude in degrees",
     }
-    facts = _as_text(facts | dict(metadata or {}))
+    facts = _as_text(about | dict(metadata or {}))
     module = _on_cpu(module)
     inputs = example_inputs(module, dtype)
     if not isinstance(output, str) or not output or output in inputs:
