@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from tslab._checks import check_choice
+
 ENCODER_COLUMNS = (
     *("num_scales", "min_radius", "max_radius", "cell_size", "num_anchors", "kernel_size"),
     *("num_hidden_layers", "hidden_dim", "activation"),
@@ -84,6 +86,7 @@ def hyperparameters(
     Recorded values that never reached the encoder are left out (all of them with ``preset=None``; tile's
     cell size always).
     """
+    check_choice("kind", kind, ("classification", "regression"))
     chosen = DEFAULTS | RULES.get(encoder, {})
     if kind == "regression" and preset is None:
         chosen |= REGRESSION | REGRESSION_SCALES.get(encoder, {})

@@ -32,7 +32,14 @@ from tslab.training import folder as folders
 from tslab.training.folder import CHECKPOINT_FILE, HISTORY_FILE, writes_files
 from tslab.training.loop import current_share, fit
 from tslab.training.objectives import Objective, PresenceOnly, SquaredError, Standardised
-from tslab.training.options import OPTION_NAMES, PRESETS, TrainOptions, resolve_device, resolve_options
+from tslab.training.options import (
+    OPTION_NAMES,
+    PRESETS,
+    TrainOptions,
+    check_task,
+    resolve_device,
+    resolve_options,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,13 +357,7 @@ def _objective(
 
 
 def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:
-    if not isinstance(task, Task):
-        example = repr(task) if isinstance(task, str) else "name"
-        raise TypeError(
-            f"task must be a Task, got {type(task).__name__}; load one with tslab.load_task({example})"
-        )
-    if len(task.train) == 0:
-        raise ValueError(f"{task.name} has no training rows; check its filter, or choose another split")
+    check_task(task)
     if not isinstance(encoder, str | LocationEncoder):
         raise TypeError(
             f"encoder must be a key of tslab.ENCODERS or a LocationEncoder, got {type(encoder).__name__}; "
