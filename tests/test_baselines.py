@@ -131,3 +131,32 @@ def test_every_class_baseline_is_evaluated_like_a_model(key: str) -> None:
         assert 0.75 < metrics["top1"] <= 0.95
     with pytest.raises(KeyError, match="class_frequency, grid, knn, kde"):
         fit_baseline("trees", task)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "value"),
+    [
+        ("knn", "k", 0),
+        ("knn", "k", 2.5),
+        ("knn", "softening_km", 0.0),
+        ("knn", "weights", "gaussian"),
+        ("grid", "cell_deg", 0.0),
+        ("grid", "cell_deg", math.nan),
+        ("kde", "bandwidth_km", math.inf),
+        ("kde", "bandwidth_km", 0),
+        ("class_frequency", "smoothing", -1.0),
+    ],
+)
+def test_parameters_of_baselines_are_named(key: str, name: str, value: object) -> None:
+    task = load_task("sphere_toy", n_train=64, n_val=8, n_test=8)
+    with pytest.raises(ValueError, match=name):
+        fit_baseline(key, task, **{name: value})
+
+
+def test_baselines_of_classes_are_not_fitted_to_numbers_nor_to_classes_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match="labels are numbers"):
+        ClassFrequency(Table(places(4), torch.rand(4)), 3)
+    with pytest.raises(ValueError, match="row 3 has class 3"):
+        GridHistogram(Table(places(4), torch.arange(4)), 3)
+    with pytest.raises(ValueError, match="label in row 1"):
+        MeanLabel(Table(places(2), torch.tensor([0.0, math.inf])))

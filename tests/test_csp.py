@@ -82,3 +82,34 @@ def test_pretraining_helps_where_labels_are_few(task: Task) -> None:
 def test_pretraining_needs_images() -> None:
     with pytest.raises(ValueError, match="image features"):
         pretrain(load_task("sphere_toy", n_train=64, n_test=8, n_val=8), "xyz", epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("negatives", -1), ("temperatures", (1.0, 2.0)), ("weights", (1.0, float("nan"))), ("background", "sea")]
+    + [
+        ("lr", 0.0),
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("embedding_dim", 0),
+        ("symmetric", 2),
+        ("device", "gpu"),
+    ],
+)
+def test_parameters_of_pretraining_are_named(task: Task, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        pretrain(task, **{"progress": False, name: value})  # type: ignore[arg-type]
+
+
+def test_pretraining_names_the_row_of_a_feature_that_is_none(task: Task) -> None:
+    image = task.train.image_rows().clone()
+    image[11, 2] = torch.nan
+    table = Table(task.train.lonlat, task.train.target, image=image)
+    with pytest.raises(ValueError, match="row 11"):
+        pretrain(Task("broken", table, table, table, task.meta), progress=False)
+
+
+@pytest.mark.parametrize("fraction", [0, -1, 1.5, float("nan"), "half"])
+def test_few_shot_takes_a_share(task: Task, fraction: float) -> None:
+    with pytest.raises(ValueError, match="fraction"):
+        few_shot(task, fraction)

@@ -117,3 +117,22 @@ def test_the_table_has_a_row_for_every_encoder_and_names_the_spherical_ones():
     assert list(table.index) == list(tslab.ENCODERS)
     assert set(table.index[table["spherical"]]) == {"xyz", "siren_sh"}
     assert set(table.index[table["single_valued_poles"]]) == {"xyz", "nerf", "siren_sh"}
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: diagnostics.typical_distance(XYZ, n=0), "n must"),
+        (lambda: diagnostics.seam_gap(XYZ, lat_deg=[91.0]), "lat_deg"),
+        (lambda: diagnostics.seam_gap(XYZ, epsilon_deg=0.0), "epsilon_deg"),
+        (lambda: diagnostics.pole_spread(XYZ, n_meridians=0), "n_meridians"),
+        (lambda: diagnostics.anisotropy(XYZ, steps=0), "steps"),
+        (lambda: diagnostics.anisotropy(XYZ, max_km=-1.0), "max_km"),
+        (lambda: diagnostics.places_at_distance(torch.ones(1), lat_deg=100.0), "lat_deg"),
+        (lambda: diagnostics.places_at_distance(torch.ones(1), direction="up"), "direction"),  # type: ignore[arg-type]
+        (lambda: diagnostics.numerical_rank(XYZ, tolerance=2.0), "tolerance"),
+    ],
+)
+def test_parameters_of_the_diagnostics_are_named(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()

@@ -117,3 +117,54 @@ def test_blocks_as_folds_choose_what_predicts_left_out_blocks_best() -> None:
     model = LocalKriging(table, k=16, folds=folds)
     best = min(((length, g) for length in LENGTHS_KM for g in NUGGETS), key=lambda choice: error(*choice))
     assert (model.length_km, model.nugget) == best
+
+
+def test_places_that_coincide_need_a_nugget() -> None:
+    """Two equal rows of the equations have no solution; with a nugget the answer is about their mean."""
+    here = places(30)
+    twice = Table(lonlat=torch.cat([here, here]), target=torch.cat([torch.zeros(30), torch.ones(30)]))
+    with pytest.raises(ValueError, match=r"nugget=0.*coincide.*nugget above 0"):
+        LocalKriging(twice, k=10, length_km=500.0, nugget=0.0).predict(here[:2])
+    both = LocalKriging(twice, k=2, length_km=500.0, nugget=0.02).predict(here[:2])
+    torch.testing.assert_close(both, torch.full((2,), 0.5, dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("k", 0), ("k", 2.5), ("length_km", 0.0), ("length_km", float("inf")), ("nugget", -1.0), ("seed", -1)]
+    + [("nugget", float("nan")), ("folds", torch.zeros(5, dtype=torch.long)), ("folds", torch.rand(50))],
+)
+def test_parameters_of_kriging_are_named(name: str, value: object) -> None:
+    table = Table(lonlat=places(50), target=torch.arange(50.0))
+    with pytest.raises(ValueError, match=name):
+        LocalKriging(table, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one fold"):
+        LocalKriging(table, folds=torch.zeros(50, dtype=torch.long))
+
+
+SMALL = {"epochs": 1, "embedding_dim": 8, "hidden_dim": 8, "progress": False, "device": "cpu"}
+
+
+def regression(rows: int) -> Task:
+    table = Table(lonlat=places(rows), target=places(rows)[:, 1])
+    return Task("latitude", table, table, table, TaskMeta(kind="regression"))
+
+
+def test_a_stack_of_few_rows_is_made_or_says_why_not() -> None:
+    stack = train_stack(
+        regression(40), "xyz", folds=2, block_degrees=30.0, **SMALL
+    )  # fewer rows than neighbours
+    assert torch.isfinite(stack.predict(places(5, 1))).all() and 0 <= stack.weight <= 1
+    with pytest.raises(ValueError, match=r"8 training rows.*3 folds need at least 9"):
+        train_stack(regression(8), "xyz", **SMALL)
+    one_block = Table(lonlat=torch.rand((40, 2)), target=torch.arange(40.0))
+    with pytest.raises(ValueError, match="smaller blocks"):
+        train_stack(
+            Task("spot", one_block, one_block, one_block, TaskMeta(kind="regression")),
+            "xyz",
+            folds=2,
+            block_degrees=30.0,
+            **SMALL,
+        )
+    with pytest.raises(ValueError, match="folds"):
+        train_stack(regression(40), "xyz", folds=1, **SMALL)

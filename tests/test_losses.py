@@ -125,3 +125,32 @@ def test_csp_loss_vanishes_for_perfect_pairs_and_ignores_lengths() -> None:
     assert float(csp_loss(3 * y, z)) == pytest.approx(float(csp_loss(y, 0.1 * z)), rel=1e-5)
     both_ways = csp_loss(y, z, symmetric=True)
     assert float(both_ways) == pytest.approx(float(csp_loss(y, z) + csp_loss(z, y)) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_loss_can_be_differentiated_twice(weight: float) -> None:
+    """Needed for gradient penalties and influence functions: the second derivative is that of the formula."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((7, 3), generator=generator, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0, 2, 1, 1])
+
+    def of_pass(z: torch.Tensor) -> torch.Tensor:
+        return presence_only_loss_of_pass(z, target, background_weight=weight)
+
+    def plain(z: torch.Tensor) -> torch.Tensor:
+        return presence_only_loss(z[:4], target, z[4:], background_weight=weight)
+
+    assert torch.autograd.gradgradcheck(of_pass, (logits,))
+    penalties = []
+    for loss in (of_pass, plain):
+        (gradient,) = torch.autograd.grad(loss(logits), logits, create_graph=True)
+        penalties.append(torch.autograd.grad(gradient.square().sum(), logits)[0])
+    torch.testing.assert_close(penalties[0], penalties[1])
+
+
+def test_a_batch_of_background_alone_has_a_loss() -> None:
+    logits, none = torch.zeros((3, 2)), torch.zeros(0, dtype=torch.long)
+    assert float(presence_only_loss_of_pass(logits, none)) == pytest.approx(math.log(2))
+    assert float(presence_only_loss(logits[:0], none, logits)) == pytest.approx(math.log(2))
+    with pytest.raises(ValueError, match="n must"):
+        background_points(-1)

@@ -1,5 +1,7 @@
 """Facts about metrics: ranks by definition, agreement with scikit-learn, intervals that cover."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -126,3 +128,52 @@ def test_the_interval_allows_for_splits_that_share_rows() -> None:
     assert wide_high - wide_low == pytest.approx(1.5 * (high - low))
     with pytest.raises(ValueError, match="level"):
         metrics.mean_interval(values, level=95)
+
+
+def test_r2_is_undefined_where_all_labels_are_equal_and_so_is_its_interval() -> None:
+    prediction, label = torch.arange(50.0), torch.full((50,), 0.1)
+    assert math.isnan(metrics.r2(prediction, label))
+    frame = pd.DataFrame({"prediction": prediction.numpy(), "label": label.numpy()})
+    summary = metrics.summarise(frame, intervals=True)
+    assert all(math.isnan(summary[name]) for name in ("r2", "r2_low", "r2_high"))
+    assert summary["mae_low"] < summary["mae"] < summary["mae_high"]
+
+
+def test_an_interval_leaves_out_resamples_without_an_r2() -> None:
+    """Of three rows with two labels, one resample in nine holds one label only."""
+    frame = pd.DataFrame({"prediction": [1.0, 2.0, 3.0], "label": [1.1, 2.0, 2.0]})
+    summary = metrics.summarise(frame, intervals=True)
+    assert math.isfinite(summary["r2_low"]) and math.isfinite(summary["r2_high"])
+
+
+def test_columns_of_pandas_and_numpy_are_taken_by_position() -> None:
+    label = pd.Series([1.0, 2.0, 4.0], index=[7, 8, 9])
+    assert metrics.r2(label.to_numpy(), label) == 1
+    assert metrics.mae(pd.Series([0.0, 0.0, 0.0]), label) == pytest.approx(7 / 3)
+    assert metrics.rmse([1.0, 2.0, 4.0], label) == 0
+    assert metrics.top_k_accuracy(pd.Series([1.0, 2.0, 5.0]), 2) == pytest.approx(2 / 3)
+    assert metrics.mean_reciprocal_rank(np.array([1, 2])) == 0.75
+    assert metrics.true_class_ranks(np.array([[0.1, 0.9]]), [0]).tolist() == [2]
+    assert metrics.expected_calibration_error(pd.Series([1.0, 1.0]), [True, True]) == 0
+    low, high = metrics.bootstrap_interval(label.to_frame(), lambda m: m[..., 0])
+    assert low <= 7 / 3 <= high
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("level", 0), ("level", 1.5), ("level", math.nan), ("replicates", 0), ("replicates", 1.5), ("seed", -1)],
+)
+def test_the_bootstrap_names_a_parameter_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        metrics.bootstrap_interval(torch.rand(5, 1), lambda m: m[..., 0], **{name: value})  # type: ignore[arg-type]
+
+
+def test_a_class_without_a_score_is_named_with_its_row() -> None:
+    with pytest.raises(ValueError, match="row 2 has class 2"):
+        metrics.true_class_ranks(torch.rand(3, 2), torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match="row 1 has class -1"):
+        metrics.true_class_ranks(torch.rand(2, 2), torch.tensor([0, -1]))
+    with pytest.raises(ValueError, match="row 1 hold NaN"):
+        metrics.true_class_ranks(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.tensor([0, 0]))
+    with pytest.raises(ValueError, match=r"1\.2 in row 1"):
+        metrics.reliability([0.5, 1.2], [1, 1])

@@ -1,6 +1,7 @@
 """Tuning looks at the validation split only, is reproducible, and returns what `tslab.train` takes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,3 +45,25 @@ def test_every_encoder_has_a_space_that_it_accepts(task: Task) -> None:
         assert "lr" in default_space(key)
     with pytest.raises(ValueError, match="with_validation"):
         tune(replace(task, val=task.val.where(torch.zeros(128, dtype=torch.bool))), "xyz")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("trials", 0), ("seed", -1), ("space", {"lr": 3}), ("space", {"lr": (2.0, 1.0)}), ("space", {"lr": []})]
+    + [("space", {"lr": (0.0, 1.0, "log")}), ("storage", "nowhere")],
+)
+def test_parameters_of_the_search_are_named(task: Task, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        tune(task, "xyz", **{"trials": 1, "fixed": FIXED, "progress": False, name: value})  # type: ignore[arg-type]
+
+
+def test_a_damaged_storage_is_named(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "search.db").write_bytes(b"no database" * 100)
+    storage = f"sqlite:///{tmp_path / 'search.db'}"
+    with pytest.raises(ValueError, match=r"search\.db.*name another"):
+        tune(task, "xyz", trials=1, fixed=FIXED, storage=storage, progress=False)
+
+
+def test_a_search_whose_every_trial_explodes_says_so(task: Task) -> None:
+    with pytest.raises(RuntimeError, match="smaller learning rates"):
+        tune(task, "xyz", trials=1, space={"lr": [1e30]}, fixed=FIXED | {"epochs": 3}, progress=False)

@@ -83,6 +83,6 @@ def check_finite(what: str, values: Tensor, rows: Tensor | None = None) -> None:
     first = int(bad.nonzero()[0, 0])
     row = first if rows is None else int(rows[first])
     raise ValueError(
-        f"{what} of row {row} of the table holds NaN or infinite numbers ({int(bad.sum())} such rows); "
+        f"{what} in row {row} of the table: NaN or infinite ({int(bad.sum())} such rows); "
         "leave those rows out with table.where(...), or fill them"
     )

@@ -51,6 +51,7 @@ class GridHistogram:
     def __init__(
         self, table: Table, num_classes: int, *, cell_deg: float = 2.0, smoothing: float = 1.0
     ) -> None:
+        check_number("cell_deg", cell_deg, above=0, at_most=180)
         check_number("smoothing", smoothing, above=0)
         located = _located(table)
         self.cell_deg, self.smoothing, self.num_classes = cell_deg, smoothing, num_classes
@@ -126,7 +127,7 @@ class KernelDensity:
     def __init__(
         self, table: Table, num_classes: int, *, bandwidth_km: float = 200.0, smoothing: float = 1e-3
     ) -> None:
-        check_number("bandwidth_km", bandwidth_km, above=0)
+        check_number("bandwidth_km", bandwidth_km, at_least=1e-3)
         check_number("smoothing", smoothing, at_least=0)
         located = _located(table)
         self.num_classes, self.smoothing = num_classes, smoothing

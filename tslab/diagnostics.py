@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tslab._checks import check_choice, check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, sample_sphere
 from tslab.encoders.base import PositionEncoder
 from tslab.encoders.registry import ENCODERS, position_encoder
@@ -47,6 +48,9 @@ def seam_gap(
     parallel, unless ``lat_deg`` is given.
     """
     lat = torch.linspace(-89.5, 89.5, 181) if lat_deg is None else torch.as_tensor(list(lat_deg))
+    check_number("epsilon_deg", epsilon_deg, above=0, below=180)
+    if not len(lat) or bool((~(lat.abs() <= 90)).any()):
+        raise ValueError(f"lat_deg must be latitudes between -90 and 90 degrees, got {lat.tolist()}")
     lat = lat.double()
     weight = torch.cos(torch.deg2rad(lat))
     east = encodings(encoder, torch.stack([torch.full_like(lat, 180 - epsilon_deg), lat], dim=-1))
@@ -62,6 +66,7 @@ def pole_spread(encoder: Encoder, *, n_meridians: int = 360, n: int = 2048) -> f
     Root mean square distance between the encodings of one pole at two random longitudes, the mean of both
     poles, divided by `typical_distance`.
     """
+    check_count("n_meridians", n_meridians, at_least=2)
     lon = torch.arange(n_meridians, dtype=torch.float64) * (360 / n_meridians) - 180
     spreads = []
     for pole in (-90.0, 90.0):
@@ -100,19 +105,20 @@ def places_at_distance(
     """Places at given great-circle distances from one place along its parallel (eastwards) or meridian,
     (m, 2) float64 degrees.
     """
+    check_choice("direction", direction, ("parallel", "meridian"))
+    check_number("lon_deg", lon_deg, at_least=-360, at_most=360)
+    check_number("lat_deg", lat_deg, at_least=-90, at_most=90)
     angle = torch.as_tensor(distances_km).double() / EARTH_RADIUS_KM
     if direction == "parallel":
         cos_lat = math.cos(math.radians(lat_deg))
         turn = torch.rad2deg(2 * torch.asin(torch.sin(angle / 2) / cos_lat))  # NaN beyond the far side
         lon, lat = lon_deg + turn, torch.where(turn.isnan(), turn, torch.full_like(turn, lat_deg))
-    elif direction == "meridian":
+    else:
         sign = -1.0 if lat_deg > 0 else 1.0
         lat = lat_deg + sign * torch.rad2deg(angle)
         over = lat.abs() > 90
         lat = torch.where(over, sign * 180 - lat, lat)
         lon = torch.where(over, torch.full_like(lat, lon_deg + 180), torch.full_like(lat, lon_deg))
-    else:
-        raise ValueError(f'direction must be "parallel" or "meridian", got {direction!r}')
     return torch.stack([(lon + 180) % 360 - 180, lat], dim=-1)
 
 
@@ -123,6 +129,8 @@ def anisotropy(encoder: Encoder, *, lat_deg: float = 60.0, max_km: float = 3000.
     up to ``max_km``; the mean is over four longitudes. 0 for a kernel that knows only distance on the
     sphere.
     """
+    check_number("max_km", max_km, above=0, at_most=math.pi * EARTH_RADIUS_KM)
+    check_count("steps", steps, at_least=2)
     distances = torch.linspace(0, max_km, steps, dtype=torch.float64)
     gaps = []
     for lon in (-135.0, -45.0, 45.0, 135.0):
@@ -143,6 +151,7 @@ def numerical_rank(encoder: Encoder, *, n: int = 2048, seed: int = 0, tolerance:
     """Number of singular values above ``tolerance`` times the largest: how many different features there
     are.
     """
+    check_number("tolerance", tolerance, at_least=0, below=1)
     values = spectrum(encoder, n=n, seed=seed)
     return int((values > tolerance * values[0]).sum())
 
@@ -258,6 +267,8 @@ def _scale(encoder: Encoder, n: int) -> float:
 
 
 def _random_places(n: int, seed: int) -> Float[Tensor, "n 2"]:
+    check_count("n", n, at_least=2)
+    check_count("seed", seed, at_least=0)
     return sample_sphere(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 

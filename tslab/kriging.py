@@ -20,6 +20,7 @@ from tslab.metrics import r2
 from tslab.tasks.splits import block_folds
 from tslab.tasks.task import Table, Task
 from tslab.training import Run, train
+from tslab.training.options import check_task
 
 LENGTHS_KM = (100.0, 300.0, 1000.0, 3000.0)
 NUGGETS = (0.02, 0.1, 0.3, 1.0)
@@ -219,6 +220,7 @@ def train_stack(
     Raises:
         ValueError: an argument out of its range, a task of classes, or too few rows for the folds.
     """
+    check_task(task)
     check_count("folds", folds, at_least=2)
     check_count("seed", seed, at_least=0)
     check_count("k", k)

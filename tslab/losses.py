@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tslab._checks import check_choice
+from tslab._checks import check_choice, check_count
 from tslab.coords import sample_sphere
 
 
@@ -49,7 +49,7 @@ def presence_only_loss(
     2019, eq. 7.
     """
     num_classes = logits.shape[1]
-    data_scale = 1 / ((len(logits) if rows is None else rows) * num_classes)
+    data_scale = 1 / ((max(len(logits), 1) if rows is None else rows) * num_classes)
     background_scale = background_weight / (
         (max(len(background_logits), 1) if rows is None else rows) * num_classes
     )
@@ -76,7 +76,7 @@ def presence_only_loss_of_pass(
     """
     data_rows, num_classes = len(target), logits.shape[1]
     background_rows = len(logits) - data_rows
-    data_scale = 1 / ((data_rows if rows is None else rows) * num_classes)
+    data_scale = 1 / ((max(data_rows, 1) if rows is None else rows) * num_classes)
     background_scale = background_weight / ((max(background_rows, 1) if rows is None else rows) * num_classes)
     return _PresenceOnly.apply(logits, target, data_scale, background_scale)
 
@@ -96,6 +96,7 @@ def background_points(
         "north_east": uniform in [0, 180) x [0, 90), what the released code draws by mistake: it computes
             points on the sphere, then overwrites them with the raw uniform numbers.
     """
+    check_count("n", n, at_least=0)
     if kind == "sphere":
         return sample_sphere(n, generator=generator)
     check_choice("background", kind, BACKGROUNDS)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tslab._checks import check_number
 from tslab.coords import has_location
 
 DATE_LINE_BAND_DEG = 12.0
@@ -60,8 +61,9 @@ def grid_cells(lonlat: Float[Tensor, "n 2"], size_deg: float = 10.0) -> Int[Tens
     Raises:
         ValueError: ``size_deg`` that does not divide 180.
     """
+    check_number("size_deg", size_deg, above=0, at_most=180)
     columns = round(360 / size_deg)
-    if size_deg <= 0 or abs(180 / size_deg - round(180 / size_deg)) > 1e-9:
+    if abs(180 / size_deg - round(180 / size_deg)) > 1e-9:
         raise ValueError(f"size_deg must divide 180, for example 5, 10 or 30; got {size_deg}")
     lon, lat = lonlat.double().nan_to_num().unbind(-1)
     column = ((lon + 180) / size_deg).floor().long() % columns

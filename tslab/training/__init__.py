@@ -5,10 +5,11 @@
 stored run is made of.
 """
 
+from tslab.training.config import TrainConfig, build_model
 from tslab.training.folder import CHECKPOINT_FILE, CONFIG_FILE, ENVIRONMENT_FILE, HISTORY_FILE
 from tslab.training.loop import NonFiniteLossError
 from tslab.training.options import PRESETS, TrainOptions, resolve_device
-from tslab.training.run import Run, TrainConfig, build_model, environment_of, load_run, train
+from tslab.training.run import Run, environment_of, load_run, train
 
 __all__ = [
     "CHECKPOINT_FILE",

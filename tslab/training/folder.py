@@ -18,11 +18,19 @@ import torch
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
 from tslab.tasks.task import Table
 
-CONFIG_FILE, ENVIRONMENT_FILE = "config.json", "environment.json"
-CHECKPOINT_FILE, HISTORY_FILE = "checkpoint.pt", "history.csv"
+CONFIG_FILE = "config.json"
+"""Holds the `TrainConfig` of a run."""
+ENVIRONMENT_FILE = "environment.json"
+"""Holds versions and hardware."""
+CHECKPOINT_FILE = "checkpoint.pt"
+"""Holds the complete state after the last epoch."""
+HISTORY_FILE = "history.csv"
+"""Holds a row for each epoch, for people; the checkpoint has it too."""
 LOCK_FILE = ".lock"
-STATE = ("model", "optimizer", "generator", "torch_rng", "device_rng", "device", "epoch", "history")
-STATE += ("best_value", "best_epoch", "best_weights")  # what a checkpoint holds
+STATE = frozenset(
+    {"model", "optimizer", "generator", "torch_rng", "device_rng", "device", "epoch", "history"}
+    | {"best_value", "best_epoch", "best_weights"}
+)
 
 SAMPLED_ROWS = 1024
 
@@ -104,7 +112,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged archive may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise DamagedFileError(f"{path} is damaged ({reason}); {remedy}") from error
-    missing = [name for name in STATE if not isinstance(content, dict) or name not in content]
+    missing = sorted(STATE.difference(content if isinstance(content, dict) else ()))
     if missing:
         raise DamagedFileError(f"{path} is no checkpoint of a run (no {', '.join(missing)}); {remedy}")
     return content

@@ -15,6 +15,7 @@ import torch
 from tslab._checks import check_choice, check_count, check_number
 from tslab.losses import BACKGROUNDS
 from tslab.models import FUSIONS, LOCATION_ACTIVATIONS
+from tslab.tasks.task import Task
 
 SCHEDULES = ("exponential", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -153,6 +154,17 @@ def resolve_options(
     if chosen.get("max_per_class") == 0:
         chosen["max_per_class"] = None
     return {name: getattr(TrainOptions(**chosen), name) for name in OPTION_NAMES}
+
+
+def check_task(task: Any) -> None:
+    """Raise `TypeError` for something else than a task, `ValueError` for one without training rows."""
+    if not isinstance(task, Task):
+        example = repr(task) if isinstance(task, str) else "name"
+        raise TypeError(
+            f"task must be a Task, got {type(task).__name__}; load one with tslab.load_task({example})"
+        )
+    if len(task.train) == 0:
+        raise ValueError(f"{task.name} has no training rows; check its filter, or choose another split")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

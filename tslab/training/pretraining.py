@@ -27,7 +27,7 @@ from tslab.losses import BACKGROUNDS, background_points, csp_loss
 from tslab.tasks.task import Table, Task
 from tslab.training.loop import fit
 from tslab.training.objectives import Objective, Share
-from tslab.training.options import TrainOptions, resolve_device
+from tslab.training.options import TrainOptions, check_task, resolve_device
 
 
 class PairEncoder(nn.Module):
@@ -149,6 +149,7 @@ def pretrain(
     Raises:
         ValueError: a task without image features, or an argument out of its range.
     """
+    check_task(task)
     options = TrainOptions(
         epochs=epochs,
         lr=lr,
@@ -183,6 +184,7 @@ def pretrain(
 def few_shot(task: Task, fraction: float, *, seed: int = 0) -> Task:
     """The task with a ``fraction`` of its training rows: of each class at least one row, at random (all rows
     for 1)."""
+    check_task(task)
     check_number("fraction", fraction, above=0, at_most=1)
     check_count("seed", seed, at_least=0)
     order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))

@@ -6,7 +6,6 @@ in a folder, which is written once, and be continued from there.
 """
 
 import dataclasses
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -14,50 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tslab._checks import check_choice
 from tslab._files import DamagedFileError, atomic_path
-from tslab.coords import has_location
 from tslab.distributed import join_processes
-from tslab.encoders import ENCODERS, LocationEncoder, location_encoder
+from tslab.encoders import LocationEncoder
 from tslab.evaluation import quick_metrics
-from tslab.hyperparameters import hyperparameters
 from tslab.models import LocationClassifier, Regressor
-from tslab.tasks.task import Table, Task
+from tslab.tasks.task import Task
 from tslab.training import folder as folders
+from tslab.training.config import TrainConfig, build_model, check_storable, configure, read_config
 from tslab.training.folder import CHECKPOINT_FILE, HISTORY_FILE, writes_files
 from tslab.training.loop import current_share, fit
 from tslab.training.objectives import Objective, PresenceOnly, SquaredError, Standardised
-from tslab.training.options import OPTION_NAMES, PRESETS, TrainOptions, resolve_device, resolve_options
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(TrainOptions):
-    """Everything that decides the outcome of a run, apart from data, device and versions: the options of
-    `TrainOptions`, all of them resolved, and what the task and the encoder add.
-
-    Attributes:
-        task, kind: name and kind of the task.
-        encoder: key of the encoder, "no_prior", or "custom" for an encoder object.
-        encoder_parameters: of `tslab.location_encoder`.
-        preset: None or its name.
-        num_classes, image_features, image_kind: what the model is built for.
-        data: digest of the rows that were trained on, in a stored run; None elsewhere.
-    """
-
-    task: str
-    kind: str
-    encoder: str
-    encoder_parameters: dict[str, Any]
-    preset: str | None
-    num_classes: int
-    image_features: int
-    image_kind: str
-    data: str | None = None
+from tslab.training.options import (
+    OPTION_NAMES,
+    check_task,
+    resolve_device,
+)
 
 
 @dataclass
@@ -160,11 +136,11 @@ def train(
             *encoder_parameters,
         ]
         return _resume(task, Path(resume), encoder, more, how)
-    config = _configure(task, encoder, preset, given, encoder_parameters)
+    config = configure(task, encoder, preset, given, encoder_parameters)
     folder = None
     if run_dir is not None:
         folder = Path(run_dir)
-        _check_storable(config.encoder_parameters)
+        check_storable(config.encoder_parameters)
         if writes_files():
             folders.check_free(folder)
         config = dataclasses.replace(config, data=_data_of(task, config))
@@ -181,7 +157,7 @@ def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cp
     """
     folder = Path(folder)
     where = resolve_device(device)
-    config = _read_config(folder)
+    config = read_config(folder)
     checkpoint = folder / CHECKPOINT_FILE
     if not checkpoint.is_file():
         raise FileNotFoundError(
@@ -210,47 +186,6 @@ def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cp
         ) from error
     model.to(where).eval()
     return Run(model, pd.DataFrame(content["history"]), config, folders.read_environment(folder), folder)
-
-
-def build_model(
-    config: TrainConfig, task: Task | None, encoder: LocationEncoder | None = None
-) -> LocationClassifier | Regressor:
-    """The untrained model of a configuration; the same configuration gives the same weights.
-
-    ``task`` is needed for one thing only: rbf draws its anchors from the training places. Without it they
-    are drawn from the sphere, which is enough to load weights into.
-    """
-    generator = torch.Generator().manual_seed(config.seed)
-    if encoder is None and config.encoder != "no_prior":
-        parameters = dict(config.encoder_parameters)
-        if "anchors" in parameters:
-            parameters["anchors"] = torch.tensor(parameters["anchors"])
-        elif config.encoder == "rbf" and task is not None:
-            parameters["anchors"] = _draw_anchors(
-                task.train, int(parameters.pop("num_anchors", 200)), generator
-            )
-        encoder = location_encoder(
-            config.encoder,
-            config.embedding_dim,
-            preset=config.preset,  # type: ignore[arg-type]
-            generator=generator,
-            **parameters,
-        )
-    if config.kind == "classification":
-        assert encoder is not None
-        return LocationClassifier(encoder, config.num_classes, generator=generator)
-    with_image = config.fusion != "none" or encoder is None
-    return Regressor(
-        encoder,
-        config.image_features if with_image else 0,
-        fusion=config.fusion,
-        image_kind=config.image_kind,
-        embedding_dim=config.embedding_dim,
-        head=config.head,
-        location_activation=config.location_activation,
-        dropout=config.head_dropout,
-        generator=generator,
-    )
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:
@@ -350,13 +285,7 @@ def _objective(
 
 
 def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:
-    if not isinstance(task, Task):
-        example = repr(task) if isinstance(task, str) else "name"
-        raise TypeError(
-            f"task must be a Task, got {type(task).__name__}; load one with tslab.load_task({example})"
-        )
-    if len(task.train) == 0:
-        raise ValueError(f"{task.name} has no training rows; check its filter, or choose another split")
+    check_task(task)
     if not isinstance(encoder, str | LocationEncoder):
         raise TypeError(
             f"encoder must be a key of tslab.ENCODERS or a LocationEncoder, got {type(encoder).__name__}; "
@@ -372,35 +301,6 @@ def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> No
         raise TypeError(f"on_epoch must be a function of a row of the history, got {type(on_epoch).__name__}")
 
 
-def _configure(
-    task: Task,
-    encoder: str | LocationEncoder,
-    preset: str | None,
-    given: dict[str, Any],
-    encoder_parameters: dict[str, Any],
-) -> TrainConfig:
-    key = encoder if isinstance(encoder, str) else "custom"
-    kind = task.meta.kind
-    check_choice("preset", preset, (None, *PRESETS))
-    recorded, parameters = _resolve_parameters(task, key, preset, encoder_parameters)
-    options = resolve_options(given, recorded, preset=preset, kind=kind)
-    features = task.image_dim if kind == "regression" else 0
-    options["fusion"] = _resolve_fusion(given.get("fusion"), key, features, task)
-    if not isinstance(encoder, str):
-        options["embedding_dim"] = encoder.out_features
-    return TrainConfig(
-        task=task.name,
-        kind=kind,
-        encoder=key,
-        encoder_parameters=parameters,
-        preset=preset,
-        num_classes=task.num_classes,
-        image_features=features,
-        image_kind="scalar" if task.meta.image_kind == "scalar" else "feats",
-        **options,
-    )
-
-
 def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, more: list[str], how: _How) -> Run:
     """Continue the run in ``folder``; ``more`` are the names of arguments that a continued run does not take."""
     if more:
@@ -408,7 +308,7 @@ def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, more: list
             f"resume continues a run with its own configuration; leave out {', '.join(more)}, "
             "or train anew in another run_dir"
         )
-    config = _read_config(folder)
+    config = read_config(folder)
     if config.task != task.name:
         raise ValueError(
             f"the run in {folder} was trained on {config.task}, not on {task.name}; load that task"
@@ -429,85 +329,3 @@ def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, more: list
 def _data_of(task: Task, config: TrainConfig) -> str:
     """Digest of the rows that decide the outcome: the training rows, and with patience the validation rows."""
     return folders.data_digest(task.train, *([task.val] if config.patience is not None else []))
-
-
-def _resolve_parameters(
-    task: Task, encoder: str, preset: str | None, given: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(training parameters, encoder parameters): the recorded ones that the encoder takes, then those given."""
-    recorded = hyperparameters(task.name, encoder, preset, kind=task.meta.kind)
-    training = {name: recorded.pop(name) for name in ("lr", "batch_size", "epochs")}
-    if encoder in ("custom", "no_prior"):
-        if given:
-            raise TypeError(
-                f"{', '.join(given)}: encoder parameters need the key of an encoder, not {encoder!r}"
-            )
-        return training, {}
-    if encoder not in ENCODERS:
-        raise KeyError(f"encoder {encoder!r} is not known; choose one of {', '.join(ENCODERS)}, or no_prior")
-    taken = {name: value for name, value in recorded.items() if name not in given}
-    if "anchors" in given:
-        taken.pop("num_anchors", None)
-    if "network" in given:  # recorded parameters belong to the recorded network
-        taken = {k: v for k, v in taken.items() if k not in ("activation", "num_hidden_layers", "hidden_dim")}
-    return training, taken | {name: _plain(value) for name, value in given.items()}
-
-
-def _plain(value: Any) -> Any:
-    """An encoder parameter without arrays, as it can stand in config.json."""
-    return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
-
-
-def _check_storable(parameters: dict[str, Any]) -> None:
-    for name, value in parameters.items():
-        try:
-            json.dumps(value)
-        except TypeError as error:
-            raise TypeError(
-                f"{name} must be numbers, text or a tensor to be stored in run_dir, got {type(value).__name__}; "
-                "build the encoder with tslab.location_encoder and pass it as encoder="
-            ) from error
-
-
-def _resolve_fusion(fusion: str | None, encoder: str, image_features: int, task: Task) -> str:
-    if task.meta.kind == "classification":
-        if fusion not in (None, "none"):
-            raise ValueError(
-                "fusion is for regression; a class prior is multiplied with the image predictions by tslab.evaluate"
-            )
-        if encoder == "no_prior":
-            raise ValueError("no_prior has nothing to train; use tslab.evaluate('no_prior', task.test)")
-        return "none"
-    if encoder == "no_prior":
-        if image_features == 0:
-            raise ValueError(f"no_prior is the image alone, and {task.name} has no image features")
-        return "none"
-    if image_features == 0:
-        if fusion not in (None, "none"):
-            raise ValueError(
-                f"fusion={fusion!r} needs image features and {task.name} has none; leave fusion out"
-            )
-        return "none"
-    return "concat" if fusion is None else fusion
-
-
-def _draw_anchors(table: Table, count: int, generator: torch.Generator) -> Tensor:
-    places = table.lonlat[has_location(table.lonlat)].cpu()
-    return places[torch.randperm(len(places), generator=generator)[:count]]
-
-
-def _read_config(folder: Path) -> TrainConfig:
-    content = folders.read_config(folder)
-    try:
-        config = TrainConfig(**content)
-    except (TypeError, ValueError) as error:
-        raise DamagedFileError(
-            f"{folder / folders.CONFIG_FILE} is not the configuration of a run ({error}); put the file back, "
-            "or train again in a new folder"
-        ) from error
-    if config.encoder not in (*ENCODERS, "custom", "no_prior"):
-        raise KeyError(
-            f"the run in {folder} was trained with encoder {config.encoder!r}, which is not known here; "
-            "import the module that registers it (tslab.register_encoder) first"
-        )
-    return config

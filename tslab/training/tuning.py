@@ -14,6 +14,7 @@ from tslab.encoders import encoder_info
 from tslab.evaluation import quick_metrics
 from tslab.tasks.task import Task
 from tslab.training.loop import NonFiniteLossError
+from tslab.training.options import check_task
 from tslab.training.run import train
 
 Choice = tuple[float, float] | tuple[float, float, str] | list[Any]
@@ -70,6 +71,7 @@ def tune(
         RuntimeError: every trial failed.
         ImportError: Optuna is not installed.
     """
+    check_task(task)
     check_count("trials", trials)
     check_count("seed", seed, at_least=0, at_most=2**32 - 1)
     if len(task.val) == 0:
@@ -87,7 +89,7 @@ def tune(
         run = train(searched, encoder, **(common | parameters))
         return quick_metrics(run.model, searched.val)[metric]
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a trial that failed is a row of the result
     try:
         study = optuna.create_study(
             direction="maximize",
