@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BLOCK_KM = 500.0
 """Edge of a bootstrap block: wider than the neighbourhoods in use, narrow enough for hundreds of blocks."""
 
+MOST_RESAMPLES = 1_000_000
+"""More of them take hours and change nothing."""
+
 QUARTER_KM = 10_007.543
 """From the equator to a pole."""
 
@@ -280,7 +283,7 @@ def spatial_blocks(lonlat: Float[Tensor, "c 2"], block_km: float) -> Tensor:
 
 def _check_bootstrap(block_km: float, num_resamples: int, confidence: float, seed: int) -> None:
     check_number("block_km", block_km, at_least=1, at_most=2 * QUARTER_KM)
-    check_count("num_resamples", num_resamples)
+    check_count("num_resamples", num_resamples, at_most=MOST_RESAMPLES)
     check_number("confidence", confidence, above=0, below=1)
     check_seed(seed)
 
