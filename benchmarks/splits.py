@@ -2,7 +2,7 @@
 
     TSLAB_MIRROR=... python benchmarks/splits.py [--seeds 0 1 2] [--sizes 0 500 1000 2000 4000]
 
-Runs `tslab.tasks.split_study.compare_splits` on the points inside the released results and writes its rows to
+Runs `tslab_book.split_study.compare_splits` on the points inside the released results and writes its rows to
 book/results/splits.csv (aggregates only, no place and no label), with day, versions and source in splits.json. Each
 finished size and seed is written at once and not computed again; about a minute for each on one thread.
 """
@@ -16,7 +16,7 @@ import pandas as pd
 import tslab
 from tslab._files import atomic_write
 from tslab.benchmark.records import release_stamp
-from tslab.tasks.split_study import RANDOM, compare_splits
+from tslab_book.split_study import RANDOM, compare_splits
 
 RESULTS = Path(__file__).resolve().parent.parent / "book" / "results" / "splits.csv"
 TASK = "mosaiks_elevation"

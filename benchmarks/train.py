@@ -28,10 +28,11 @@ import torch
 import tslab
 from tslab._files import atomic_write
 from tslab.evaluation import evaluate
-from tslab.loop import LoopSettings, autocast, make_optimizer
 from tslab.models import LocationClassifier
-from tslab.objectives import PresenceOnly, Share
 from tslab.tasks import Table
+from tslab.training.loop import autocast, make_optimizer
+from tslab.training.objectives import PresenceOnly, Share
+from tslab.training.options import TrainOptions
 
 SIZES: dict[str, dict[str, Any]] = {
     "birdsnap_ebird": {
@@ -77,9 +78,11 @@ def build(size: dict[str, Any], device: torch.device) -> tuple[LocationClassifie
 def make_step(
     size: dict[str, Any], device: torch.device, precision: str, compiled: bool
 ) -> Callable[[], None]:
-    """One training step, as in `tslab.loop`."""
+    """One training step, as in `tslab.training.loop`."""
     model, objective = build(size, device)
-    optimizer = make_optimizer(list(model.parameters()), LoopSettings(epochs=1, lr=1e-3), device)
+    optimizer = make_optimizer(
+        list(model.parameters()), TrainOptions(epochs=1, lr=1e-3, batch_size=1024), device
+    )
     loss_of = torch.compile(objective.loss) if compiled else objective.loss
     generator = torch.Generator(device).manual_seed(0)
     batches = iter([])  # type: ignore[var-annotated]

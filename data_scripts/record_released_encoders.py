@@ -1,9 +1,9 @@
-"""Write tslab/data/released_encoders.json: facts about the released checkpoints, for readers without them.
+"""Write book/results/released_encoders.json: facts about the released checkpoints, for readers without them.
 
     TSLAB_MIRROR=/path/to/copy python data_scripts/record_released_encoders.py
 """
 
-from tslab.benchmark.released_encoders import RECORD, write_released_encoder_facts
+from tslab_book.released_encoders import RECORD, write_released_encoder_facts
 
 if __name__ == "__main__":
     write_released_encoder_facts()

@@ -20,13 +20,25 @@ def mirror() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Folder with the golden numbers (``position_encodings.npz`` and others)."""
+    """Folder with the golden numbers that come with the tests, see its README."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_of_released() -> Path:
+    """Folder with the golden numbers that rest on the released files (``checkpoint_outputs.npz`` and ``geobias/``)."""
     candidates = []
     if root := os.environ.get("TSLAB_GOLDEN"):
         candidates.append(Path(root))
     if root := os.environ.get("TSLAB_MIRROR"):
         candidates.append(Path(root) / ".." / "reference" / "golden")
     for folder in candidates:
-        if (folder / "position_encodings.npz").is_file():
+        if (folder / "checkpoint_outputs.npz").is_file():
             return folder.resolve()
-    pytest.skip("needs the golden numbers: set TSLAB_GOLDEN to the folder that holds position_encodings.npz")
+    pytest.skip("needs the golden numbers of the released files: set TSLAB_GOLDEN to the folder that holds them")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With TSLAB_STRICT_WARNINGS=1 (`make test-versions`), a warning that a line of tslab causes is an error."""
+    if os.environ.get("TSLAB_STRICT_WARNINGS"):
+        config.addinivalue_line("filterwarnings", r"error:::tslab(\..*)?\Z")

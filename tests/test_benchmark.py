@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,15 @@ def test_names_of_runs_are_distinct():
         ({"encoders": ["nerv"]}, "no encoder 'nerv'"),
         ({"source": "archive"}, "no source 'archive'"),
         ({"source": "released-points"}, "nothing to run"),
+        ({"source": "synthetic", "scale": "huge"}, "no scale 'huge'"),
+        ({"source": "synthetic", "split": "block"}, "of source 'released-points', not of 'synthetic'"),
+        ({"split": "blocks"}, "no split 'blocks'"),
+        ({"encoders": ["baseline:forest"]}, "no encoder 'baseline:forest'"),
+        ({"encoders": []}, "nothing to run"),
+        ({"seeds": []}, "seeds are empty"),
+        ({"seeds": [-1]}, "seed must be a finite number at least 0"),
+        ({"source": "synthetic", "epochs": 0}, "epochs must be a finite number at least 1"),
+        ({"source": "synthetic", "epochs": 1.5}, "epochs must be a whole number"),
     ],
 )
 def test_unknown_keys_are_named(changes, message):
@@ -80,6 +91,59 @@ def test_a_damaged_outcome_says_which_file_to_delete(tmp_path):
     store.path(SPEC).write_text("{")
     with pytest.raises(ValueError, match="delete it and run the same command again"):
         store.load(SPEC)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", '{"spec": {}}', '{"spec": 3, "metrics": {}}', b"\xff\xfe", "copy of another run"],
+)
+def test_one_damaged_outcome_is_named_and_the_others_are_read(tmp_path, content):
+    store = ResultStore(tmp_path)
+    for encoder in ("nerf", "xyz", "rbf"):
+        store.save(RunSpec("top1", "yfcc", encoder), OUTCOME)
+    path = store.path(SPEC)
+    if content == "copy of another run":
+        content = store.path(RunSpec("top1", "yfcc", "xyz")).read_text()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.warns(UserWarning, match=path.name):
+        table = store.frame()
+    assert sorted(table["encoder"]) == ["rbf", "xyz"]
+
+
+@pytest.mark.parametrize("field", ["metrics", "seconds", "code", "spec"])
+def test_an_outcome_without_a_field_is_damaged(tmp_path, field):
+    store = ResultStore(tmp_path)
+    store.save(SPEC, OUTCOME)
+    content = json.loads(store.path(SPEC).read_text())
+    del content[field]
+    store.path(SPEC).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=field):
+        store.load(SPEC)
+
+
+def test_two_commands_at_once_both_stand_in_the_manifest(tmp_path):
+    def many(name):
+        for i in range(10):
+            ResultStore(tmp_path).write_manifest([SPEC], f"{name} {i}")
+
+    threads = [threading.Thread(target=many, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    commands = [
+        entry["command"] for entry in json.loads((tmp_path / "manifest.json").read_text())["commands"]
+    ]
+    assert sorted(commands) == sorted(f"{name} {i}" for name in "abcd" for i in range(10))
+
+
+def test_a_damaged_manifest_is_set_aside_not_lost(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"commands": [1, 2')
+    with pytest.warns(UserWarning, match="set aside"):
+        ResultStore(tmp_path).write_manifest([SPEC], "x")
+    (aside,) = tmp_path.glob("manifest-damaged-*.json")
+    assert aside.read_text() == '{"commands": [1, 2'
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["commands"]) == 1
 
 
 # --- the driver ----------------------------------------------------------
@@ -125,6 +189,273 @@ def test_a_failed_run_is_tried_again_and_does_not_stop_the_others(tmp_path, coun
     fails.add("nerf")
     assert not run_all(specs, tmp_path, progress=False, retries=1).failed
     assert [s.encoder for s in calls] == ["nerf", "xyz", "nerf", "nerf"]
+
+
+def test_a_damaged_outcome_fails_and_the_others_are_done(tmp_path, counted):
+    specs = plan(["top1"], datasets=["yfcc"], encoders=["nerf", "xyz"])
+    run_all(specs, tmp_path, progress=False)
+    path = ResultStore(tmp_path).path(specs[0])
+    path.write_text(path.read_text()[:40])
+    outcome = run_all(
+        [*specs, *plan(["top1"], datasets=["yfcc"], encoders=["rbf"])], tmp_path, progress=False
+    )
+    assert [s.encoder for s in outcome.skipped] == ["xyz"] and [s.encoder for s in outcome.done] == ["rbf"]
+    assert path.name in str(outcome) and "delete it" in str(outcome)
+    assert not run_all(specs, tmp_path, progress=False, again=True).failed
+
+
+def test_a_full_disk_is_said_for_each_run(tmp_path, counted, monkeypatch):
+    import errno
+
+    from tslab import _files
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    specs = plan(["top1"], datasets=["yfcc"], encoders=["nerf"])
+    ResultStore(tmp_path).write_manifest(specs, "before the disk was full")
+    monkeypatch.setattr(ResultStore, "write_manifest", lambda *_: None)
+    monkeypatch.setattr(_files.os, "replace", full)
+    outcome = run_all(specs, tmp_path, progress=False)
+    assert "no space left to write" in str(outcome) and not list(tmp_path.rglob("*nerf*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--retries", "-1"], "retries"),
+        (["--epochs", "0"], "epochs"),
+        (["--seeds", "0"], "--seeds"),
+        (["--seeds", "-2"], "--seeds"),
+        (["--first-seed", "-1"], "--first-seed"),
+        (["--workers", "0", "--dask", "local"], "workers"),
+        (["--dask", "locl"], "locl"),
+        (["--device", "gpu"], "gpu"),
+        (["--import", "no_such_module"], "no_such_module"),
+        (["--import", "breaks"], "on purpose"),
+        (["--import", "leaves"], "leaves"),
+        (["--import", "breaks.py"], "not its file"),
+        (["--encoders", "xyzz"], "xyzz"),
+        (["--datasets", "mosaik"], "mosaik"),
+        (["--out", "a_file"], "a_file"),
+        (["--out", "a_file/store"], "a_file"),
+        (["--out", ""], "out is empty"),
+    ],
+)
+def test_the_command_line_refuses_by_name_and_writes_nothing(tmp_path, monkeypatch, capsys, words, name):
+    monkeypatch.chdir(tmp_path)
+    Path("a_file").write_text("x")
+    Path("breaks.py").write_text("raise RuntimeError('on purpose')")
+    Path("leaves.py").write_text("raise SystemExit(0)")
+    given = [
+        "run",
+        "--source",
+        "synthetic",
+        "--table",
+        "r2_mosaiks",
+        "--encoders",
+        "xyz",
+        "--out",
+        "store",
+        "--quiet",
+    ]
+    assert main([*given, *words]) == 2
+    assert name in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {
+        "a_file",
+        "breaks.py",
+        "leaves.py",
+    }
+
+
+def test_show_and_record_go_on_past_a_damaged_file(tmp_path, counted, capsys):
+    run_all(plan(["top1"], datasets=["yfcc"], encoders=["nerf", "xyz"]), tmp_path / "s", progress=False)
+    ResultStore(tmp_path / "s").path(SPEC).write_text("{")
+    assert main(["show", "--out", str(tmp_path / "s")]) == 0
+    shown = capsys.readouterr()
+    assert "xyz" in shown.out and "top1-yfcc-nerf-released.json is damaged" in shown.err
+    words = ["--out", str(tmp_path / "s"), "--results", str(tmp_path / "r"), "--root", str(tmp_path)]
+    (tmp_path / "eval_results").mkdir()
+    assert main(["record", *words]) == 0
+    assert "top1-yfcc-nerf-released.json is damaged" in capsys.readouterr().err
+    assert len(read_cells(tmp_path / "r" / "cells.csv")) == 652
+
+
+def test_there_is_nothing_to_record_in_an_empty_store(tmp_path, capsys):
+    assert main(["record", "--out", str(tmp_path / "s"), "--results", str(tmp_path / "r")]) == 2
+    assert "no finished runs" in capsys.readouterr().err and not (tmp_path / "r").exists()
+
+
+# --- trainings in the store ----------------------------------------------
+
+OWN = """
+import tslab
+from tslab.encoders.spherical import SphereC
+
+class Mine(SphereC):
+    def __init__(self):
+        super().__init__({scales})
+
+tslab.register_encoder("{key}", Mine, overwrite=True)
+"""
+
+
+def r2_of(store, spec):
+    return store.load(spec)["metrics"]["r2"]["value"]
+
+
+@pytest.fixture
+def own_encoder(tmp_path, monkeypatch):
+    """A module that registers an encoder with as many scales as asked for; its key."""
+    import importlib
+    import sys
+
+    from tslab.encoders import ENCODERS
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(scales):
+        (tmp_path / "own_encoder_module.py").write_text(OWN.format(scales=scales, key="own_encoder"))
+        sys.modules.pop("own_encoder_module", None)
+        importlib.invalidate_caches()
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        importlib.import_module("own_encoder_module")
+
+    yield write
+    ENCODERS.pop("own_encoder", None)
+    sys.modules.pop("own_encoder_module", None)
+
+
+def test_again_gives_the_number_of_a_fresh_store(tmp_path, own_encoder):
+    def specs():
+        return plan(["r2_mosaiks"], datasets=["mosaiks_elevation"], encoders=["own_encoder"], source="synthetic",
+                    scale="tiny", epochs=2)  # fmt: skip
+
+    own_encoder(1)
+    run_all(specs(), tmp_path / "s", progress=False)
+    before = ResultStore(tmp_path / "s").load(specs()[0])
+    own_encoder(16)
+    kept = run_all(specs(), tmp_path / "s", progress=False)
+    assert kept.stale == 1 and "--again" in str(kept)  # the file of the encoder has changed
+    run_all(specs(), tmp_path / "s", progress=False, again=True)
+    run_all(specs(), tmp_path / "fresh", progress=False)
+    again, fresh = (ResultStore(tmp_path / name).load(specs()[0]) for name in ("s", "fresh"))
+    assert again["metrics"] == fresh["metrics"] != before["metrics"]
+    assert again["code"] == fresh["code"] != before["code"]
+
+
+def test_tables_of_one_training_share_it_also_again(tmp_path, monkeypatch):
+    from tslab.benchmark import driver
+
+    trained = []
+    real = driver._train
+    monkeypatch.setattr(driver, "_train", lambda spec, *rest: trained.append(spec.table) or real(spec, *rest))
+    specs = plan(["r2_mosaiks", "geobias_regression"], datasets=["mosaiks_elevation"], encoders=["xyz"],
+                 source="synthetic", scale="tiny", epochs=1)  # fmt: skip
+    run_all(specs, tmp_path, progress=False)
+    assert trained == ["r2_mosaiks"]
+    run_all(specs, tmp_path, progress=False, again=True)
+    assert trained == ["r2_mosaiks"] * 2
+
+
+def test_a_number_from_stored_samples_bears_the_code_that_trained_for_them(tmp_path, monkeypatch):
+    from tslab.benchmark import driver
+
+    specs = plan(["r2_mosaiks", "geobias_regression"], datasets=["mosaiks_elevation"], encoders=["baseline:mean"],
+                 source="synthetic", scale="tiny")  # fmt: skip
+    run_all(specs[:1], tmp_path, progress=False)
+    trained_by = ResultStore(tmp_path).load(specs[0])["code"]
+    monkeypatch.setattr(driver, "code_version", lambda encoder=None: "later")
+    run_all(specs[1:], tmp_path, progress=False)
+    assert ResultStore(tmp_path).load(specs[1])["code"] == trained_by
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:-40] + bytes(8) + b[-32:], lambda b: b""]
+)
+def test_damaged_samples_are_named_and_do_not_stop_the_others(tmp_path, damage):
+    specs = plan(["r2_mosaiks", "geobias_regression"], datasets=["mosaiks_elevation"],
+                 encoders=["baseline:mean", "baseline:knn"], source="synthetic", scale="tiny")  # fmt: skip
+    r2, geobias = specs[:2], specs[2:]
+    run_all(r2, tmp_path, progress=False)
+    store = ResultStore(tmp_path)
+    path = store.samples_path(r2[0])
+    path.write_bytes(damage(path.read_bytes()))
+    outcome = run_all(geobias, tmp_path, progress=False)
+    assert list(outcome.failed) == geobias[:1] and outcome.done == geobias[1:]
+    assert f"{path.name} is damaged" in str(outcome)
+    path.unlink()
+    assert not run_all(geobias, tmp_path, progress=False).failed
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "config.json"])
+def test_a_damaged_training_names_its_folder(tmp_path, monkeypatch, name):
+    from tslab.benchmark import driver
+    from tslab.training import train
+
+    (spec,) = plan(["r2_mosaiks"], datasets=["mosaiks_elevation"], encoders=["xyz"], source="synthetic",
+                   scale="tiny", epochs=2)  # fmt: skip
+    store = ResultStore(tmp_path)
+    folder = store.training_path(spec)
+    train(driver.load_run_task(spec), "xyz", epochs=1, run_dir=folder, progress=False)
+    store.begin(spec, driver.code_version("xyz"))
+    (folder / name).write_bytes((folder / name).read_bytes()[:30])
+    outcome = run_all([spec], tmp_path, progress=False, retries=0)
+    assert str(folder) in str(outcome) and "delete that folder" in str(outcome)
+    import shutil
+
+    shutil.rmtree(folder)
+    assert not run_all([spec], tmp_path, progress=False, retries=0).failed
+
+
+def test_half_a_training_by_other_code_is_not_continued(tmp_path):
+    from tslab.benchmark import driver
+    from tslab.training import train
+
+    (spec,) = plan(["r2_mosaiks"], datasets=["mosaiks_elevation"], encoders=["xyz"], source="synthetic",
+                   scale="tiny", epochs=2)  # fmt: skip
+    store, fresh = ResultStore(tmp_path / "s"), ResultStore(tmp_path / "fresh")
+    store.begin(spec, "other code")
+    train(
+        driver.load_run_task(spec), "xyz", epochs=2, seed=9, run_dir=store.training_path(spec), progress=False
+    )
+    for one in (store, fresh):
+        run_all([spec], one.folder, progress=False)
+    assert r2_of(store, spec) == r2_of(fresh, spec)
+
+
+# --- Dask ----------------------------------------------------------------
+
+
+def _job(name):
+    """What a job of the test below does."""
+    if name == "kills its process":
+        os._exit(9)
+    if name == "leaves":
+        raise SystemExit(3)
+    import own_module_of_the_test
+
+    assert own_module_of_the_test.VALUE == 7
+
+
+@pytest.mark.slow
+def test_on_dask_a_job_that_kills_its_workers_fails_alone_and_nobody_else_can_listen(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    psutil = pytest.importorskip("psutil")
+    from tslab.benchmark import do_jobs, open_pool
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_module_of_the_test.py").write_text("VALUE = 7\n")
+    jobs = ["a", "kills its process", "b", "leaves", "c", "d"]
+    with open_pool("local", 2) as client:
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            listening = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            assert all(c.laddr.ip in ("127.0.0.1", "::1") for c in listening), listening
+        failures = dict(do_jobs(jobs, _job, client, modules=["own_module_of_the_test"]))
+    assert {name for name, failure in failures.items() if failure} == {"kills its process", "leaves"}
+    assert "KilledWorker" in failures["kills its process"].error and "SystemExit" in failures["leaves"].error
 
 
 def test_the_manifest_says_what_a_folder_was_made_with(tmp_path, counted):

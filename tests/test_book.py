@@ -17,8 +17,9 @@ BOOK = ROOT / "book"
 sys.path.insert(0, str(BOOK / "_ext"))
 sys.path.insert(0, str(BOOK))
 
-import make_notebooks  # noqa: E402
 from repository import colab_url, repository_address  # noqa: E402
+
+import make_notebooks  # noqa: E402
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CHAPTERS = [

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tslab.evaluation import evaluate
-from tslab.pretraining import few_shot, pretrain
 from tslab.tasks import Table, Task, TaskMeta, load_task
 from tslab.training import train
+from tslab.training.pretraining import few_shot, pretrain
 
 SMALL = {"num_scales": 12, "min_radius": 0.05, "hidden_dim": 128, "dropout": 0.2, "activation": "gelu"}
 

@@ -21,9 +21,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tslab.distributed import join_processes
 from tslab.encoders import location_encoder
-from tslab.loop import current_share
+from tslab.training.loop import current_share
 from tslab.models import LocationClassifier
-from tslab.objectives import PresenceOnly
+from tslab.training.objectives import PresenceOnly
 from tslab.tasks import load_task
 from tslab.training import train
 
@@ -198,3 +198,50 @@ def test_jobs_have_names_that_tell_them_apart() -> None:
     assert len({a.name, b.name, c.name}) == 3
     assert a.name.startswith("sphere_toy-xyz-0")
     assert Job("sphere_toy", "xyz", 0).name == a.name
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--retries", "-1"], "retries"),
+        (["--workers", "0"], "workers"),
+        (["--seeds", "-1"], "seed"),
+        (["--tasks", "no_task"], "no_task"),
+        (["--encoders", "no_encoder"], "no_encoder"),
+        (["--options", "[1]"], "JSON object"),
+        (["--task-options", "{"], "not JSON"),
+        (["--scheduler", "nowhere"], "nowhere"),
+        (["--import", "no_such_module"], "no_such_module"),
+        (["--folder", "a_file"], "a_file"),
+    ],
+)
+def test_a_sweep_refuses_by_name_and_writes_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    name: str,
+) -> None:
+    from tslab.benchmark.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    Path("a_file").write_text("x")
+    try:
+        code = main(["sweep", "--tasks", "sphere_toy", "--encoders", "xyz", "--folder", "sweep", *words])
+    except SystemExit as error:  # argparse itself
+        code = int(error.code or 0)
+    assert code == 2 and name in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
+
+
+def test_a_damaged_result_of_a_sweep_is_a_failed_row_and_the_others_stand(tmp_path: Path) -> None:
+    from tslab.sweeps import Job, sweep
+
+    sizes = {"n_train": 64, "n_val": 8, "n_test": 16}
+    jobs = [Job("sphere_toy", key, 0, task_options=sizes) for key in ("class_frequency", "knn")]
+    sweep(jobs, tmp_path, scheduler="synchronous", progress=False)
+    path = tmp_path / jobs[0].name / "result.json"
+    path.write_text(path.read_text()[:50])
+    table = sweep(jobs, tmp_path, scheduler="synchronous", progress=False)
+    assert table["status"].tolist() == ["failed", "done"]
+    assert "result.json is damaged" in table["error"][0] and "delete it" in table["error"][0]

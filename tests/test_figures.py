@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tslab import figures
+from tslab import plot
 from tslab.encoders import ENCODERS
 
 TO_XYZ = np.array(
@@ -48,37 +48,37 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("vision", VISION)
 def test_family_colors_differ_for_every_kind_of_colour_vision(vision: str) -> None:
-    lab = cielab(linear_rgb(list(figures.FAMILY_COLORS.values())) @ VISION[vision].T)
+    lab = cielab(linear_rgb(list(plot.FAMILY_COLORS.values())) @ VISION[vision].T)
     distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e3 * np.eye(len(lab))
     assert distance.min() > 20
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colors_stand_out_from_the_page(theme: str) -> None:
-    tokens = figures.THEMES[theme]
-    assert all(contrast(color, tokens["page"]) > 2.7 for color in figures.FAMILY_COLORS.values())
+    tokens = plot.THEMES[theme]
+    assert all(contrast(color, tokens["page"]) > 2.7 for color in plot.FAMILY_COLORS.values())
     for background in ("page", "raised"):
         assert all(
             contrast(tokens[name], tokens[background]) > 4.5 for name in ("text", "muted", "accent", "danger")
         )
-    assert contrast(figures.NEUTRAL, tokens["page"]) > 4
+    assert contrast(plot.NEUTRAL, tokens["page"]) > 4
 
 
 def test_every_encoder_has_the_color_of_its_family() -> None:
-    assert set(figures.FAMILY_COLORS) == set(figures.FAMILY_DASHES)
+    assert set(plot.FAMILY_COLORS) == set(plot.FAMILY_DASHES)
     for key, info in ENCODERS.items():
-        assert figures.encoder_color(key) == figures.FAMILY_COLORS[info.family]
-    assert figures.encoder_color("no_prior") == figures.NEUTRAL
+        assert plot.encoder_color(key) == plot.FAMILY_COLORS[info.family]
+    assert plot.encoder_color("no_prior") == plot.NEUTRAL
 
 
 def test_field_scale_grows_lighter_evenly() -> None:
-    lightness = cielab(linear_rgb([color for _, color in figures.FIELD_SCALE]))[:, 0]
+    lightness = cielab(linear_rgb([color for _, color in plot.FIELD_SCALE]))[:, 0]
     steps = np.diff(lightness)
     assert steps.min() > 0.6 * steps.mean()
 
 
 def test_diverging_scale_is_lightest_at_zero_and_even_on_both_sides() -> None:
-    lightness = cielab(linear_rgb([color for _, color in figures.DIVERGING_SCALE]))[:, 0]
+    lightness = cielab(linear_rgb([color for _, color in plot.DIVERGING_SCALE]))[:, 0]
     assert lightness.argmax() == len(lightness) // 2
     np.testing.assert_allclose(lightness, lightness[::-1], atol=2)
     assert np.ptp(np.abs(np.diff(lightness))) < 4
@@ -86,16 +86,16 @@ def test_diverging_scale_is_lightest_at_zero_and_even_on_both_sides() -> None:
 
 def test_equal_earth_keeps_areas_and_can_be_inverted() -> None:
     lon, lat = np.meshgrid(np.linspace(-179, 179, 41), np.linspace(-89.9, 89.9, 41))
-    x, y = figures.equal_earth(lon, lat)
-    back_lon, back_lat = figures.inverse_equal_earth(x, y)
+    x, y = plot.equal_earth(lon, lat)
+    back_lon, back_lat = plot.inverse_equal_earth(x, y)
     np.testing.assert_allclose(back_lon, lon, atol=1e-9)
     np.testing.assert_allclose(back_lat, lat, atol=1e-7)
     h = 1e-4
-    x_lon = (figures.equal_earth(lon + h, lat)[0] - x) / np.deg2rad(h)
-    y_lat = (figures.equal_earth(lon, lat + h)[1] - figures.equal_earth(lon, lat - h)[1]) / np.deg2rad(2 * h)
+    x_lon = (plot.equal_earth(lon + h, lat)[0] - x) / np.deg2rad(h)
+    y_lat = (plot.equal_earth(lon, lat + h)[1] - plot.equal_earth(lon, lat - h)[1]) / np.deg2rad(2 * h)
     area = x_lon * y_lat / np.cos(np.deg2rad(lat))  # y does not depend on longitude
     np.testing.assert_allclose(area, area[0, 0], rtol=1e-3)
-    assert np.isnan(figures.inverse_equal_earth(2.6, 1.2)).all()
+    assert np.isnan(plot.inverse_equal_earth(2.6, 1.2)).all()
 
 
 LON, LAT = np.arange(-178, 180, 4.0), np.arange(-88, 90, 4.0)
@@ -103,7 +103,7 @@ LON, LAT = np.arange(-178, 180, 4.0), np.arange(-88, 90, 4.0)
 
 def test_globe_does_not_smooth_across_the_date_line() -> None:
     field = np.broadcast_to(LON, (LAT.size, LON.size))
-    surface = figures.globe(LON, LAT, field).data[0]
+    surface = plot.globe(LON, LAT, field).data[0]
     x, y, z, color = (np.asarray(a, float) for a in (surface.x, surface.y, surface.z, surface.surfacecolor))
     np.testing.assert_allclose(x**2 + y**2 + z**2, 1e8, rtol=1e-3)
     np.testing.assert_allclose([x[:, 0], y[:, 0]], [x[:, -1], y[:, -1]], atol=1)  # closed at the date line
@@ -112,22 +112,22 @@ def test_globe_does_not_smooth_across_the_date_line() -> None:
 
 def test_map_shows_the_nearest_value_and_nothing_outside_the_world() -> None:
     field = np.broadcast_to(LAT[:, None], (LAT.size, LON.size))
-    heat = figures.world_map(LON, LAT, field).data[0]
-    lon, lat = figures.inverse_equal_earth(*np.meshgrid(heat.x, heat.y))
+    heat = plot.world_map(LON, LAT, field).data[0]
+    lon, lat = plot.inverse_equal_earth(*np.meshgrid(heat.x, heat.y))
     z = np.asarray(heat.z, float)
     assert np.array_equal(np.isnan(z), np.isnan(lon))
     assert np.nanmax(np.abs(z - lat)) <= 2 + 1e-6
-    assert not np.isnan(figures.world_map(LON, LAT[::-1], field[::-1]).data[0].z).all()
+    assert not np.isnan(plot.world_map(LON, LAT[::-1], field[::-1]).data[0].z).all()
 
 
 def test_figures_weigh_kilobytes() -> None:
     field = np.random.default_rng(0).normal(size=(LAT.size, LON.size))
-    assert len(figures.globe(LON, LAT, field).to_json()) < 130_000
-    assert len(figures.world_map(LON, LAT, field).to_json()) < 190_000
+    assert len(plot.globe(LON, LAT, field).to_json()) < 130_000
+    assert len(plot.world_map(LON, LAT, field).to_json()) < 190_000
 
 
 def test_diverging_limits_are_symmetric() -> None:
-    heat = figures.world_map(LON, LAT, np.full((LAT.size, LON.size), 0.25), scale="diverging").data[0]
+    heat = plot.world_map(LON, LAT, np.full((LAT.size, LON.size), 0.25), scale="diverging").data[0]
     assert (heat.zmin, heat.zmax) == (-0.25, 0.25)
 
 
@@ -151,7 +151,7 @@ def test_diverging_limits_are_symmetric() -> None:
         ({"height": 0}, "height"),
     ],
 )
-@pytest.mark.parametrize("build", [figures.globe, figures.world_map])
+@pytest.mark.parametrize("build", [plot.globe, plot.world_map])
 def test_wrong_input_is_named(build: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**arguments)
@@ -159,18 +159,18 @@ def test_wrong_input_is_named(build: Any, arguments: dict[str, Any], message: st
 
 def test_wrong_colours_sizes_and_views_are_named() -> None:
     with pytest.raises(ValueError, match="one number for each of 1 points"):
-        figures.world_map(points=[[0.0, 0.0]], point_color=[1.0, 2.0])
+        plot.world_map(points=[[0.0, 0.0]], point_color=[1.0, 2.0])
     with pytest.raises(ValueError, match="point_size"):
-        figures.world_map(points=[[0.0, 0.0]], point_size=np.nan)
+        plot.world_map(points=[[0.0, 0.0]], point_size=np.nan)
     with pytest.raises(ValueError, match="center"):
-        figures.globe(center=(0, 91))
+        plot.globe(center=(0, 91))
     with pytest.raises(ValueError, match="projection"):
-        figures.static_map(projection="mercator")  # type: ignore[arg-type]
+        plot.static_map(projection="mercator")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="width"):
-        figures.static_map(width=-1.0)
+        plot.static_map(width=-1.0)
 
 
-@pytest.mark.parametrize("build", [figures.globe, figures.world_map])
+@pytest.mark.parametrize("build", [plot.globe, plot.world_map])
 def test_nothing_to_mark_is_an_empty_map_and_a_missing_place_is_not_drawn(build: Any) -> None:
     empty = build(points=[])
     assert len(empty.data[-1].x) == 0
@@ -192,12 +192,12 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_show_keeps_the_text_alternative_and_puts_the_caption_below(displayed: list[Any]) -> None:
-    figure = figures.globe(points=[[2.35, 48.85]])
-    figures.show(figure, alt="A globe with Paris.", caption="Paris.")
+    figure = plot.globe(points=[[2.35, 48.85]])
+    plot.show(figure, alt="A globe with Paris.", caption="Paris.")
     assert displayed[0].layout.meta["alt"] == "A globe with Paris."
     assert displayed[1].data == '<p class="tslab-caption">Paris.</p>'
     with pytest.raises(ValueError, match="alt is empty"):
-        figures.show(figure, alt=" ")
+        plot.show(figure, alt=" ")
 
 
 def test_in_the_book_the_renderer_writes_the_caption(
@@ -206,7 +206,7 @@ def test_in_the_book_the_renderer_writes_the_caption(
     import plotly.io as pio
 
     monkeypatch.setattr(type(pio.renderers), "default", "tslab-book")
-    figures.show(figures.globe(points=[[0, 0]]), alt="A globe.", caption="Null Island.")
+    plot.show(plot.globe(points=[[0, 0]]), alt="A globe.", caption="Null Island.")
     assert len(displayed) == 1
     assert displayed[0].layout.meta["caption"] == "Null Island."
 
@@ -221,16 +221,16 @@ def test_static_map_needs_no_network(
         raise OSError("no network in this test")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    figure, _ = figures.static_map(projection=projection)
+    figure, _ = plot.static_map(projection=projection)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())
     assert 0.05 < (pixels[..., :3] == [0xDD, 0xE4, 0xE8]).all(-1).mean() < 0.5  # land, but not everywhere
-    figures.show(figure, alt='The "world".', caption="Land.")
+    plot.show(figure, alt='The "world".', caption="Land.")
     assert 'alt="The &quot;world&quot;."' in displayed[0].data
 
 
 def test_css_carries_the_same_tokens() -> None:
-    css = figures.css_tokens(".x")
-    assert f"--tslab-family-sphere2vec: {figures.FAMILY_COLORS['sphere2vec']};" in css
+    css = plot.css_tokens(".x")
+    assert f"--tslab-family-sphere2vec: {plot.FAMILY_COLORS['sphere2vec']};" in css
     light, dark = css.split('.x[data-theme="dark"]')
-    assert figures.THEMES["light"]["text"] in light and figures.THEMES["dark"]["text"] in dark
+    assert plot.THEMES["light"]["text"] in light and plot.THEMES["dark"]["text"] in dark

@@ -691,7 +691,7 @@ def test_the_score_follows_from_the_part_of_each_sample(partition: str) -> None:
 
 @pytest.mark.parametrize("marks", ["unmarked", "signed", "raw"])
 def test_shuffled_values_have_the_exact_moments(marks: str) -> None:
-    from tslab.geobias.ruler import shuffled_statistics
+    from tslab_book.ruler import shuffled_statistics
 
     lonlat, hits = cluster(50, spread=1.0), coin(50)
     graph = neighbor_graph(lonlat, radius_rad=0.03)
@@ -708,7 +708,7 @@ def test_shuffled_values_have_the_exact_moments(marks: str) -> None:
 
 
 def test_facts_of_the_ruler_on_a_set_with_known_answers() -> None:
-    from tslab.geobias.ruler import ruler_facts
+    from tslab_book.ruler import ruler_facts
 
     north, south = (cluster(300, center=(100.0, lat), spread=0.4) for lat in (40.0, -40.0))
     lonlat = torch.cat([north, south, torch.full((5, 2), math.nan, dtype=torch.float64)])
@@ -726,7 +726,7 @@ def test_facts_of_the_ruler_on_a_set_with_known_answers() -> None:
 
 
 def test_pictures_of_a_neighbourhood() -> None:
-    from tslab.geobias.plots import Dots, dots_slider, local_km, parts_frame
+    from tslab_book.neighborhood_plots import Dots, dots_slider, local_km, parts_frame
 
     center = torch.tensor([30.0, 60.0], dtype=torch.float64)
     east_and_north = local_km(torch.tensor([[31.0, 60.0], [30.0, 61.0]], dtype=torch.float64), center)

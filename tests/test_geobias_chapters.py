@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tslab.geobias import released_geobias, ssi, summary
-from tslab.geobias.bias_map import (
+from tslab.released_files import has_released_results
+from tslab_book.bias_map import (
     MIN_CENTERS,
     NUM_LAT,
     NUM_LON,
@@ -17,8 +18,7 @@ from tslab.geobias.bias_map import (
     centers_table,
     read_map,
 )
-from tslab.geobias.walkthrough import neighborhood, neighborhood_figure
-from tslab.released_files import has_released_results
+from tslab_book.walkthrough import neighborhood, neighborhood_figure
 
 
 def places(count: int = 60, *, lon: float = 2.0, lat: float = 48.0, seed: int = 0) -> torch.Tensor:
@@ -142,7 +142,7 @@ def test_the_record_holds_cells_of_every_pair_and_agrees_with_its_totals():
     not has_released_results(None, ["yfcc"]), reason="the released results are not on this machine"
 )
 def test_the_record_is_what_the_released_results_give():
-    from tslab.geobias.bias_map import released_map
+    from tslab_book.bias_map import released_map
 
     cells, whole = released_map("yfcc", "no_prior")
     stored, origin = read_map()

@@ -34,8 +34,8 @@ PUBLISHED = {"moments": "published", "form": "density", "overfull": True}
 
 
 @pytest.fixture(scope="module")
-def folder(golden: Path) -> Path:
-    return golden / "geobias"
+def folder(golden_of_released: Path) -> Path:
+    return golden_of_released / "geobias"
 
 
 def points(folder: Path, name: str) -> tuple[Tensor, Tensor]:
@@ -152,8 +152,8 @@ def test_published_eurosat_scores(folder: Path) -> None:
     assert worst < 0.6  # the rest are ties of the centre with its rings
 
 
-def test_moments_table(folder: Path) -> None:
-    for row in pd.read_csv(folder / "moments.csv").itertuples():
+def test_moments_table(golden: Path) -> None:
+    for row in pd.read_csv(golden / "moments.csv").itertuples():
         values = torch.tensor([float(x) for x in row.values.split()], dtype=torch.float64)
         counts = torch.tensor([int(x) for x in str(row.counts).split()])
         mean, sigma = geobias.published_moments(values, counts)
@@ -164,15 +164,15 @@ def test_moments_table(folder: Path) -> None:
             assert float(sigma) == pytest.approx(row.sigma, abs=1e-9)
 
 
-def test_background_counts(folder: Path) -> None:
-    for row in pd.read_csv(folder / "background_counts.csv").itertuples():
+def test_background_counts(golden: Path) -> None:
+    for row in pd.read_csv(golden / "background_counts.csv").itertuples():
         density = geobias.background_density(row.n, row.radius)
         assert float(density) == row.density
         assert int(geobias.background_count(density, row.radius)) == row.m
 
 
-def test_background_grids(folder: Path) -> None:
-    table = pd.read_csv(folder / "background_grid.csv")
+def test_background_grids(golden: Path) -> None:
+    table = pd.read_csv(golden / "background_grid.csv")
     for (_, lat, lon, radius, n), rows in table.groupby(
         ["case", "center_lat", "center_lon", "radius", "n_presence"]
     ):

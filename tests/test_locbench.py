@@ -490,7 +490,7 @@ def test_a_full_disk_leaves_nothing(archive: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_damage_of_the_native_format_is_seen(archive: Path, tmp_path: Path) -> None:
-    folder = write_task(load_locbench("yfcc", archive), tmp_path)
+    folder = write_task(load_locbench("yfcc", archive), tmp_path / "native")
     content = (folder / "test_image.npy").read_bytes()
     (folder / "test_image.npy").write_bytes(content[:-1] + b"x")
     assert damaged_files(folder) == ["test_image.npy"]

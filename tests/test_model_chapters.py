@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tslab.benchmark.background_map import (
+from tslab_book.background_map import (
     REGIONS,
     mean_presence,
     region_means,

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import tslab
-from tslab import diagnostics, figures, portraits
-from tslab.portraits import Curve
+from tslab import diagnostics, plot
+from tslab.plot import Curve
 from tslab.published import CLASSIFICATION_DATASETS
+from tslab_book import encoder_pages
 
 XYZ = tslab.position_encoder("xyz")
 
@@ -24,7 +25,7 @@ def decoded(values):
 
 
 def test_cells_of_the_grid_have_equal_area():
-    lon, sin_lat, places = portraits.equal_area_grid(24, 12)
+    lon, sin_lat, places = plot.equal_area_grid(24, 12)
     assert np.allclose(np.diff(sin_lat), 2 / 12) and np.allclose(np.diff(lon), 15)
     assert torch.allclose(places[:24, 1], places[0, 1]) and places[0, 1] < places[-1, 1]
 
@@ -32,24 +33,24 @@ def test_cells_of_the_grid_have_equal_area():
 def test_a_map_keeps_its_values_to_a_byte_and_shows_missing_ones_apart():
     field = np.linspace(-1, 1, 24 * 12).reshape(12, 24)
     field[3, 4] = np.nan
-    figure = portraits.map_slider([field], ["one"])
+    figure = plot.map_slider([field], ["one"])
     shown = decoded(figure.data[0].z)
     assert shown[3, 4] == -128
     present = ~np.isnan(field)
     assert np.abs(shown[present] / 127 - field[present]).max() <= 0.5 / 127 + 1e-9
-    assert figure.data[0].colorscale[0][1] == figures.MISSING_COLOR
+    assert figure.data[0].colorscale[0][1] == plot.MISSING_COLOR
 
 
 def test_the_zero_of_a_diverging_map_is_the_middle_of_its_colours():
-    scale = portraits._with_missing(figures.DIVERGING_SCALE)
+    scale = plot.with_missing(plot.DIVERGING_SCALE)
     zero = (0 + 128) / 255
     stops = [(float(stop), color) for stop, color in scale]
     nearest = min(stops, key=lambda stop: abs(stop[0] - zero))
-    assert nearest[1] == figures.DIVERGING_SCALE[len(figures.DIVERGING_SCALE) // 2][1]
+    assert nearest[1] == plot.DIVERGING_SCALE[len(plot.DIVERGING_SCALE) // 2][1]
 
 
 def test_a_slider_has_a_step_and_a_frame_for_each_field():
-    figure = portraits.feature_browser(XYZ, [0, 1, 2], ["x", "y", "z"])
+    figure = plot.feature_maps(XYZ, [0, 1, 2], ["x", "y", "z"])
     steps = figure.layout.sliders[0].steps
     assert [step.label for step in steps] == ["x", "y", "z"]
     assert [frame.name for frame in figure.frames] == [step.args[0][0] for step in steps]
@@ -58,22 +59,22 @@ def test_a_slider_has_a_step_and_a_frame_for_each_field():
 def test_kernel_maps_are_brightest_at_the_marked_place():
     place = (30.0, 45.0)
     sharp = tslab.position_encoder("nerf", num_scales=4)  # a byte does not resolve the flat top of xyz
-    figure = portraits.kernel_maps(sharp, [place], ["here"])
-    lon, sin_lat, _ = portraits.equal_area_grid()
+    figure = plot.similarity_maps(sharp, [place], ["here"])
+    lon, sin_lat, _ = plot.equal_area_grid()
     row, column = np.unravel_index(decoded(figure.data[0].z).argmax(), (60, 120))
     assert abs(lon[column] - place[0]) < 3
     assert abs(np.rad2deg(np.arcsin(sin_lat[row])) - place[1]) < 3
 
 
 def test_edges_of_xyz_are_symmetric_and_flat():
-    figure = portraits.edges(XYZ, color="#000000")
+    figure = plot.edges(XYZ, color="#000000")
     assert np.allclose(decoded(figure.data[2].y), 1)
 
 
 def test_a_globe_slider_changes_the_colours_only():
-    _, _, places = portraits.globe_grid(10)
+    _, _, places = plot.globe_grid(10)
     fields = XYZ(places).reshape(18, 36, 3).unbind(-1)
-    figure = portraits.globe_slider(fields, ["x", "y", "z"])
+    figure = plot.globe_slider(fields, ["x", "y", "z"])
     shapes = {np.shape(decoded(frame.data[0].surfacecolor)) for frame in figure.frames}
     assert shapes == {np.shape(decoded(figure.data[0].surfacecolor))}
     north = decoded(figure.frames[2].data[0].surfacecolor)[-1]
@@ -81,34 +82,34 @@ def test_a_globe_slider_changes_the_colours_only():
 
 
 def test_the_report_card_says_which_encoder_is_spherical():
-    card = portraits.report_card(diagnostics.diagnose(XYZ), 3)
+    card = encoder_pages.report_card(diagnostics.diagnose(XYZ), 3)
     assert card.count("yes") == 3
-    card = portraits.report_card(
+    card = encoder_pages.report_card(
         diagnostics.diagnose(tslab.position_encoder("sphere2vec_sphereC+", num_scales=8)), 48
     )
     assert card.count("| no |") == 3
 
 
 def test_published_gains_are_differences_of_published_numbers():
-    gains = portraits.published_gains()
+    gains = encoder_pages.published_gains()
     assert list(gains.columns) == list(CLASSIFICATION_DATASETS)
     assert len(gains) == len(tslab.ENCODERS)
     assert gains.loc["sphere2vec_sphereC+", "birdsnap_ebird"] == pytest.approx(80.90 - 70.07)
-    figure = portraits.published_dots(["xyz", "nerf"])
+    figure = encoder_pages.published_dots(["xyz", "nerf"])
     assert [trace.name for trace in figure.data] == ["other encoders", "xyz", "NeRF"]
-    assert "rank 1)" in portraits.published_sentence("sphere2vec_sphereC+")
+    assert "rank 1)" in encoder_pages.published_sentence("sphere2vec_sphereC+")
 
 
 def test_curves_keep_their_order_through_the_frames():
     frames = [[Curve("a", [0, 1], [0, k]), Curve("b", [0, 1], [k, 0])] for k in (1, 2)]
-    figure = portraits.curve_slider(frames, ["1", "2"], x={"title": "x"}, y={"title": "y"}, active=1)
+    figure = plot.curve_slider(frames, ["1", "2"], x={"title": "x"}, y={"title": "y"}, active=1)
     assert [trace.name for trace in figure.data] == ["a", "b"]
     assert decoded(figure.data[0].y).tolist() == [0, 2]
     assert decoded(figure.frames[0].data[0].y).tolist() == [0, 1]
 
 
 def test_figures_weigh_kilobytes():
-    figure = portraits.feature_browser(
+    figure = plot.feature_maps(
         tslab.position_encoder("nerf", num_scales=4), list(range(20)), [str(i) for i in range(20)]
     )
     assert len(json.dumps(figure.to_plotly_json(), default=str)) < 1e6 and len(figure.to_json()) < 300_000
@@ -117,7 +118,7 @@ def test_figures_weigh_kilobytes():
 def test_sets_of_different_sizes_are_refused_because_old_curves_would_stay():
     one = [Curve("a", [0, 1], [0, 1])]
     with pytest.raises(ValueError, match="as many curves"):
-        portraits.curve_slider([one, one * 2], ["1", "2"], x={}, y={})
+        plot.curve_slider([one, one * 2], ["1", "2"], x={}, y={})
 
 
 FIELD = np.zeros((4, 8))
@@ -126,26 +127,26 @@ FIELD = np.zeros((4, 8))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: portraits.map_slider([], []), "nothing to show"),
-        (lambda: portraits.map_slider([FIELD, FIELD], ["a"]), "labels must name each of 2 steps"),
-        (lambda: portraits.map_slider([FIELD, FIELD[:2]], ["a", "b"]), "all of one shape"),
-        (lambda: portraits.map_slider([np.zeros(7)], [""]), "twice as wide as high, got 7"),
-        (lambda: portraits.map_slider([FIELD], [""], active=1), "active"),
-        (lambda: portraits.map_slider([FIELD], [""], limits=(1.0, 0.0)), "limits"),
-        (lambda: portraits.map_slider([FIELD], [""], points=[]), "points must have one entry"),
-        (lambda: portraits.globe_slider([FIELD[:3]], [""]), "globe_grid"),
-        (lambda: portraits.globe_slider([], []), "nothing to show"),
-        (lambda: portraits.curve_slider([], [], x={}, y={}), "as many curves"),
+        (lambda: plot.map_slider([], []), "nothing to show"),
+        (lambda: plot.map_slider([FIELD, FIELD], ["a"]), "labels must name each of 2 steps"),
+        (lambda: plot.map_slider([FIELD, FIELD[:2]], ["a", "b"]), "all of one shape"),
+        (lambda: plot.map_slider([np.zeros(7)], [""]), "twice as wide as high, got 7"),
+        (lambda: plot.map_slider([FIELD], [""], active=1), "active"),
+        (lambda: plot.map_slider([FIELD], [""], limits=(1.0, 0.0)), "limits"),
+        (lambda: plot.map_slider([FIELD], [""], points=[]), "points must have one entry"),
+        (lambda: plot.globe_slider([FIELD[:3]], [""]), "globe_grid"),
+        (lambda: plot.globe_slider([], []), "nothing to show"),
+        (lambda: plot.curve_slider([], [], x={}, y={}), "as many curves"),
         (
-            lambda: portraits.curve_slider([[Curve("c", [0, 1], [0])]], [""], x={}, y={}),
+            lambda: plot.curve_slider([[Curve("c", [0, 1], [0])]], [""], x={}, y={}),
             "curve 'c' has 2 values",
         ),
-        (lambda: portraits.equal_area_grid(0, 5), "n_lon"),
-        (lambda: portraits.globe_grid(7), "step_deg must divide 180"),
-        (lambda: portraits.feature_browser(tslab.position_encoder("xyz"), [3], ["z"]), "columns"),
-        (lambda: portraits.published_gains("r2"), "metric 'r2' is not known"),
-        (lambda: portraits.published_dots("sphereC"), "encoder 'sphereC' is not known"),
-        (lambda: portraits.published_sentence("gpt4v"), "encoder 'gpt4v' is not known"),
+        (lambda: plot.equal_area_grid(0, 5), "n_lon"),
+        (lambda: plot.globe_grid(7), "step_deg must divide 180"),
+        (lambda: plot.feature_maps(tslab.position_encoder("xyz"), [3], ["z"]), "columns"),
+        (lambda: encoder_pages.published_gains("r2"), "metric 'r2' is not known"),
+        (lambda: encoder_pages.published_dots("sphereC"), "encoder 'sphereC' is not known"),
+        (lambda: encoder_pages.published_sentence("gpt4v"), "encoder 'gpt4v' is not known"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(call, message):
@@ -156,5 +157,5 @@ def test_what_cannot_be_drawn_is_named(call, message):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_field_without_values_is_a_grey_map(value):
     empty = np.full((4, 8), value)
-    for figure in (portraits.map_slider([empty], [""]), portraits.map_slider([empty], [""], diverging=False)):
+    for figure in (plot.map_slider([empty], [""]), plot.map_slider([empty], [""], diverging=False)):
         assert set(np.unique(decoded(figure.data[0].z))) <= {-128, 127}

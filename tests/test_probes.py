@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tslab
-from tslab.probes import fit_linear_probe, land_and_sea, train_on_land
+from tslab_book.probes import fit_linear_probe, land_and_sea, train_on_land
 
 
 def test_seven_tenths_of_the_earth_is_sea():

@@ -20,6 +20,7 @@ from tslab.released_files import (
     DATASET_TOKENS,
     ENCODER_TOKENS,
     SOURCES,
+    DamagedReleasedFileError,
     EmptyFileError,
     FetchError,
     NotReleasedError,
@@ -43,6 +44,7 @@ def root(tmp_path, monkeypatch):
     """A synthetic copy of the repository with a small birdsnap, and no other place to read from."""
     monkeypatch.delenv("TSLAB_MIRROR", raising=False)
     monkeypatch.setenv("TSLAB_DATA", str(tmp_path / "cache"))
+    monkeypatch.setenv("TSLAB_OWN_RESULTS", "1")  # made-up numbers cannot have the released checksums
     for folder in ("classification", "regression"):
         (tmp_path / "repo" / "eval_results" / folder).mkdir(parents=True)
     image, with_location, lonlat = synthetic_classification()
@@ -190,6 +192,56 @@ def test_where_files_are_looked_for(root, tmp_path, monkeypatch):
     monkeypatch.setenv("TSLAB_MIRROR", str(tmp_path / "nowhere"))
     with pytest.raises(ReleasedFilesMissingError, match="TSLAB_MIRROR="):
         released_root()
+
+
+# --- files that are not the released ones ---------------------------------
+
+
+@pytest.fixture
+def one_released_file(tmp_path, mirror):
+    """A copy of one small released file in a folder of its own."""
+    original = result_path("mosaiks_elevation", "xyz", mirror)
+    path = tmp_path / "eval_results" / "regression" / original.name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(original.read_bytes())
+    return path
+
+
+DAMAGE = {
+    "cut in the middle of a row": lambda content: content[: len(content) // 2],
+    "cut after a row": lambda content: content[: content.rindex(b"\n", 0, -1) + 1],
+    "doubled": lambda content: content + content.split(b"\n", 1)[1],
+    "one digit changed": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    "emptied": lambda content: b"\n",
+}
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_file_that_is_not_the_released_one_gives_no_number(one_released_file, name, monkeypatch):
+    root = one_released_file.parents[2]
+    assert len(load_released_results("mosaiks_elevation", "xyz", root)) == 4981
+    one_released_file.write_bytes(DAMAGE[name](one_released_file.read_bytes()))
+    with pytest.raises(DamagedReleasedFileError) as caught:
+        load_released_results("mosaiks_elevation", "xyz", root)
+    assert str(one_released_file) in str(caught.value) and "fetch_released.py" in str(caught.value)
+    assert ("SHA-256" if name == "one digit changed" else "bytes") in str(caught.value)
+    if name == "doubled":  # whoever says that these are his own results gets them, with a note
+        monkeypatch.setenv("TSLAB_OWN_RESULTS", "1")
+        own = load_released_results("mosaiks_elevation", "xyz", root)
+        assert len(own) == 2 * 4981 and "not the checksummed release file" in own.attrs["notes"][-1]
+
+
+@pytest.mark.mirror
+def test_a_damaged_sibling_gives_no_coordinates(tmp_path, mirror):
+    for encoder in ("no_prior", "tile"):
+        original = result_path("birdsnap", encoder, mirror)
+        path = tmp_path / "eval_results" / "classification" / original.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(original.read_bytes())
+    path.write_bytes(path.read_bytes().replace(b"7", b"8", 1))
+    with pytest.raises(DamagedReleasedFileError, match="tile"):
+        load_released_results("birdsnap", "no_prior", tmp_path)
 
 
 # --- the release itself ------------------------------------------------------------

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tslab.benchmark import released_encoders
+from tslab_book import released_encoders
 
 RECORD = released_encoders.RECORD
 

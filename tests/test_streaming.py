@@ -1,11 +1,15 @@
 """Encoding a table in pieces gives what encoding it at once gives, in bounded memory, and survives a stop."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import tslab
+from tslab._files import DamagedFileError, FolderInUseError
+from tslab._identity import identity_of
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'tslab[geo]'")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -202,3 +206,239 @@ def test_dask_partitions_give_the_same(places, encoder):
     lazy = dd.from_pandas(frame, npartitions=4)
     encoded = lazy.map_partitions(encode_frame, encoder, meta=encode_frame(frame.iloc[:0], encoder))
     pd.testing.assert_frame_equal(encoded.compute(scheduler="sync"), encode_frame(frame, encoder))
+
+
+# What a killed run leaves, and who may go on with it
+
+
+def stopped(source, target, encoder, **how):
+    """A run that is switched off after three of five parts; returns the arguments of the next."""
+    how = {"batch_rows": 50, "part_rows": 200, "progress": False, "fingerprint": "mine"} | how
+    with pytest.raises(RuntimeError, match="switched off"):
+        encode_parquet(source, target, Breaks(encoder, 730).eval(), **how)
+    return how, target.with_name(".out.parquet.parts")
+
+
+def right(target, encoder, places):
+    table, values = embeddings(target)
+    with torch.no_grad():
+        return table["id"].to_pylist() == list(range(1000)) and torch.allclose(
+            values, encoder(places).float(), atol=1e-6, equal_nan=True
+        )
+
+
+def test_what_a_killed_run_leaves_is_not_taken_for_a_part(source, places, encoder, tmp_path):
+    how, parts = stopped(source, tmp_path / "out.parquet", encoder)
+    whole = (parts / "000000.parquet").read_bytes()
+    (parts / ".000003-abcdefgh.parquet").write_bytes(whole)  # killed inside a part
+    (parts / ".000004-abcdefgh.parquet").write_bytes(whole[:100])
+    (parts / ".joined-abcdefgh.parquet").write_bytes(whole)  # killed before the last rename
+    report = encode_parquet(source, tmp_path / "out.parquet", encoder, **how)
+    assert (report.rows, report.resumed_rows) == (1000, 600)
+    assert right(tmp_path / "out.parquet", encoder, places) and not parts.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "short", "plan", "no object"])
+def test_what_is_damaged_is_computed_anew(source, places, encoder, tmp_path, damage):
+    how, parts = stopped(source, tmp_path / "out.parquet", encoder)
+    part, content = parts / "000001.parquet", bytearray((parts / "000001.parquet").read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+    if damage in ("plan", "no object"):
+        (parts / "plan.json").write_text("{" if damage == "plan" else "[]")
+    elif damage == "short":
+        pq.write_table(pq.read_table(part).slice(1), part)
+    else:
+        part.write_bytes(content[: {"cut": 900, "empty": 0}.get(damage, len(content))])
+    report = encode_parquet(source, tmp_path / "out.parquet", encoder, **how)
+    assert report.resumed_rows == (0 if damage in ("plan", "no object") else 200)
+    assert right(tmp_path / "out.parquet", encoder, places)
+
+
+def test_two_jobs_do_not_write_one_target(source, encoder, tmp_path):
+    def twice(lonlat):
+        return torch.zeros(
+            len(lonlat), 1 + len(encode_frame(pd.DataFrame({"lon": [0.0], "lat": [0.0]}), again))
+        )
+
+    def again(lonlat):
+        encode_parquet(source, tmp_path / "out.parquet", encoder, progress=False)
+
+    with pytest.raises(FolderInUseError, match=r"out\.parquet\.parts is being written by another process"):
+        encode_parquet(source, tmp_path / "out.parquet", twice, progress=False)
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(source, encoder, tmp_path):
+    def changes(lonlat):
+        os.utime(source, ns=(1, 1))
+        return encoder(lonlat)
+
+    with pytest.raises(ValueError, match="was changed while it was read"):
+        encode_parquet(source, tmp_path / "out.parquet", changes, progress=False)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+class Waves(torch.nn.Module):
+    def __init__(self, factor=1.0, constant=1.0):
+        super().__init__()
+        self.factor = factor
+        self.register_buffer("constant", torch.tensor(constant), persistent=False)
+
+    def forward(self, lonlat):
+        return lonlat * self.factor * self.constant
+
+
+def test_a_module_is_known_by_everything_that_decides_its_output():
+    assert identity_of(Waves()) == identity_of(Waves())
+    different = [
+        Waves(2.0),
+        Waves(constant=2.0),
+        Waves().double(),
+        torch.nn.Linear(2, 2),
+        Waves(torch.ones(2)),
+    ]
+    assert len({identity_of(module) for module in (Waves(), *different)}) == 6
+    encoder = tslab.location_encoder("sphere2vec_sphereC", 4, num_scales=3)
+    before = identity_of(encoder)
+    assert before is not None and identity_of(torch.compile(encoder)) == before
+    assert identity_of(encoder.forward) not in (None, before)
+    encoder.position_encoder.frequencies += 1
+    assert identity_of(encoder) != before
+
+
+def test_functions_closures_and_hooks_have_no_identity():
+    hooked = Waves()
+    hooked.register_forward_hook(lambda module, args, out: out + 1)
+    for encoder in (embeddings, lambda x: x, Waves(lambda x: x), Waves(object()), hooked, print):
+        assert identity_of(encoder) is None
+
+
+def test_a_function_starts_anew_and_with_a_fingerprint_goes_on(source, tmp_path):
+    def job(factor, left):
+        def encode(lonlat):
+            left.append(0)
+            if len(left) == 5:
+                raise RuntimeError("switched off")
+            return lonlat * factor
+
+        return encode
+
+    for fingerprint, resumed in ((None, 0), ("mine", 750)):
+        how = {"batch_rows": 250, "part_rows": 250, "progress": False, "fingerprint": fingerprint}
+        with pytest.raises(RuntimeError, match="switched off"):
+            encode_parquet(source, tmp_path / "out.parquet", job(1, [0]), **how)
+        report = encode_parquet(source, tmp_path / "out.parquet", job(2, [0] * 9), **how)
+        assert report.resumed_rows == resumed
+
+
+class Part(torch.nn.Module):
+    """Frozen: the backbone stays in evaluation mode while the rest is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = torch.nn.Dropout(0.5).eval(), torch.nn.Linear(2, 3).double()
+
+    def forward(self, lonlat):
+        assert not self.head.training
+        return self.head(lonlat)
+
+
+def test_every_module_gets_its_own_mode_back():
+    module = Part()
+    encode_frame(pd.DataFrame({"lon": [1.0], "lat": [2.0]}), module)
+    assert module.training and module.head.training and not module.backbone.training
+
+
+# Sources and arguments
+
+
+def test_a_folder_is_one_table_in_the_order_of_its_names(tmp_path, encoder):
+    frame = pd.DataFrame({"id": range(26), "lon": np.linspace(-100, 100, 26), "lat": 5.0})
+    for i in range(13):
+        year = tmp_path / "places" / f"year={2020 + i // 4}"
+        year.mkdir(parents=True, exist_ok=True)
+        frame.iloc[2 * i : 2 * i + 2].to_parquet(year / f"part.{i}.parquet", index=False)
+    encode_parquet(
+        tmp_path / "places", tmp_path / "out.parquet", encoder, batch_rows=3, part_rows=5, progress=False
+    )
+    table, values = embeddings(tmp_path / "out.parquet")
+    assert table["id"].to_pylist() == list(range(26))
+    assert table["year"].to_pylist() == [2020 + i // 8 for i in range(26)]
+    lonlat = torch.from_numpy(frame[["lon", "lat"]].to_numpy(copy=True))
+    with torch.no_grad():
+        assert torch.allclose(values, encoder(lonlat).float(), atol=1e-6)
+
+
+def test_the_types_of_kept_columns_stay(tmp_path, encoder):
+    kinds = {
+        "time": pa.array([0, 1], pa.timestamp("us", "Europe/Berlin")),
+        "kind": pa.array(["oak", None]).dictionary_encode(),
+        "first": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
+    }
+    table = pa.table({"lon": [1.0, 2.0], "lat": [1.0, 2.0], **kinds})
+    pq.write_table(table, tmp_path / "in.parquet")
+    encode_parquet(tmp_path / "in.parquet", tmp_path / "out.parquet", encoder, batch_rows=1, progress=False)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column_names == [*table.column_names, "embedding"]
+    for name in kinds:
+        assert (
+            found[name].type.equals(table[name].type) and found[name].to_pylist() == table[name].to_pylist()
+        )
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"batch_rows": 0}, "batch_rows"),
+        ({"part_rows": 1.5}, "part_rows"),
+        ({"column": "id"}, "has a column 'id' already"),
+        ({"column": ""}, "column a name"),
+        ({"keep": "id"}, "keep is a list"),
+        ({"keep": ["id", "id"]}, "more than once"),
+        ({"dtype": "f4"}, "float16"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_written(
+    source, encoder, tmp_path, how, message
+):
+    with pytest.raises(ValueError, match=message):
+        encode_parquet(source, tmp_path / "new" / "out.parquet", encoder, progress=False, **how)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_source_is_never_the_target(source, encoder, tmp_path):
+    before = source.read_bytes()
+    with pytest.raises(ValueError, match="the source itself"):
+        encode_parquet(source, source, encoder, progress=False)
+    with pytest.raises(IsADirectoryError, match="give the file to write"):
+        encode_parquet(source, tmp_path, encoder, progress=False)
+    with pytest.raises(ValueError, match="lies in the source folder"):
+        encode_parquet(tmp_path, tmp_path / "out.parquet", encoder, progress=False)
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("encode", "message"),
+    [
+        (lambda x: x[:, 0], r"got \(\d+,\)"),
+        (lambda x: x.numpy(), "got ndarray"),
+        (lambda x: x[1:], "for n places"),
+        (lambda x: x.repeat(1, len(x)), "schema|width"),
+        (lambda x: x * 1e6, "float16 ends at 65,504"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused(source, tmp_path, encode, message):
+    with pytest.raises(ValueError, match=message):
+        encode_parquet(
+            source, tmp_path / "out.parquet", encode, batch_rows=999, dtype="float16", progress=False
+        )
+
+
+def test_a_source_that_is_damaged_is_named(source, encoder, tmp_path):
+    content = bytearray(source.read_bytes())
+    content[: len(content) // 3] = bytes(len(content) // 3)
+    (tmp_path / "in.parquet").write_bytes(content)
+    for name in ("in.parquet", "junk.parquet"):
+        (tmp_path / "junk.parquet").write_bytes(b"PAR1 and no more PAR1")
+        with pytest.raises(DamagedFileError, match=name):
+            encode_parquet(tmp_path / name, tmp_path / "out.parquet", encoder, progress=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tslab.tables import readable, sortable_table
+from tslab.plot import readable, sortable_table
 
 MADE_UP = pd.DataFrame(
     {"name": ["b <i>", "a", "c"], "value": [2.0, 10.0, float("nan")], "kind": ["odd", "even", "odd"]}

@@ -11,10 +11,10 @@ import torch
 
 import tslab
 from tslab.evaluation import evaluate
-from tslab.loop import NonFiniteLossError
-from tslab.objectives import balanced
 from tslab.tasks import Table, Task, TaskMeta, load_task
 from tslab.training import Run, load_run, train
+from tslab.training.loop import NonFiniteLossError
+from tslab.training.objectives import balanced
 
 SMALL: dict[str, Any] = {
     "num_scales": 8,

@@ -9,7 +9,7 @@ from tslab.tasks import Task, load_task
 from tslab.training import train
 
 pytest.importorskip("optuna", reason="needs Optuna: pip install 'tslab[tune]'")
-from tslab.tuning import default_space, tune
+from tslab.training.tuning import default_space, tune
 
 SPACE = {"lr": (1e-4, 1e-1, "log"), "hidden_dim": [16, 32], "num_scales": (4, 8)}
 FIXED = {"epochs": 2, "embedding_dim": 16, "batch_size": 128}

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import tslab
-from tslab import diagnostics, figures
+from tslab import diagnostics, plot
 from tslab.encoders import ENCODERS
 from tslab.widgets import EncoderExplorer, Laboratory, explorer, frontend, trained
 from tslab.widgets.parametric import (
@@ -394,7 +394,7 @@ def test_front_end_is_one_module() -> None:
 def test_browser_and_python_draw_the_same_map() -> None:
     places = PLACES[::7].tolist()
     flat = node(f"return {json.dumps(places)}.map(([lon, lat]) => equalEarth(lon, lat));")
-    np.testing.assert_allclose(np.array(flat).T, figures.equal_earth(*np.array(places).T), atol=1e-12)
+    np.testing.assert_allclose(np.array(flat).T, plot.equal_earth(*np.array(places).T), atol=1e-12)
     inside = [p for p in places if abs(p[1]) < 89 and abs(p[0]) < 179]
     code = f"return {json.dumps(inside)}.map((p) => inverseEqualEarth(...equalEarth(...p)));"
     np.testing.assert_allclose(node(code), inside, atol=1e-7)

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 import tslab
-from tslab.benchmark import encoder_guide
 from tslab.diagnostics import resolution_km
 from tslab.exporting import check_places, export_onnx, export_program
 from tslab.fusion import LateFusion, PriorProduct
 from tslab.models import LocationClassifier
-from tslab.presence import (
+from tslab_book import encoder_guide
+from tslab_book.presence import (
     REGION,
     SyntheticSpecies,
     auc,

@@ -4,6 +4,8 @@ Everything works on ``(longitude, latitude)`` pairs in degrees, as float tensors
 """
 
 import importlib
+import pkgutil
+from functools import cache
 from types import ModuleType
 
 from tslab.baselines import fit_baseline
@@ -30,12 +32,12 @@ from tslab.encoders import (
 )
 from tslab.evaluation import Evaluation, evaluate
 from tslab.kriging import train_stack
-from tslab.pretraining import few_shot, pretrain
 from tslab.published import published_tables
 from tslab.released import load_released_results
 from tslab.tasks import Table, Task, TaskMeta, load_task
 from tslab.training import Run, load_run, train
-from tslab.tuning import tune
+from tslab.training.pretraining import few_shot, pretrain
+from tslab.training.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -75,14 +77,24 @@ __all__ = [
     "unit_vectors",
 ]
 
-_SUBMODULES = (
-    *("baselines", "benchmark", "coords", "diagnostics", "encoders", "evaluation", "figures", "geobias", "land"),
-    *("losses", "metrics", "models", "portraits", "published", "released", "tables", "tasks", "training", "widgets"),
-)
+
+_OF_THE_BOOK = ("presence", "probes")
+"""Modules that chapters use and that were here once; ``tslab_book``, which is installed too, has them."""
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import a submodule when it is first used, so that ``import tslab`` is enough for ``tslab.geobias.ssi``."""
-    if name in _SUBMODULES:
+    """A public submodule, imported when it is first used: ``import tslab`` is enough for ``tslab.plot.globe``."""
+    if name in _public_submodules():
         return importlib.import_module(f"tslab.{name}")
+    if name in _OF_THE_BOOK:
+        return importlib.import_module(f"tslab_book.{name}")
     raise AttributeError(f"module 'tslab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_public_submodules()})
+
+
+@cache
+def _public_submodules() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 Number = TypeVar("Number", int, float)
 
@@ -64,3 +66,23 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in known):
         raise ValueError(f"{name} {value!r} is not known; choose one of {', '.join(map(str, known))}")
     return value
+
+
+def check_finite(what: str, values: Tensor, rows: Tensor | None = None) -> None:
+    """Raise `ValueError` if a row of ``values``, (n,) or (n, d), holds NaN or an infinite number.
+
+    Args:
+        what: they are, for the message.
+        values: one row for each example.
+        rows: number of each row in its table; counted from 0 if None.
+    """
+    bad = ~torch.isfinite(values)
+    bad = bad if bad.ndim == 1 else bad.flatten(1).any(1)
+    if not bool(bad.any()):
+        return
+    first = int(bad.nonzero()[0, 0])
+    row = first if rows is None else int(rows[first])
+    raise ValueError(
+        f"{what} of row {row} of the table holds NaN or infinite numbers ({int(bad.sum())} such rows); "
+        "leave those rows out with table.where(...), or fill them"
+    )

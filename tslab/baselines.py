@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from tslab._checks import check_choice, check_count, check_finite, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
 from tslab.strata import grid_cells
-from tslab.tasks.task import Table, Task
+from tslab.tasks.task import Table, Task, check_classes
 
 CHUNK_ELEMENTS = 2**24
 
@@ -26,6 +27,12 @@ class ClassFrequency:
     """P(c) = (n_c + a) / (n + a K): how often each class occurs, wherever you are. ``smoothing`` is a."""
 
     def __init__(self, table: Table, num_classes: int, *, smoothing: float = 1.0) -> None:
+        check_number("smoothing", smoothing, at_least=0)
+        if not len(table):
+            raise ValueError("the training table is empty; a baseline cannot be fitted")
+        if table.target.is_floating_point():
+            raise ValueError("labels are numbers; baselines of classes need class numbers")
+        check_classes(table.target, num_classes, "the training table")
         count = torch.bincount(table.target.cpu(), minlength=num_classes).double()
         self.num_classes = num_classes
         self.log_p = ((count + smoothing) / (count.sum() + smoothing * num_classes)).log()
@@ -44,6 +51,7 @@ class GridHistogram:
     def __init__(
         self, table: Table, num_classes: int, *, cell_deg: float = 2.0, smoothing: float = 1.0
     ) -> None:
+        check_number("smoothing", smoothing, above=0)
         located = _located(table)
         self.cell_deg, self.smoothing, self.num_classes = cell_deg, smoothing, num_classes
         self.world = ClassFrequency(located, num_classes).log_p.exp()
@@ -79,8 +87,9 @@ class NearestNeighbors:
         softening_km: float = 10.0,
         smoothing: float = 0.1,
     ) -> None:
-        if weights not in ("uniform", "distance"):
-            raise ValueError(f'weights must be "uniform" or "distance", got {weights!r}')
+        check_choice("weights", weights, ("uniform", "distance"))
+        check_number("softening_km", softening_km, above=0)
+        check_number("smoothing", smoothing, at_least=0)
         located = _located(table)
         self.neighbors = SphereNeighbors(located.lonlat, k)
         self.target = located.target.cpu()
@@ -117,8 +126,8 @@ class KernelDensity:
     def __init__(
         self, table: Table, num_classes: int, *, bandwidth_km: float = 200.0, smoothing: float = 1e-3
     ) -> None:
-        if not bandwidth_km > 0:
-            raise ValueError(f"bandwidth_km must be positive, got {bandwidth_km}")
+        check_number("bandwidth_km", bandwidth_km, above=0)
+        check_number("smoothing", smoothing, at_least=0)
         located = _located(table)
         self.num_classes, self.smoothing = num_classes, smoothing
         self.kappa = (EARTH_RADIUS_KM / bandwidth_km) ** 2
@@ -146,6 +155,9 @@ class MeanLabel:
     splits."""
 
     def __init__(self, table: Table) -> None:
+        if not len(table):
+            raise ValueError("the training table is empty; a baseline cannot be fitted")
+        check_finite("the label", table.target)
         self.mean = float(table.target.double().mean())
 
     def predict(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
@@ -160,6 +172,9 @@ class NeighborAverage:
     """
 
     def __init__(self, table: Table, *, k: int = 10, power: float = 1.0, softening_km: float = 1.0) -> None:
+        check_number("power", power, at_least=0)
+        check_number("softening_km", softening_km, above=0)
+        check_finite("the label", table.target)
         located = _located(table)
         self.neighbors = SphereNeighbors(located.lonlat, k)
         self.label = located.target.double().cpu()
@@ -191,8 +206,9 @@ class CoordinateTrees:
     """
 
     def __init__(self, table: Table, *, coordinates: str = "both", seed: int = 0, **options: Any) -> None:
-        if coordinates not in ("lonlat", "both"):
-            raise ValueError(f'coordinates must be "lonlat" or "both", got {coordinates!r}')
+        check_choice("coordinates", coordinates, ("lonlat", "both"))
+        check_count("seed", seed, at_least=0, at_most=2**32 - 1)
+        check_finite("the label", table.target)
         try:
             from sklearn.ensemble import HistGradientBoostingRegressor
         except ImportError as error:
@@ -220,7 +236,7 @@ class SphereNeighbors:
     """
 
     def __init__(self, lonlat: Float[Tensor, "m 2"], k: int) -> None:
-        if not 1 <= k < len(lonlat):
+        if not 1 <= check_count("k", k) < len(lonlat):
             raise ValueError(
                 f"k={k} neighbours of {len(lonlat)} located places: k must lie in 1 ... {len(lonlat) - 1}"
             )

@@ -29,7 +29,7 @@ EPSILON_DEG = 1e-7
 
 def typical_distance(encoder: Encoder, *, n: int = 2048, seed: int = 0) -> float:
     """Root mean square distance between the encodings of two places drawn uniformly from the sphere."""
-    features = _encode(encoder, _random_places(n, seed))
+    features = encodings(encoder, _random_places(n, seed))
     return math.sqrt(2 * float(features.var(dim=0, unbiased=False).sum()))
 
 
@@ -49,8 +49,8 @@ def seam_gap(
     lat = torch.linspace(-89.5, 89.5, 181) if lat_deg is None else torch.as_tensor(list(lat_deg))
     lat = lat.double()
     weight = torch.cos(torch.deg2rad(lat))
-    east = _encode(encoder, torch.stack([torch.full_like(lat, 180 - epsilon_deg), lat], dim=-1))
-    west = _encode(encoder, torch.stack([torch.full_like(lat, -180 + epsilon_deg), lat], dim=-1))
+    east = encodings(encoder, torch.stack([torch.full_like(lat, 180 - epsilon_deg), lat], dim=-1))
+    west = encodings(encoder, torch.stack([torch.full_like(lat, -180 + epsilon_deg), lat], dim=-1))
     squared = (east - west).square().sum(-1)
     return math.sqrt(float((weight * squared).sum() / weight.sum())) / _scale(encoder, n)
 
@@ -65,7 +65,7 @@ def pole_spread(encoder: Encoder, *, n_meridians: int = 360, n: int = 2048) -> f
     lon = torch.arange(n_meridians, dtype=torch.float64) * (360 / n_meridians) - 180
     spreads = []
     for pole in (-90.0, 90.0):
-        features = _encode(encoder, torch.stack([lon, torch.full_like(lon, pole)], dim=-1))
+        features = encodings(encoder, torch.stack([lon, torch.full_like(lon, pole)], dim=-1))
         spreads.append(2 * float(features.var(dim=0, unbiased=False).sum()))
     return math.sqrt(sum(spreads) / 2) / _scale(encoder, n)
 
@@ -87,7 +87,7 @@ def kernel_profile(
     """
     places = places_at_distance(distances_km, lon_deg=lon_deg, lat_deg=lat_deg, direction=direction)
     origin = torch.tensor([[lon_deg, lat_deg]], dtype=torch.float64)
-    return torch.cosine_similarity(_encode(encoder, origin), _encode(encoder, places), dim=-1)
+    return torch.cosine_similarity(encodings(encoder, origin), encodings(encoder, places), dim=-1)
 
 
 def places_at_distance(
@@ -136,7 +136,7 @@ def anisotropy(encoder: Encoder, *, lat_deg: float = 60.0, max_km: float = 3000.
 
 def spectrum(encoder: Encoder, *, n: int = 2048, seed: int = 0) -> Float[Tensor, " d"]:
     """Singular values of the encodings of ``n`` random places (not centred), largest first."""
-    return torch.linalg.svdvals(_encode(encoder, _random_places(n, seed)))
+    return torch.linalg.svdvals(encodings(encoder, _random_places(n, seed)))
 
 
 def numerical_rank(encoder: Encoder, *, n: int = 2048, seed: int = 0, tolerance: float = 1e-6) -> int:
@@ -171,11 +171,11 @@ def resolution_km(encoder: Encoder, *, n: int = 256, seed: int = 0) -> float:
     bearing = (
         torch.rand(n, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64) * 2 * math.pi
     )
-    start = _encode(encoder, origins)
+    start = encodings(encoder, origins)
     half = 0.5 * _scale(encoder, 2048)
     before_km, before = 0.0, 0.0
     for distance_km in distances.tolist():
-        moved = _encode(encoder, _destination(origins, bearing, distance_km / EARTH_RADIUS_KM))
+        moved = encodings(encoder, _destination(origins, bearing, distance_km / EARTH_RADIUS_KM))
         apart = math.sqrt(float((moved - start).square().sum(-1).mean()))
         if apart >= half:
             return before_km + (distance_km - before_km) * (half - before) / (apart - before)
@@ -231,7 +231,7 @@ def diagnostics_table(
     return pd.DataFrame(rows).set_index("encoder")
 
 
-def _encode(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n d"]:
+def encodings(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n d"]:
     """Encodings in float64, without gradients and without dropout; on whatever device the encoder lives."""
     if not isinstance(encoder, nn.Module):
         return encoder(lonlat).detach().double().cpu()

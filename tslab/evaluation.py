@@ -4,17 +4,21 @@ The per-sample results have the columns of `tslab.load_released_results`, so tha
 released file go through the same analysis.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tslab._checks import check_choice, check_count, check_number
 from tslab.coords import has_location
 from tslab.metrics import expected_calibration_error, reliability, summarise, true_class_ranks
+from tslab.models import Ensemble, Regressor
 from tslab.strata import cell_corner, grid_cells, strata
 from tslab.tasks.task import Table
 
@@ -69,9 +73,12 @@ def evaluate(
 
     Regression: whatever inputs the model has; all rows count.
 
+    A torch module of your own is called with places (n, 2), or with places and image input if it takes both. It
+    returns a number for each place, (n,) or (n, 1), or class scores (n, K), whose softmax is P(c | place).
+
     Args:
-        run_or_model: what `tslab.train` returns, a model of `tslab.models`, a baseline of `tslab.baselines`,
-            or "no_prior".
+        run_or_model: what `tslab.train` returns, a model of `tslab.models`, a module of your own, a baseline of
+            `tslab.baselines`, or "no_prior".
         table: a split of a task, for example ``task.test``.
         use_image: None means: if the table has image predictions, one column for each class.
         intervals: add 95 % bootstrap intervals.
@@ -79,13 +86,22 @@ def evaluate(
         bins: bins of the reliability diagram.
 
     Raises:
-        ValueError: nothing to evaluate: an empty table, or neither images nor locations.
+        ValueError: nothing to evaluate (an empty table, or neither images nor locations), labels, images or
+            predictions that are none; names the first row. Or an argument out of its range.
+        TypeError: something that predicts no classes on a table of classes, or no numbers on one of numbers.
     """
+    if not isinstance(table, Table):
+        raise TypeError(f"evaluate needs a table, such as task.test, got {type(table).__name__}")
+    check_choice("use_image", use_image, (None, True, False))
+    check_count("bins", bins)
+    check_number("block_deg", block_deg, above=0, at_most=180)
+    if abs(180 / block_deg - round(180 / block_deg)) > 1e-9:
+        raise ValueError(f"block_deg must divide 180, for example 5, 10 or 30; got {block_deg}")
+    model = _model_of(run_or_model)
     if len(table) == 0:
         raise ValueError("the table is empty; check its filter, or choose another split of the task")
-    model = getattr(run_or_model, "model", run_or_model)
     confidence = None
-    if table.target.is_floating_point():
+    if _predicts_numbers(model, table):
         results = _regression_results(model, table)
     else:
         results, confidence = _classification_results(model, table, use_image)
@@ -103,7 +119,7 @@ def evaluate(
 
 def quick_metrics(model: Any, table: Table) -> dict[str, float]:
     """The metrics of `evaluate` without intervals, strata and blocks; top1 or r2 first."""
-    if table.target.is_floating_point():
+    if _predicts_numbers(model, table):
         results = _regression_results(model, table)
     else:
         results, _ = _classification_results(model, table, None)
@@ -147,7 +163,7 @@ def block_metrics(results: pd.DataFrame, block_deg: float = 10.0) -> pd.DataFram
 
 def _classification_results(model: Any, table: Table, use_image: bool | None) -> tuple[pd.DataFrame, Tensor]:
     """Per-sample results and, row by row, the largest normalised score."""
-    prior = _prior_of(model)
+    prior = _prior_of(model, table)
     classes = getattr(model, "num_classes", None)
     has_image = table.image is not None and table.image.shape[1] == (classes or table.image.shape[1])
     use_image = has_image if use_image is None else use_image
@@ -170,13 +186,16 @@ def _classification_results(model: Any, table: Table, use_image: bool | None) ->
             lonlat, target = table.lonlat[part].to(device), table.target[part].to(device)
             scores = table.image_rows(part, device=device).log() if use_image else None
             if prior is not None:
-                log_prior = prior(lonlat)
+                log_prior = prior(lonlat, part)
                 present = has_location(lonlat)[:, None]
                 # a uniform prior where there is no location: zero added to every class leaves the image as it is
                 log_prior = torch.where(present, log_prior, 0.0)
                 scores = log_prior if scores is None else scores + log_prior
             assert scores is not None
-            rank[part] = true_class_ranks(scores, target)
+            try:
+                rank[part] = true_class_ranks(scores, target)
+            except ValueError as error:
+                raise ValueError(_explain(table, part, scores, use_image)) from error
             true_prob[part] = scores.gather(1, target[:, None])[:, 0].exp()
             largest = torch.exp(scores.amax(1) - scores.logsumexp(1))
             confidence[part] = largest.nan_to_num(1 / scores.shape[1])  # no score at all: uniform
@@ -200,19 +219,155 @@ def _regression_results(model: Any, table: Table) -> pd.DataFrame:
     device = _device_of(model, table)
     rows, step = len(table), _rows_at_a_time(model, table)
     prediction = torch.empty(rows, dtype=torch.float64, device=device)
+    predict = _call_of(model, table, device) if isinstance(model, nn.Module) else None
     with _evaluating(model):
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
             lonlat = table.lonlat[part].to(device)
-            if isinstance(model, nn.Module):
-                needs_image = _needs_image(model)
-                image = table.image_rows(part, device=device) if needs_image else None
-                prediction[part] = model(lonlat, image).double()
-            else:
-                prediction[part] = model.predict(lonlat).double()
+            got = model.predict(lonlat) if predict is None else predict(lonlat, part)
+            got = got[:, 0] if got.shape == (len(lonlat), 1) else got
+            if got.shape != (len(lonlat),):
+                raise ValueError(
+                    f"{type(model).__name__} returned {tuple(got.shape)} for {len(lonlat)} rows; a regression needs "
+                    "one number for each, (n,) or (n, 1)"
+                )
+            prediction[part] = got.double()
+    label = table.target.double().cpu()
+    _check_numbers(prediction.cpu(), label, table)
     lon, lat = table.lonlat.double().cpu().unbind(-1)
-    columns = {"lon": lon, "lat": lat, "prediction": prediction.cpu(), "label": table.target.double().cpu()}
+    columns = {"lon": lon, "lat": lat, "prediction": prediction.cpu(), "label": label}
     return pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+
+
+def _check_numbers(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"], table: Table) -> None:
+    for what, values in (("the label", label), ("the prediction", prediction)):
+        bad = (~torch.isfinite(values)).nonzero()
+        if not len(bad):
+            continue
+        row = int(bad[0, 0])
+        causes = "leave such rows out with table.where(...)"
+        if what == "the prediction":
+            causes = "look for NaN or infinite weights of the model"
+            if _bad_image(table, row):
+                causes = "its image input holds NaN or infinite numbers; fill them or leave such rows out"
+            elif not bool(table.has_location[row]):
+                causes = "it has no location; leave such rows out with table.where(table.has_location)"
+        raise ValueError(f"{what} of row {row} is {float(values[row])} ({len(bad)} such rows): {causes}")
+
+
+def _explain(table: Table, part: slice, scores: Tensor, use_image: bool) -> str:
+    """What is wrong with the class scores of some rows."""
+    target = table.target[part]
+    outside = (target >= scores.shape[1]).cpu()
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0, 0])
+        return (
+            f"row {part.start + row} of the table has class {int(target[row])}, but the model knows "
+            f"{scores.shape[1]} classes (0 to {scores.shape[1] - 1}); it was trained on another task"
+        )
+    row = part.start + int(scores.isnan().any(1).nonzero()[0, 0])
+    if use_image and (_bad_image(table, row) or bool((table.image_rows(slice(row, row + 1)) < 0).any())):
+        return (
+            f"the image predictions of row {row} of the table are no probabilities (NaN or negative); "
+            "fill them, leave such rows out with table.where(...), or pass use_image=False"
+        )
+    return (
+        f"the model's scores of row {row} of the table are NaN; look for NaN or infinite weights of the model"
+    )
+
+
+def _bad_image(table: Table, row: int) -> bool:
+    return table.image is not None and not bool(torch.isfinite(table.image_rows(slice(row, row + 1))).all())
+
+
+def _model_of(run_or_model: Any) -> Any:
+    """The model of a run; a module or a baseline as it is."""
+    if isinstance(run_or_model, nn.Module):
+        return run_or_model
+    return getattr(run_or_model, "model", run_or_model)
+
+
+def _predicts_numbers(model: Any, table: Table) -> bool:
+    """True for a regression: by what the model is, and for one that could be either by the labels."""
+    numbers = table.target.is_floating_point()
+    if model is None or isinstance(model, str):
+        if model not in (None, "no_prior"):
+            raise TypeError(f'{model!r} cannot be evaluated: pass a run, a model, a baseline, or "no_prior"')
+        if numbers:
+            raise TypeError(
+                '"no_prior" is for classes, and the labels of this table are numbers; '
+                "train a regressor of the image: tslab.train(task, 'no_prior')"
+            )
+        return False
+    one = _member(model)
+    if isinstance(one, Regressor):
+        return True
+    if hasattr(one, "log_prior"):
+        if numbers and not hasattr(one, "predict"):
+            raise TypeError(
+                f"{type(one).__name__} predicts classes, and the labels of this table are numbers; "
+                "evaluate it on the task that it was trained on"
+            )
+        return numbers
+    if isinstance(model, nn.Module):
+        return numbers or _returns_numbers(model, table)
+    if hasattr(model, "predict"):
+        return True
+    raise TypeError(
+        f"{type(model).__name__} cannot be evaluated: it has neither log_prior(lonlat) nor predict(lonlat); "
+        "pass a run of tslab.train, a model, a baseline, or 'no_prior'"
+    )
+
+
+def _member(model: Any) -> Any:
+    return model.members[0] if isinstance(model, Ensemble) else model
+
+
+def _returns_numbers(model: nn.Module, table: Table) -> bool:
+    """What a module of the user's own says about the first place."""
+    device = _device_of(model, table)
+    with _evaluating(model):
+        got = _call_of(model, table, device)(table.lonlat[:1].to(device), slice(0, 1))
+    return got.ndim == 1 or got.shape[-1] == 1
+
+
+def _call_of(model: nn.Module, table: Table, device: torch.device) -> Callable[[Tensor, slice], Tensor]:
+    """How to call a module with places and the part of the table that they come from."""
+    one = _member(model)
+    if isinstance(one, Regressor):
+        takes_image, reads_image, dtype = True, _needs_image(model), table.lonlat.dtype
+    else:
+        takes_image = _takes_image(one)
+        reads_image = takes_image and table.image is not None
+        double = next((p.dtype == torch.float64 for p in model.parameters()), False)
+        dtype = torch.float64 if double else table.lonlat.dtype
+
+    def call(lonlat: Tensor, part: slice) -> Tensor:
+        image = table.image_rows(part, device=device) if reads_image else None
+        places = lonlat.to(dtype)
+        got = model(places, image) if takes_image else model(places)
+        if not isinstance(got, Tensor):
+            raise TypeError(f"{type(model).__name__} returned {type(got).__name__}, not a tensor")
+        return got
+
+    return call
+
+
+def _takes_image(model: nn.Module) -> bool:
+    """True for a module that is called with places and image input, False for one called with places alone."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(None)
+    except TypeError:
+        try:
+            signature.bind(None, None)
+        except TypeError as error:
+            raise TypeError(
+                f"{type(model).__name__} cannot be evaluated: evaluate calls forward(lonlat) or "
+                f"forward(lonlat, image), and it takes {signature}"
+            ) from error
+        return True
+    return "image" in signature.parameters
 
 
 def _needs_image(model: nn.Module) -> bool:
@@ -220,15 +375,24 @@ def _needs_image(model: nn.Module) -> bool:
     return any(getattr(member, "image", None) is not None for member in members)
 
 
-def _prior_of(model: Any) -> Callable[[Float[Tensor, "n 2"]], Float[Tensor, "n k"]] | None:
-    if model is None or (isinstance(model, str) and model == "no_prior"):
+def _prior_of(model: Any, table: Table) -> Callable[[Tensor, slice], Float[Tensor, "n k"]] | None:
+    """ln P(class | place) of places and the part of the table that they come from; None for the image alone."""
+    if model is None or isinstance(model, str):
         return None
-    if not hasattr(model, "log_prior"):
-        raise TypeError(
-            f"{type(model).__name__} cannot be evaluated on classes: it has no log_prior(lonlat); "
-            "pass a run of tslab.train, a LocationClassifier, a baseline, or 'no_prior'"
-        )
-    return model.log_prior
+    if hasattr(model, "log_prior"):
+        return lambda lonlat, part: model.log_prior(lonlat)
+    call = _call_of(model, table, _device_of(model, table))
+
+    def log_softmax(lonlat: Tensor, part: slice) -> Tensor:
+        scores = call(lonlat, part)
+        if scores.ndim != 2 or len(scores) != len(lonlat):
+            raise ValueError(
+                f"{type(model).__name__} returned {tuple(scores.shape)} for {len(lonlat)} rows; "
+                "classes need scores (n, K)"
+            )
+        return F.log_softmax(scores.float(), dim=-1)
+
+    return log_softmax
 
 
 def _device_of(model: Any, table: Table) -> torch.device:

@@ -1,63 +1,19 @@
 """Hyper-parameters: the best recorded ones of the benchmark, and what to use where nothing was recorded.
 
-The table was read from the names of 97 released checkpoints and the epochs of their logs. They were chosen
-by the benchmark's authors on the evaluated split, so a number reached with them is a little optimistic;
-`tslab.tune` searches on the validation split.
+``data/hyperparameters.csv`` was read from the names of 97 released checkpoints and the epochs of their logs. They were
+chosen by the benchmark's authors on the evaluated split, so a number reached with them is a little optimistic;
+`tslab.tune` searches on the validation split. ``data/hyperparameter_rules.json`` holds what to use elsewhere; nothing
+was recorded for regression, so its values come from trials on the released elevation points.
 """
 
+import json
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 
-ENCODER_COLUMNS = (
-    *("num_scales", "min_radius", "max_radius", "cell_size", "num_anchors", "kernel_size"),
-    *("num_hidden_layers", "hidden_dim", "activation"),
-)
-TRAINING_COLUMNS = ("lr", "batch_size", "epochs")
-
-SPHERE2VEC = ("sphere2vec_sphereC", "sphere2vec_sphereC+", "sphere2vec_sphereM", "sphere2vec_sphereM+")
-RULES: dict[str, dict[str, Any]] = {
-    "tile": {"lr": 1e-3, "num_hidden_layers": 1, "hidden_dim": 512},
-    "wrap": {"lr": 5e-3},
-    "wrap_ffn": {"lr": 2e-3, "num_hidden_layers": 1, "hidden_dim": 512},
-    "rbf": {"lr": 1e-3, "num_anchors": 200, "kernel_size": 2.0, "num_hidden_layers": 1, "hidden_dim": 512},
-    "rff": {"lr": 1e-3, "num_scales": 64, "kernel_size": 2.0, "num_hidden_layers": 1, "hidden_dim": 512},
-    "xyz": {"lr": 2e-3, "num_hidden_layers": 1, "hidden_dim": 512},
-    "nerf": {"lr": 1e-2, "num_hidden_layers": 1, "hidden_dim": 256, "activation": "leakyrelu"},
-    "sphere2vec_dfs": {
-        "lr": 5e-3,
-        "num_scales": 8,
-        "min_radius": 1e-2,
-        "num_hidden_layers": 1,
-        "hidden_dim": 512,
-    },
-    "siren_sh": {"lr": 1e-3, "num_hidden_layers": 1, "hidden_dim": 512},
-}
-RULES |= {
-    key: {
-        "lr": 1e-3,
-        "num_scales": 64,
-        "min_radius": 1e-3,
-        "max_radius": 1.0,
-        "num_hidden_layers": 1,
-        "hidden_dim": 512,
-    }
-    for key in SPHERE2VEC
-}
-RULES |= {
-    key: {
-        **{"lr": 1e-2, "num_scales": 64, "min_radius": 0.05, "max_radius": 360.0, "num_hidden_layers": 1},
-        **{"hidden_dim": 256, "batch_size": 4096, "activation": "leakyrelu"},
-    }
-    for key in ("space2vec_grid", "space2vec_theory")
-}
-REGRESSION: dict[str, Any] = {"lr": 2e-3, "batch_size": 512, "epochs": 30, "dropout": 0.1}
-"""For numbers: nothing was recorded for them; these come from trials on the released elevation points."""
-REGRESSION_SCALES: dict[str, dict[str, Any]] = {
-    key: {"num_scales": 16, "min_radius": 0.01} for key in SPHERE2VEC
-}
-DEFAULTS: dict[str, Any] = {"lr": 1e-3, "batch_size": 1024, "epochs": 30}
+from tslab._checks import check_choice
 
 
 def recorded_hyperparameters() -> pd.DataFrame:
@@ -84,9 +40,11 @@ def hyperparameters(
     Recorded values that never reached the encoder are left out (all of them with ``preset=None``; tile's
     cell size always).
     """
-    chosen = DEFAULTS | RULES.get(encoder, {})
+    check_choice("kind", kind, ("classification", "regression"))
+    rules = _rules()
+    chosen = rules["everywhere"] | rules["encoders"].get(encoder, {})
     if kind == "regression" and preset is None:
-        chosen |= REGRESSION | REGRESSION_SCALES.get(encoder, {})
+        chosen |= rules["regression"] | rules["regression_encoders"].get(encoder, {})
     table = recorded_hyperparameters()
     match = table[(table["dataset"] == dataset) & (table["encoder"] == encoder)]
     if len(match):
@@ -102,6 +60,15 @@ def hyperparameters(
             inert |= {"num_scales"}
         chosen |= {k: v for k, v in recorded.items() if k not in inert}
     return chosen
+
+
+@cache
+def _rules() -> dict[str, Any]:
+    """What to use where nothing was recorded: everywhere, by encoder, and for regression."""
+    rules: dict[str, Any] = json.loads(
+        (files("tslab") / "data" / "hyperparameter_rules.json").read_text("utf-8")
+    )
+    return rules
 
 
 def _plain(name: Any, value: Any) -> Any:

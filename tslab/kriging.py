@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tslab._checks import check_count, check_finite, check_number
 from tslab.baselines import SphereNeighbors
 from tslab.coords import EARTH_RADIUS_KM, has_location, lonlat_from_unit_vectors
 from tslab.metrics import r2
@@ -41,6 +42,10 @@ class LocalKriging:
             regions without data; one place at a time (None) chooses for gaps between known places.
         seed: of the places that are left out to choose.
 
+    Raises:
+        ValueError: an argument out of its range, fewer than three located rows, or equations without a solution
+            (places that coincide, without a nugget).
+
     Source: Cressie, Statistics for Spatial Data, 1993, section 3.2.
     """
 
@@ -54,8 +59,19 @@ class LocalKriging:
         folds: Int[Tensor, " n"] | None = None,
         seed: int = 0,
     ) -> None:
+        check_count("k", k)
+        check_count("seed", seed, at_least=0)
+        if length_km is not None:
+            check_number("length_km", length_km, above=0)
+        if nugget is not None:
+            check_number("nugget", nugget, at_least=0)
         located = table.where(table.has_location)
-        folds = None if folds is None else folds[table.has_location]
+        if len(located) < 3:
+            raise ValueError(
+                f"kriging needs at least three rows with a location, this table has {len(located)}"
+            )
+        check_finite("the label", located.target, table.has_location.nonzero()[:, 0])
+        folds = None if folds is None else _check_folds(folds, table)
         self.neighbors = SphereNeighbors(located.lonlat, min(k, len(located) - 1))
         self.xyz = torch.from_numpy(self.neighbors.xyz)
         label = located.target.double().cpu()
@@ -80,8 +96,16 @@ class LocalKriging:
             chord = torch.cdist(places, places)
             between = 2 * EARTH_RADIUS_KM * torch.asin((chord / 2).clamp(max=1))
             covariance = torch.exp(-between / length_km) + nugget * torch.eye(i.shape[1], dtype=torch.float64)
+            factor, failed = torch.linalg.cholesky_ex(covariance)
+            if bool(failed.any()):
+                row = int(failed.nonzero()[0, 0])
+                raise ValueError(
+                    f"the kriging equations have no solution with nugget={nugget:g}: neighbours coincide, or nearly "
+                    f"(around training row {int(i[row, 0])} of the located ones); pass a nugget above 0, such as 0.02, "
+                    "or average the labels of equal places first"
+                )
             right = torch.stack([torch.exp(-d / length_km), torch.ones_like(d)], dim=-1)
-            solved = torch.cholesky_solve(right, torch.linalg.cholesky(covariance))
+            solved = torch.cholesky_solve(right, factor)
             weight, ones = solved.unbind(-1)
             weight = weight + ones * ((1 - weight.sum(1)) / ones.sum(1))[:, None]
             parts.append((weight * self.label[i]).sum(1))
@@ -110,15 +134,35 @@ class LocalKriging:
 def neighbors_in_other_folds(
     neighbors: SphereNeighbors, folds: Int[Tensor, " n"], asked: Int[Tensor, " m"]
 ) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
-    """(distance in km, row) of the k nearest places of each row ``asked`` that lie in another fold than itself."""
+    """(distance in km, row) of the k nearest places of each row ``asked`` that lie in another fold than itself.
+
+    Fewer than k where the other folds hold no more than that.
+    """
     lonlat = lonlat_from_unit_vectors(torch.from_numpy(neighbors.xyz))
-    distance = torch.empty((len(asked), neighbors.k), dtype=torch.float64)
-    index = torch.empty((len(asked), neighbors.k), dtype=torch.long)
+    k = min(neighbors.k, len(folds) - int(torch.bincount(folds).max()) - 1)
+    distance = torch.empty((len(asked), k), dtype=torch.float64)
+    index = torch.empty((len(asked), k), dtype=torch.long)
     for fold in folds[asked].unique():
         inside, seen = folds[asked] == fold, (folds != fold).nonzero()[:, 0]
-        near, row = SphereNeighbors(lonlat[seen], neighbors.k).query(lonlat[asked[inside]])
+        near, row = SphereNeighbors(lonlat[seen], k).query(lonlat[asked[inside]])
         distance[inside], index[inside] = near, seen[row]
     return distance, index
+
+
+def _check_folds(folds: Int[Tensor, " n"], table: Table) -> Int[Tensor, " m"]:
+    """Folds of the located rows; each leaves at least two other rows to predict from."""
+    folds = torch.as_tensor(folds, device=table.device)
+    if folds.shape != (len(table),) or folds.is_floating_point() or (len(folds) and int(folds.min()) < 0):
+        raise ValueError(
+            f"folds must be a whole number from 0 for each of the {len(table)} rows, "
+            f"got {folds.dtype} of shape {tuple(folds.shape)}"
+        )
+    folds = folds[table.has_location].long().cpu()
+    if len(folds) - int(torch.bincount(folds).max()) < 2:
+        raise ValueError(
+            "nearly all rows lie in one fold, so that nothing is left to predict them from; use more or smaller blocks"
+        )
+    return folds
 
 
 @dataclass(frozen=True)
@@ -171,14 +215,32 @@ def train_stack(
         k: neighbours of the kriging.
         build: what trains one model, for tests.
         **options: of `tslab.train`.
+
+    Raises:
+        ValueError: an argument out of its range, a task of classes, or too few rows for the folds.
     """
+    check_count("folds", folds, at_least=2)
+    check_count("seed", seed, at_least=0)
+    check_count("k", k)
+    if task.meta.kind != "regression":
+        raise ValueError(f"train_stack predicts numbers, and {task.name} has classes; use tslab.train")
     table = task.train.where(task.train.has_location)
+    if len(table) < 3 * folds:
+        raise ValueError(
+            f"{task.name} has {len(table)} training rows with a location; {folds} folds need at least {3 * folds}"
+        )
     if block_degrees is None:
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
         fold = torch.empty(len(table), dtype=torch.long)
         fold[order] = torch.arange(len(table)) % folds
     else:
         fold = block_folds(table.lonlat, folds, size_degrees=block_degrees, seed=seed)
+    size = torch.bincount(fold, minlength=folds)
+    if int(size.min()) == 0 or len(table) - int(size.max()) < 3:
+        raise ValueError(
+            f"blocks of {block_degrees:g} degrees give folds of {', '.join(map(str, size.tolist()))} rows; "
+            "use smaller blocks, fewer folds, or block_degrees=None"
+        )
     kriging = LocalKriging(table, k=k, folds=None if block_degrees is None else fold, seed=seed)
     label = table.target.double()
     by_encoder, by_kriging = torch.empty_like(label), torch.empty_like(label)

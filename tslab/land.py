@@ -32,7 +32,7 @@ def land_geojson() -> dict[str, Any]:
     return {"type": "Feature", "properties": {"source": _land_file()["source"]}, "geometry": geometry}
 
 
-def land_lines(*, include_cuts: bool = False) -> Float[NDArray[np.float64], "m 2"]:
+def land_lines(*, include_cuts: bool = False) -> Float[np.ndarray, "m 2"]:
     """All coastlines as one polyline in degrees, shape (m, 2), with a NaN row between two lines.
 
     The artificial edges along the date line and the South Pole are left out unless ``include_cuts``.

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tslab._checks import check_choice
 from tslab.coords import sample_sphere
 
 
@@ -97,8 +98,7 @@ def background_points(
     """
     if kind == "sphere":
         return sample_sphere(n, generator=generator)
-    if kind not in BACKGROUNDS:
-        raise ValueError(f"background {kind!r} is not known; choose one of {', '.join(BACKGROUNDS)}")
+    check_choice("background", kind, BACKGROUNDS)
     device = generator.device if generator is not None else torch.device("cpu")
     unit = torch.rand((n, 2), generator=generator, device=device)
     if kind == "north_east":
@@ -169,6 +169,12 @@ class _PresenceOnly(torch.autograd.Function):
         logits, target = context.saved_tensors
         data_scale, background_scale = context.scales
         b, k = len(target), logits.shape[1]
+        if torch.is_grad_enabled():  # create_graph=True: the same, so that it can be differentiated again
+            truth = F.one_hot(target, k).to(logits.dtype)
+            absent, present = torch.sigmoid(logits), torch.sigmoid(-logits[:b])
+            data = absent[:b] * (1 - truth) - k * present * truth
+            whole = torch.cat([data * data_scale, absent[b:] * background_scale])
+            return whole * upstream, None, None, None
         gradient = torch.sigmoid(logits)
         at_truth = k * (gradient[:b].gather(1, target[:, None]) - 1)
         gradient[:b].scatter_(1, target[:, None], at_truth)

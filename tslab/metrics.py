@@ -4,9 +4,9 @@ Per-sample results come first (a rank, an error), summaries second, so that ever
 any part of the Earth and every one can have an interval. Tensors stay on their device; nothing loops over rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,19 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tslab._checks import check_count, check_number
+
 CHUNK_ELEMENTS = 2**24
+SMALLEST_VARIANCE = 1e-12
+"""Labels whose variance is below this share of their mean square about a fixed point are equal, but for rounding."""
+
+Numbers: TypeAlias = Tensor | NDArray[Any] | pd.Series | Sequence[float]
+"""What the metrics take as one number for each row; results of tensors are computed on their device."""
 
 
-def true_class_ranks(scores: Float[Tensor, "n k"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+def true_class_ranks(
+    scores: Float[Tensor, "n k"], target: Int[Tensor, " n"] | Numbers
+) -> Float[Tensor, " n"]:
     """Rank of the true class in each row: 1 + (number of classes that score higher) + (number that tie) / 2.
 
     Ties are common, because sparse image predictions hold exact zeros. Sorting breaks them by position, so
@@ -27,47 +36,71 @@ def true_class_ranks(scores: Float[Tensor, "n k"], target: Int[Tensor, " n"]) ->
     serve as well, -inf included.
 
     Raises:
-        ValueError: shapes that do not match, or NaN among the scores.
+        ValueError: shapes that do not match, a class that does not exist, or NaN among the scores; names the row.
     """
-    if scores.ndim != 2 or target.shape != scores.shape[:1]:
+    scores, target = as_tensor(scores), as_tensor(target)
+    if scores.ndim != 2 or not scores.shape[1] or target.shape != scores.shape[:1]:
         raise ValueError(
             f"scores must be (n, k) and target (n,), got {tuple(scores.shape)} and {tuple(target.shape)}"
         )
+    if target.is_floating_point() or target.dtype == torch.bool:
+        raise ValueError(f"target must be class numbers, got {target.dtype}")
+    target, last = target.long(), scores.shape[1] - 1
     rows = max(1, CHUNK_ELEMENTS // max(scores.shape[1], 1))
     out = torch.empty(len(scores), dtype=torch.float32, device=scores.device)
     for ranks, block, truth in zip(out.split(rows), scores.split(rows), target.split(rows), strict=True):
-        own = block.gather(1, truth[:, None])
+        own = block.gather(1, truth.clamp(0, last)[:, None])
         greater, equal = (block > own).sum(1), (block == own).sum(1) - 1
         ranks.copy_(1 + greater + equal / 2)
     # a NaN score equals nothing, itself included: it would count as a rank of 1/2 or be silently passed over
-    if bool(scores.isnan().any()):
-        raise ValueError(
-            "scores hold NaN; a row without a location must fall back to the image before ranking"
-        )
+    outside = (target < 0) | (target > last)
+    if bool(outside.any() | scores.isnan().any()):  # one look, so that an accelerator waits once
+        _explain_ranks(scores, target, outside)
     return out
 
 
-def top_k_accuracy(ranks: Float[Tensor, " n"], k: int) -> float:
+def _explain_ranks(scores: Float[Tensor, "n k"], target: Int[Tensor, " n"], outside: Tensor) -> None:
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0, 0])
+        raise ValueError(
+            f"row {row} has class {int(target[row])}, but there are scores of {scores.shape[1]} classes "
+            f"(0 to {scores.shape[1] - 1}); check that labels and scores belong to the same classes"
+        )
+    row = int(scores.isnan().any(1).nonzero()[0, 0])
+    raise ValueError(
+        f"scores of row {row} hold NaN; a row without a location must fall back to the image before ranking"
+    )
+
+
+def top_k_accuracy(ranks: Float[Tensor, " n"] | Numbers, k: int) -> float:
     """Share of rows whose true class has rank <= ``k``; a tie for the last place does not count."""
-    return _mean(ranks <= k)
+    check_count("k", k)
+    return _mean(as_tensor(ranks) <= k)
 
 
-def mean_reciprocal_rank(ranks: Float[Tensor, " n"]) -> float:
+def mean_reciprocal_rank(ranks: Float[Tensor, " n"] | Numbers) -> float:
     """Mean of 1 / rank."""
-    return _mean(ranks.double().reciprocal())
+    return _mean(as_tensor(ranks).double().reciprocal())
 
 
 def reliability(
-    confidence: Float[Tensor, " n"], correct: Shaped[Tensor, " n"], *, bins: int = 15
+    confidence: Float[Tensor, " n"] | Numbers, correct: Shaped[Tensor, " n"] | Numbers, *, bins: int = 15
 ) -> pd.DataFrame:
     """Data of a reliability diagram: for each of ``bins`` equal intervals of confidence in (0, 1], how often
     the model was right.
 
     Columns: low, high (edges), n, confidence (mean), accuracy (mean); the means are NaN in an empty bin.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
-    confidence, correct = confidence.double().cpu(), correct.double().cpu()
+    check_count("bins", bins)
+    confidence, correct = as_tensor(confidence).double().cpu(), as_tensor(correct).double().cpu()
+    if confidence.shape != correct.shape or confidence.ndim != 1:
+        raise ValueError(
+            f"confidence and correct must both be (n,), got {tuple(confidence.shape)} and {tuple(correct.shape)}"
+        )
+    wrong = ~((confidence >= 0) & (confidence <= 1 + 1e-6))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"confidence must lie in [0, 1], got {float(confidence[row])} in row {row}")
     index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
     count = torch.bincount(index, minlength=bins)
     mean = [torch.bincount(index, weights=value, minlength=bins) / count for value in (confidence, correct)]
@@ -77,7 +110,7 @@ def reliability(
 
 
 def expected_calibration_error(
-    confidence: Float[Tensor, " n"], correct: Shaped[Tensor, " n"], *, bins: int = 15
+    confidence: Float[Tensor, " n"] | Numbers, correct: Shaped[Tensor, " n"] | Numbers, *, bins: int = 15
 ) -> float:
     """Mean over rows of |accuracy - confidence| of the row's bin (see `reliability`).
 
@@ -88,18 +121,18 @@ def expected_calibration_error(
     return float((gap * table["n"]).sum() / max(int(table["n"].sum()), 1))
 
 
-def r2(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"]) -> float:
+def r2(prediction: Float[Tensor, " n"] | Numbers, label: Float[Tensor, " n"] | Numbers) -> float:
     """R^2 = 1 - SSE / SST, SST about the mean of these labels; negative for a model worse than that mean,
-    NaN if SST is 0."""
+    NaN if all labels are equal."""
     return _regression_statistics(prediction, label)["r2"]
 
 
-def mae(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"]) -> float:
+def mae(prediction: Float[Tensor, " n"] | Numbers, label: Float[Tensor, " n"] | Numbers) -> float:
     """Mean absolute error, in the unit of the label."""
     return _regression_statistics(prediction, label)["mae"]
 
 
-def rmse(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"]) -> float:
+def rmse(prediction: Float[Tensor, " n"] | Numbers, label: Float[Tensor, " n"] | Numbers) -> float:
     """Root of the mean squared error, in the unit of the label."""
     return _regression_statistics(prediction, label)["rmse"]
 
@@ -116,6 +149,9 @@ def bootstrap_interval(
 
     Rows of ``values`` are drawn with replacement, ``replicates`` times; ``statistic`` gets the means of
     their m columns. The mean itself is ``lambda m: m[..., 0]``. (nan, nan) for fewer than two rows.
+
+    Raises:
+        ValueError: an argument out of its range; names it.
     """
     return interval_of(statistic(bootstrap_means(values, replicates=replicates, seed=seed)), level=level)
 
@@ -124,7 +160,11 @@ def bootstrap_means(
     values: Float[Tensor, "n m"], *, replicates: int = 500, seed: int = 0
 ) -> Float[Tensor, "replicates m"]:
     """Means of the columns over rows drawn with replacement, once for each replicate; NaN for fewer than two rows."""
-    values = values.double().cpu()
+    check_count("replicates", replicates)
+    check_count("seed", seed, at_least=0)
+    values = as_tensor(values).double().cpu()
+    if values.ndim != 2:
+        raise ValueError(f"values must have shape (n, m), got {tuple(values.shape)}")
     if len(values) < 2:
         return values.new_full((replicates, values.shape[1]), float("nan"))
     generator = torch.Generator().manual_seed(seed)
@@ -132,16 +172,15 @@ def bootstrap_means(
 
 
 def interval_of(replicates: Float[Tensor, " b"], *, level: float = 0.95) -> tuple[float, float]:
-    """The middle ``level`` of replicated values, as (low, high)."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    """The middle ``level`` of replicated values, as (low, high); replicates without a value (NaN) are left out."""
+    check_number("level", level, above=0, below=1)
     tail = (1 - level) / 2
-    low, high = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.nanquantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
 
 
 def mean_interval(
-    values: NDArray[np.floating[Any]], *, level: float = 0.95, overlap: float = 0.0
+    values: NDArray[np.floating[Any]] | Numbers, *, level: float = 0.95, overlap: float = 0.0
 ) -> tuple[float, float, float]:
     """Mean of a few values (one for each seed), with its interval by Student's t: (mean, low, high).
 
@@ -158,9 +197,11 @@ def mean_interval(
     """
     from scipy.stats import t
 
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    check_number("level", level, above=0, below=1)
+    check_number("overlap", overlap, at_least=0)
     values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"values must be one number for each seed, got an array of shape {values.shape}")
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return mean, float("nan"), float("nan")
@@ -206,15 +247,34 @@ def summarise(
     return out
 
 
+def r2_of_means(means: Float[Tensor, "*b m"]) -> Float[Tensor, "*b"]:
+    """R^2 from means over rows of: squared error, anything, label c and its square, c counted from any fixed point.
+
+    NaN where the labels are equal (but for rounding): the mean of their squares is the square of their mean.
+    """
+    square = means[..., 3]
+    variance = square - means[..., 2] ** 2
+    defined = variance > SMALLEST_VARIANCE * square
+    return 1 - means[..., 0] / variance.where(defined, torch.nan)
+
+
+def as_tensor(values: Any) -> Tensor:
+    """A tensor of tensors, NumPy arrays, pandas columns (by position, whatever their index) or sequences."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    return torch.from_numpy(np.array(values))  # a copy: an array that cannot be written to gives a warning
+
+
 REGRESSION_STATISTICS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "r2": lambda m: 1 - m[..., 0] / (m[..., 3] - m[..., 2] ** 2).clamp_min(0),
+    "r2": r2_of_means,
     "mae": lambda m: m[..., 1],
     "rmse": lambda m: m[..., 0].sqrt(),
 }
 """Metrics as functions of the means of: squared error, absolute error, centred label, its square."""
 
 
-def _regression_values(prediction: Float[Tensor, " n"], label: Float[Tensor, " n"]) -> Float[Tensor, "n 4"]:
+def _regression_values(prediction: Any, label: Any) -> Float[Tensor, "n 4"]:
+    prediction, label = as_tensor(prediction), as_tensor(label)
     if prediction.shape != label.shape or prediction.ndim != 1:
         raise ValueError(
             f"prediction and label must both be (n,), got {tuple(prediction.shape)} and {tuple(label.shape)}"
@@ -224,7 +284,7 @@ def _regression_values(prediction: Float[Tensor, " n"], label: Float[Tensor, " n
     return torch.stack([error**2, error.abs(), centred, centred**2], dim=1)
 
 
-def _regression_statistics(prediction: Tensor, label: Tensor) -> dict[str, float]:
+def _regression_statistics(prediction: Any, label: Any) -> dict[str, float]:
     means = _regression_values(prediction, label).mean(0)
     return {name: float(statistic(means)) for name, statistic in REGRESSION_STATISTICS.items()}
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tslab._files import read_csv
 from tslab.released_files import (
     ENCODER_TOKENS,
     HOW_TO_GET,
@@ -29,7 +30,7 @@ from tslab.released_files import (
     NotReleasedError,
     ReleasedFilesMissingError,
     ReleasedResultsError,
-    released_files,
+    check_released_file,
     result_path,
 )
 
@@ -77,9 +78,11 @@ def load_released_results(
         NotReleasedError: the release has no such file, or (`EmptyFileError`) an empty one (siren_sh on fmow,
             all encoders on inat2017).
         ReleasedFilesMissingError: the file is not on this machine; says how to get it.
-        ReleasedResultsError: the file is damaged or contradicts its siblings.
+        ReleasedResultsError: the file is damaged or contradicts its siblings; `DamagedReleasedFileError` where it has
+            not the released checksum (``TSLAB_OWN_RESULTS=1`` reads files of your own, see `tslab.released_files`).
     """
     path = result_path(dataset, encoder, root)
+    different = check_released_file(path)
     if path.stat().st_size < 16:
         raise EmptyFileError(
             f"{path.name} is empty in the release ({path.stat().st_size} bytes): there are no results of "
@@ -96,9 +99,8 @@ def load_released_results(
         if encoder in ("no_prior", "wrap"):
             _join_coordinates(table, dataset, encoder, root, path, notes)
     _check_degrees(table, path)
-    known = released_files(datasets=[dataset], encoders=[encoder])
-    if known and known[0].size != path.stat().st_size:
-        notes.append(f"{path.name} is not the checksummed release file (its size differs).")
+    if different:
+        notes.append(f"{path.name} is not the checksummed release file ({different}).")
     table.attrs.update(
         dataset=dataset,
         encoder=encoder,
@@ -154,9 +156,10 @@ def _read_regression(path: Path) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, columns: list[str], required: list[str]) -> pd.DataFrame:
-    """Read some columns, saying what is wrong if that fails."""
+    """Read some columns of a released file, saying what is wrong if that fails."""
+    check_released_file(path)
     try:
-        table = pd.read_csv(path, usecols=lambda name: name in columns)
+        table = read_csv(path, usecols=lambda name: name in columns)
     except (ValueError, UnicodeDecodeError) as error:
         raise ReleasedResultsError(f"{path.name} is not a readable CSV ({error}); {HOW_TO_GET}") from error
     missing = [name for name in required if name not in table]

@@ -7,6 +7,9 @@ an explicit ``root``, the folder named by ``TSLAB_MIRROR`` (a copy of the reposi
 as ``TorchSpatial/``) and the cache folder ``TSLAB_DATA`` (default: the platform's cache folder), which
 ``data_scripts/fetch_released.py`` fills.
 
+Numbers are only computed from files that have the released checksum (`check_released_file`). To read files of your own
+in the place and format of the released ones, set ``TSLAB_OWN_RESULTS=1``.
+
 Apart from `tslab.released`, which reads the files and knows their traps: nothing here looks inside one.
 """
 
@@ -16,6 +19,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
@@ -121,6 +125,10 @@ class EmptyFileError(NotReleasedError):
     """The release has the file, without content."""
 
 
+class DamagedReleasedFileError(ReleasedResultsError):
+    """A file in the place of a released one that has not its size or checksum."""
+
+
 class FetchError(ReleasedResultsError):
     """A download that did not end in a verified file. Nothing was left behind."""
 
@@ -151,14 +159,12 @@ def released_files(
     _check_known("kind", kinds, ("classification", "regression", "checkpoint"))
     _check_known("dataset", datasets or (), DATASET_TOKENS)
     _check_known("encoder", encoders or (), ENCODER_TOKENS)
-    with (files("tslab") / "data" / "released_files.csv").open(encoding="utf-8") as stream:
-        table = pd.read_csv(stream)
     return [
-        ReleasedFile(str(r.path), int(r.bytes), str(r.sha256), str(r.kind), str(r.dataset), str(r.encoder))
-        for r in table.itertuples()
-        if r.kind in kinds
-        and (datasets is None or r.dataset in datasets)
-        and (encoders is None or r.encoder in encoders)
+        file
+        for file in _index()
+        if file.kind in kinds
+        and (datasets is None or file.dataset in datasets)
+        and (encoders is None or file.encoder in encoders)
     ]
 
 
@@ -227,6 +233,37 @@ def result_path(dataset: str, encoder: str, root: str | os.PathLike[str] | None 
         f"no per-sample results of {encoder} on {dataset} are among the {RELEASE} release files ({stem}.csv "
         "is absent); "
         "use another encoder, or train this one with tslab.train"
+    )
+
+
+def check_released_file(path: Path) -> str:
+    """Refuse a file that is not, byte for byte, the released one of its name.
+
+    A file is read once in a process for its checksum, and again if its size or date changes.
+
+    Returns:
+        "" for the released file; what is different where ``TSLAB_OWN_RESULTS=1`` lets files of one's own pass.
+
+    Raises:
+        DamagedReleasedFileError: another size or checksum, or the release has no file of this name; says what differs
+            and how to get the released one.
+    """
+    folder_and_name = "/".join(path.parts[-3:]).replace(" copy.csv", ".csv")
+    known = {file.path.replace(" copy.csv", ".csv"): file for file in _index()}.get(folder_and_name)
+    found = path.stat()
+    if known is None:
+        different = "the release has no file of this name"
+    elif found.st_size != known.size:
+        different = f"it has {found.st_size:,} bytes, the released file {known.size:,}"
+    elif (digest := _sha256(path, found.st_size, found.st_mtime_ns)) != known.sha256:
+        different = f"its SHA-256 is {digest[:12]}..., that of the released file {known.sha256[:12]}..."
+    else:
+        return ""
+    if os.environ.get("TSLAB_OWN_RESULTS", "0") not in ("", "0"):
+        return different
+    raise DamagedReleasedFileError(
+        f"{path} is not the released file: {different}. Delete it and {HOW_TO_GET}; to read files of your own in this "
+        "place, set TSLAB_OWN_RESULTS=1"
     )
 
 
@@ -355,10 +392,26 @@ def _state(path: Path, file: ReleasedFile) -> str:
     """``ok``, ``missing`` or ``differs``."""
     if not path.is_file():
         return "missing"
-    if path.stat().st_size != file.size:
-        return "differs"
+    found = path.stat()
+    same = found.st_size == file.size and _sha256(path, found.st_size, found.st_mtime_ns) == file.sha256
+    return "ok" if same else "differs"
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Checksum of a file; ``size`` and ``mtime_ns`` tell two states of it apart."""
     with path.open("rb") as stream:
-        return "ok" if hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256 else "differs"
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def _index() -> tuple[ReleasedFile, ...]:
+    with (files("tslab") / "data" / "released_files.csv").open(encoding="utf-8") as stream:
+        table = pd.read_csv(stream)
+    return tuple(
+        ReleasedFile(str(r.path), int(r.bytes), str(r.sha256), str(r.kind), str(r.dataset), str(r.encoder))
+        for r in table.itertuples()
+    )
 
 
 def _check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -1,33 +1,34 @@
 """Sweeps: tasks x encoders x seeds, one job each, on this machine or on any Dask cluster.
 
-    python -m tslab.sweeps --tasks sphere_toy --encoders all --seeds 0 1 2 --folder sweep
+    python -m tslab.benchmark sweep --tasks sphere_toy --encoders all --seeds 0 1 2 --out sweep
 
 Each job trains, evaluates on the test split and writes one folder: per-sample results, metrics by stratum
 and block, and at the very end ``result.json``. A job with a result is never run again, so a sweep that was
-interrupted is continued by starting it again.
+interrupted is continued by starting it again. Jobs are done by `tslab.benchmark.runner`, like those of the benchmark.
 """
 
-import argparse
 import hashlib
 import json
-import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tslab._files import atomic_path, atomic_write
+from tslab._checks import check_choice, check_count
+from tslab._files import DamagedFileError, atomic_path
 from tslab.baselines import CLASS_BASELINES, REGRESSION_BASELINES, fit_baseline
+from tslab.benchmark.runner import Failure, do_jobs, import_modules, open_pool
+from tslab.benchmark.store import JobStore, check_folder
 from tslab.encoders import ENCODERS
 from tslab.evaluation import Evaluation, evaluate
-from tslab.tasks import load_task
+from tslab.tasks import TASK_NAMES, load_task
 from tslab.training import train
-
-RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def sweep(
     workers: int | None = None,
     retries: int = 2,
     run: Callable[[Job, str], dict[str, Any]] | None = None,
+    modules: Sequence[str] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
     """Run the jobs that have no result yet and return one row for each job.
@@ -77,26 +79,41 @@ def sweep(
     Args:
         jobs: see `jobs_for`.
         folder: where results go; all workers must see it.
-        scheduler: address of a Dask scheduler ("tcp://..."); None starts a LocalCluster; "synchronous" runs
-            in this process.
-        workers: processes of the LocalCluster; default one for each two cores.
+        scheduler: address of a Dask scheduler ("tcp://..."); None (or "local") starts processes of this machine;
+            "synchronous" runs in this process.
+        workers: processes of this machine; default one for each two processors.
         retries: how often a failed job is tried again. A job whose worker died does not count as failed, it
             moves to another worker.
         run: what does a job, for tests and special needs; default `run_job`.
+        modules: that register encoders of your own; they are imported here and in every worker.
         progress: show a progress bar.
+
+    Raises:
+        ValueError: an argument out of its range, before anything is written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    run = run_job if run is None else run
-    finished = {job.name for job in jobs if (folder / job.name / RESULT_FILE).is_file()}
-    todo = list({job.name: job for job in jobs if job.name not in finished}.values())
-    run_all = _run_here if scheduler == "synchronous" else _run_on_dask
-    records: dict[str, dict[str, Any]] = {}
-    with tqdm(total=len(todo), desc="sweep", unit="job", disable=not progress) as bar:
-        for job, record in run_all(todo, str(folder), run, retries, scheduler, workers):
-            records[job.name] = record
-            bar.update()
-    return pd.DataFrame([_row(job, folder, records.get(job.name)) for job in jobs])
+    check_count("retries", retries, at_least=0)
+    store = JobStore(check_folder("folder", folder))
+    import_modules(modules)
+    failures: dict[str, Failure] = {}
+    todo: dict[str, Job] = {}
+    for job in jobs:
+        try:
+            if store.load(job) is None:
+                todo[job.name] = job
+        except DamagedFileError as error:
+            failures[job.name] = Failure(str(error), "", 0)
+    if todo:
+        work = partial(_unless_done, run=run_job if run is None else run, folder=str(folder))
+        dask = None if scheduler == "synchronous" else scheduler or "local"
+        with (
+            open_pool(dask, workers) as client,
+            tqdm(total=len(todo), desc="sweep", unit="job", disable=not progress) as bar,
+        ):
+            for job, failure in do_jobs(list(todo.values()), work, client, retries=retries, modules=modules):
+                if failure is not None:
+                    failures[job.name] = failure
+                bar.update()
+    return pd.DataFrame([_row(job, store, failures.get(job.name)) for job in jobs])
 
 
 def jobs_for(
@@ -107,8 +124,21 @@ def jobs_for(
     options: dict[str, Any] | None = None,
     task_options: dict[str, Any] | None = None,
 ) -> list[Job]:
-    """Every combination of tasks, encoders and seeds."""
-    encoders, seeds = list(encoders), list(seeds)
+    """Every combination of tasks, encoders and seeds, each once.
+
+    Raises:
+        ValueError: an unknown task or encoder, a negative seed, or options that are no dictionary.
+    """
+    known = dict.fromkeys([*ENCODERS, *CLASS_BASELINES, *REGRESSION_BASELINES, "no_prior"])
+    for name, given in (("tasks", tasks), ("encoders", encoders)):
+        if isinstance(given, str):
+            raise ValueError(f"{name} must be a list, got the string {given!r}; use [{given!r}]")
+    for name, given_options in (("options", options), ("task_options", task_options)):
+        if not isinstance(given_options, dict | None):
+            raise ValueError(f"{name} must be a dictionary of arguments, got {type(given_options).__name__}")
+    tasks = dict.fromkeys(check_choice("task", task, TASK_NAMES) for task in tasks)
+    encoders = dict.fromkeys(check_choice("encoder", encoder, known) for encoder in encoders)
+    seeds = dict.fromkeys(check_count("seed", seed, at_least=0) for seed in seeds)
     return [
         Job(task, encoder, seed, dict(options or {}), dict(task_options or {}))
         for task in tasks
@@ -131,123 +161,40 @@ def run_job(job: Job, folder: str) -> dict[str, Any]:
         model = train(task, job.encoder, seed=job.seed, **({"progress": False} | job.options))
     result = evaluate(model, task.test)
     _write_tables(result, target)
-    record = {
-        "job": asdict(job),
+    outcome = {
         "metrics": result.metrics,
         "environment": getattr(model, "environment", None),
         "config": asdict(model.config) if hasattr(model, "config") else None,
         "synthetic": task.meta.synthetic,
         "seconds": time.perf_counter() - started,
     }
-    atomic_write(target / RESULT_FILE, json.dumps(record, indent=2) + "\n")
-    return record
+    JobStore(folder).save(job, outcome)
+    return {"job": asdict(job)} | outcome
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: see the head of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tslab.sweeps", description="Train and evaluate every combination."
-    )
-    parser.add_argument("--tasks", nargs="+", required=True, help="task names")
-    parser.add_argument(
-        "--encoders", nargs="+", default=["all"], help='keys, or "all"; baselines and no_prior too'
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--folder", required=True, help="where results go")
-    parser.add_argument("--scheduler", help='Dask scheduler address; "synchronous" for this process')
-    parser.add_argument("--workers", type=int, help="processes of the local cluster")
-    parser.add_argument("--retries", type=int, default=2)
-    parser.add_argument(
-        "--options", type=json.loads, default={}, help="JSON: further arguments of tslab.train"
-    )
-    parser.add_argument(
-        "--task-options", type=json.loads, default={}, help="JSON: further arguments of load_task"
-    )
-    given = parser.parse_args(arguments)
-    encoders = list(ENCODERS) if given.encoders == ["all"] else given.encoders
-    jobs = jobs_for(
-        given.tasks, encoders, given.seeds, options=given.options, task_options=given.task_options
-    )
-    table = sweep(jobs, given.folder, scheduler=given.scheduler, workers=given.workers, retries=given.retries)
-    with atomic_path(Path(given.folder) / "sweep.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    print(table.to_string(index=False, max_colwidth=60))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m tslab.benchmark sweep``, under its earlier name."""
+    from tslab.benchmark.__main__ import main as command
+
+    return command(["sweep", *(sys.argv[1:] if arguments is None else arguments)])
 
 
-Outcome = tuple[Job, dict[str, Any]]
+def _unless_done(job: Job, run: Callable[[Job, str], dict[str, Any]], folder: str) -> None:
+    """Dask does a finished job again if the process that remembered it dies."""
+    if JobStore(folder).load(job) is None:
+        run(job, folder)
 
 
-def _run_here(
-    jobs: list[Job],
-    folder: str,
-    run: Callable[[Job, str], dict[str, Any]],
-    retries: int,
-    scheduler: str | None,
-    workers: int | None,
-) -> Iterator[Outcome]:
-    for job in jobs:
-        yield job, _attempt(job, folder, run, retries)
-
-
-def _run_on_dask(
-    jobs: list[Job],
-    folder: str,
-    run: Callable[[Job, str], dict[str, Any]],
-    retries: int,
-    scheduler: str | None,
-    workers: int | None,
-) -> Iterator[Outcome]:
-    """Yield each job when it is done; a job whose worker died is given to another one by the scheduler."""
-    if not jobs:
-        return
-    try:
-        from distributed import Client, LocalCluster, as_completed
-    except ImportError as error:
-        raise ImportError(
-            "sweeps run on Dask: pip install 'tslab[sweep]', or pass scheduler='synchronous'"
-        ) from error
-    cluster = None
-    if scheduler is None:
-        workers = workers or max(1, (os.cpu_count() or 2) // 2)
-        cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-    try:
-        with Client(scheduler or cluster) as client:
-            futures = {
-                client.submit(_attempt, job, folder, run, retries, key=f"tslab-{job.name}", pure=False): job
-                for job in jobs
-            }
-            for future in as_completed(futures):
-                job = futures[future]
-                if future.status == "finished":
-                    yield job, future.result()
-                else:  # the scheduler gave up: the job killed several workers
-                    yield job, {"error": repr(future.exception()), "attempts": retries + 1}
-    finally:
-        if cluster is not None:
-            cluster.close()
-
-
-def _attempt(
-    job: Job, folder: str, run: Callable[[Job, str], dict[str, Any]], retries: int
-) -> dict[str, Any]:
-    """The record of a job, or after ``retries`` + 1 failures the last error."""
-    for attempt in range(1, retries + 2):
-        try:
-            return run(job, folder)
-        except Exception as error:  # whatever a job raises is its result, the sweep goes on
-            failure = {"error": f"{type(error).__name__}: {error}", "attempts": attempt}
-    return failure
-
-
-def _row(job: Job, folder: Path, record: dict[str, Any] | None) -> dict[str, Any]:
+def _row(job: Job, store: JobStore, failure: Failure | None) -> dict[str, Any]:
     base = {"task": job.task, "encoder": job.encoder, "seed": job.seed}
-    path = folder / job.name / RESULT_FILE
-    if path.is_file():
-        stored = json.loads(path.read_text())
-        done = {"status": "done", "attempts": 1, "error": "", "seconds": stored["seconds"]}
-        return base | done | stored["metrics"]
-    failure = record or {"error": "did not run", "attempts": 0}
-    return base | {"status": "failed", "attempts": failure["attempts"], "error": failure["error"]}
+    if failure is None:
+        stored = store.load(job) or {"seconds": None, "metrics": {}}
+        return (
+            base
+            | {"status": "done", "attempts": 1, "error": "", "seconds": stored["seconds"]}
+            | stored["metrics"]
+        )
+    return base | {"status": "failed", "attempts": failure.attempts, "error": failure.error}
 
 
 def _write_tables(result: Evaluation, folder: Path) -> None:
@@ -260,4 +207,4 @@ def _write_tables(result: Evaluation, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -57,7 +57,7 @@ def execution_key() -> str:
     """Digest of everything besides its own text that a chapter's output depends on."""
     sha = hashlib.sha256()
     files = [ROOT / "requirements.txt", EXT / "book_kernel.py"]
-    for folder in (ROOT / "tslab", ROOT / "book" / "results"):
+    for folder in (ROOT / "tslab", ROOT / "book" / "tslab_book", ROOT / "book" / "results"):
         files += sorted(path for path in folder.rglob("*.*") if path.is_file() and path.suffix != ".pyc")
     for path in files:
         sha.update(path.relative_to(ROOT).as_posix().encode())

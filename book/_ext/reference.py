@@ -8,8 +8,8 @@ This writes what the module says of itself and then its public members in the or
 name a reader would type (``tslab.geobias.sri``, not ``tslab.geobias.relative.sri``). Three things follow from
 that:
 
-- a reference to any other name of the same object is resolved here, and a reference to something of tslab that no
-  page documents is a warning, which fails the build;
+- a reference to any other name of the same object is resolved here, and a reference to something of the packages
+  that no page documents is a warning, which fails the build;
 - a docstring ends with the chapters that explain the object: those that refer to it or show its source, else those
   whose code uses it, if they are few;
 - ``.. api-names:: tslab`` lists what a package offers, a line each.
@@ -40,8 +40,11 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
 BOOK = ROOT / "book"
+#: The package, and the code of the book beside it.
+ROOTS = ("tslab", "tslab_book")
 #: Packages whose ``__all__`` gives objects a shorter name; the first that has an object names it.
-PACKAGES = ("tslab", "tslab.encoders", "tslab.tasks", "tslab.geobias", "tslab.benchmark", "tslab.widgets")
+ROOMS = ("encoders", "tasks", "training", "geobias", "benchmark", "plot", "widgets")
+PACKAGES = ("tslab", *(f"tslab.{room}" for room in ROOMS))
 #: Functions of a module that start it as a program.
 PROGRAMS = {"main"}
 #: At most so many chapters are named when none explains an object and some use it.
@@ -54,13 +57,12 @@ logger = logging.getLogger(__name__)
 
 
 def public_modules() -> list[str]:
-    """Every module of tslab whose name has no underscore in front, the package itself first."""
-    import tslab
-
-    found = ["tslab"]
-    for info in pkgutil.walk_packages(tslab.__path__, "tslab."):
-        if not any(part.startswith("_") for part in info.name.split(".")):
-            found.append(info.name)
+    """Every module of `tslab` and of `tslab_book` whose name has no underscore in front, the packages first."""
+    found = list(ROOTS)
+    for root in ROOTS:
+        for info in pkgutil.walk_packages(importlib.import_module(root).__path__, f"{root}."):
+            if not any(part.startswith("_") for part in info.name.split(".")):
+                found.append(info.name)
     return sorted(found)
 
 
@@ -131,7 +133,12 @@ class ApiModule(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         module = importlib.import_module(self.arguments[0])
-        lines = [f".. py:module:: {module.__name__}", "", *to_rst(inspect.getdoc(module) or "").split("\n"), ""]
+        lines = [
+            f".. py:module:: {module.__name__}",
+            "",
+            *to_rst(inspect.getdoc(module) or "").split("\n"),
+            "",
+        ]
         for kind, _, public in members(module):
             lines.append(f".. auto{kind}:: {public}")
             lines += ["   :members:"] if kind == "class" else []
@@ -197,7 +204,7 @@ def resolve(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) -> nodes.Nod
         if full and full in objects:
             entry = objects[full]
             return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, full)
-    if target.startswith("tslab.") and "reference/api" in env.found_docs:
+    if target.startswith(("tslab.", "tslab_book.")) and "reference/api" in env.found_docs:
         logger.warning("%r is on no page of the API reference", target, location=node, type="ref", subtype="api")
     return None
 
@@ -215,7 +222,7 @@ _CELL_OPTIONS = re.compile(r"\A(?:---\n(?:.*\n)*?---\n|(?::.*\n)+)")
 
 def chapter_files() -> list[Path]:
     folders = (folder for folder in sorted(BOOK.iterdir()) if folder.is_dir() and folder.name[0] not in "._")
-    left_out = ("notebooks", "frontend", "results", "reference", "images")
+    left_out = ("notebooks", "frontend", "results", "reference", "images", "tslab_book")
     return [path for folder in folders if folder.name not in left_out for path in sorted(folder.rglob("*.md"))]
 
 
@@ -247,7 +254,9 @@ def _stamp() -> tuple[tuple[Path, float], ...]:
 
 
 @cache
-def _chapters_by_name(stamp: tuple[tuple[Path, float], ...]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _chapters_by_name(
+    stamp: tuple[tuple[Path, float], ...],
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     explained: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {}
     for path, _ in stamp:
@@ -267,11 +276,12 @@ def _explained_in(text: str, path: Path) -> Iterator[str]:
     for included, pyobject in _INCLUDED.findall(text):
         source = (path.parent / included).resolve()
         if source.is_relative_to(ROOT):
-            yield ".".join([*source.relative_to(ROOT).with_suffix("").parts, pyobject])
+            folder = BOOK if source.is_relative_to(BOOK) else ROOT
+            yield ".".join([*source.relative_to(folder).with_suffix("").parts, pyobject])
 
 
 def _used_in(text: str) -> Iterator[str]:
-    """Names of tslab that the code cells mention, spelled in full."""
+    """Names of the packages that the code cells mention, spelled in full."""
     names: dict[str, str] = {}
     for code in _CELL.findall(text):
         source = _CELL_OPTIONS.sub("", code)
@@ -281,16 +291,16 @@ def _used_in(text: str) -> Iterator[str]:
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                names |= {item.asname or item.name.split(".")[0]: (item.asname and item.name) or "tslab"
-                          for item in node.names if item.name.split(".")[0] == "tslab"}  # fmt: skip
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tslab":
+                names |= {item.asname or item.name.split(".")[0]: item.name if item.asname else item.name.split(".")[0]
+                          for item in node.names if item.name.split(".")[0] in ROOTS}  # fmt: skip
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ROOTS:
                 names |= {item.asname or item.name: f"{node.module}.{item.name}" for item in node.names}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and (dotted := _dotted(node)):
                 first, _, rest = dotted.partition(".")
                 if first in names:
                     yield f"{names[first]}.{rest}"
-            elif isinstance(node, ast.Name) and names.get(node.id, "tslab") != "tslab":
+            elif isinstance(node, ast.Name) and names.get(node.id, "tslab") not in ROOTS:
                 yield names[node.id]
 
 

@@ -2,8 +2,9 @@
 a rule.
 
 - `tslab.benchmark.recompute`: one number and its interval from per-sample results;
-- `tslab.benchmark.runs` and `tslab.benchmark.driver`: doing many runs, and a store that remembers what is done
-  (``python -m tslab.benchmark run``);
+- `tslab.benchmark.runs`, `tslab.benchmark.driver` and `tslab.benchmark.store`: doing many runs, and a store that
+  remembers what is done (``python -m tslab.benchmark run``);
+- `tslab.benchmark.runner`: doing jobs here or on Dask, those of `tslab.sweeps` too;
 - `tslab.benchmark.cells`: the record of all 652 published numbers, with verdict and reason;
 - `tslab.benchmark.comparison`: whether two encoders differ, and which rankings survive;
 - `tslab.benchmark.top1` and `tslab.benchmark.records`: Table 1 and the record behind its chapter.
@@ -24,12 +25,13 @@ from tslab.benchmark.comparison import (
     ranking_survival,
     write_comparisons,
 )
-from tslab.benchmark.driver import Outcome, estimate, probe, produce, run_all
+from tslab.benchmark.driver import Outcome, estimate, forecast, probe, produce, run_all
 from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
-from tslab.benchmark.notebook import Reproduction, reproduce
 from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
 from tslab.benchmark.records import Provenance, find_record, read_provenance, read_record, write_record
-from tslab.benchmark.runs import SOURCES, TABLES, ResultStore, RunSpec, plan
+from tslab.benchmark.runner import do_jobs, open_pool
+from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
+from tslab.benchmark.store import JobStore, ResultStore
 from tslab.benchmark.top1 import recompute_top1, standard_error
 
 __all__ = [
@@ -38,12 +40,12 @@ __all__ = [
     "SOURCES",
     "TABLES",
     "VERDICTS",
+    "JobStore",
     "Measured",
     "NothingToRecomputeError",
     "Outcome",
     "Provenance",
     "RankTest",
-    "Reproduction",
     "ResultStore",
     "RunSpec",
     "audit",
@@ -51,14 +53,17 @@ __all__ = [
     "cells_csv",
     "compare_hits",
     "compare_released",
+    "do_jobs",
     "estimate",
     "fair_table",
     "find_record",
+    "forecast",
     "holm",
     "judge",
     "leaderboard",
     "mcnemar",
     "measure",
+    "open_pool",
     "paired_bootstrap",
     "plan",
     "probe",
@@ -70,7 +75,6 @@ __all__ = [
     "read_provenance",
     "read_record",
     "recompute_top1",
-    "reproduce",
     "run_all",
     "standard_error",
     "write_cells",

@@ -4,26 +4,31 @@
     python -m tslab.benchmark run --table r2_mosaiks --source synthetic --scale tiny --seeds 3 --epochs 2
     python -m tslab.benchmark record
     python -m tslab.benchmark show --source synthetic
+    python -m tslab.benchmark sweep --tasks sphere_toy --encoders all --seeds 0 1 2 --out sweep
 
 ``run`` does what the store (``--out``) does not hold yet; ``record`` puts everything in the store beside the
-published numbers and writes the records in ``book/results``; ``show`` prints what the store holds.
+published numbers and writes the records in ``book/results``; ``show`` prints what the store holds. ``sweep``
+trains every combination of tasks, encoders and seeds (`tslab.sweeps`).
 """
 
 import argparse
-import importlib
+import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from tslab._checks import check_count
+from tslab._files import atomic_path
 from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
-from tslab.benchmark.driver import probe, run_all
+from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.leaderboard import FAIR_TABLE, fair_table, write_fair_table
-from tslab.benchmark.oddities import FACTS, write_facts
-from tslab.benchmark.records import write_record
-from tslab.benchmark.runs import BASELINE_PREFIX, SCALES, SOURCES, TABLES, ResultStore, RunSpec, plan
-from tslab.benchmark.top1 import recompute_top1
+from tslab.benchmark.runner import import_modules
+from tslab.benchmark.runs import SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
+from tslab.benchmark.store import ResultStore, check_folder
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 from tslab.released_files import ReleasedResultsError, has_released_results
 
@@ -34,18 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 if everything went well, 1 if a run failed, 2 if the command makes no sense."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    try:
-        return int(arguments.action(arguments, sys.argv[1:] if argv is None else argv))
-    except (ValueError, ReleasedResultsError, FileNotFoundError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"{parser.prog}: {message}", file=sys.stderr)
+        try:
+            return int(arguments.action(arguments, sys.argv[1:] if argv is None else argv))
+        except (ValueError, ReleasedResultsError, OSError, ImportError) as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 2
 
 
 def run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """``run``: do the runs that are missing."""
-    sys.path.insert(0, os.getcwd())
-    for module in arguments.modules:
-        importlib.import_module(module)
+    import_modules(arguments.modules)
     specs = _plan(arguments)
     if arguments.estimate:
         return _estimate(specs, arguments)
@@ -57,6 +62,8 @@ def run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         again=arguments.again,
         retries=arguments.retries,
         dask=arguments.dask,
+        workers=arguments.workers,
+        modules=arguments.modules,
         progress=not arguments.quiet,
         command="python -m tslab.benchmark " + " ".join(words),
     )
@@ -66,33 +73,31 @@ def run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """``record``: verdicts of all published cells, from the runs in the store."""
-    table = audit(ResultStore(arguments.out))
-    path = Path(arguments.results) / CELLS
+    store = _store(arguments)
+    if store.frame().empty:
+        raise ValueError(f"no finished runs in {arguments.out}; python -m tslab.benchmark run fills it")
+    path = check_folder("--results", arguments.results) / CELLS
+    table = audit(store)
     state = write_cells(table, path)
     counts = table["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
     print(f"{path}: {state}. {len(table)} cells: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
     if state == "kept":
         print("The record holds numbers that this store lacks; run the missing tables first.")
-    points = fair_table(ResultStore(arguments.out))
+    points = fair_table(store)
     if len(points):
         state = write_fair_table(points, path.with_name(FAIR_TABLE))
         print(f"{path.with_name(FAIR_TABLE)}: {state}. {len(points)} runs on the released points")
     if has_released_results(arguments.root, list(CLASSIFICATION_DATASETS)):
-        write_facts(path.with_name(FACTS), arguments.root)
         write_comparisons(compare_released(root=arguments.root), path.with_name(COMPARISONS))
         print(f"{path.with_name(COMPARISONS)}: pairs of encoders on the same images")
-        print(
-            f"{path.with_name('top1.csv')}:",
-            write_record(recompute_top1(root=arguments.root), path.with_name("top1.csv")),
-        )
     else:
-        print(f"{COMPARISONS} and top1.csv are left as they are: the released files are not on this machine")
+        print(f"{COMPARISONS} is left as it is: the released files are not on this machine")
     return 0
 
 
 def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """``show``: what the store holds."""
-    table = ResultStore(arguments.out).frame()
+    table = _store(arguments).frame()
     for column, chosen in (("table", arguments.table), ("source", arguments.source)):
         table = table[table[column].isin(chosen)] if chosen else table
     columns = [
@@ -112,14 +117,47 @@ def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     return 0
 
 
+def sweep(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """``sweep``: do the jobs that have no result yet, and print and keep one row for each."""
+    from tslab import sweeps
+
+    import_modules(arguments.modules)
+    encoders = list(sweeps.ENCODERS) if arguments.encoders == ["all"] else arguments.encoders
+    jobs = sweeps.jobs_for(
+        arguments.tasks,
+        encoders,
+        arguments.seeds,
+        options=arguments.options,
+        task_options=arguments.task_options,
+    )
+    table = sweeps.sweep(
+        jobs,
+        arguments.out,
+        scheduler=arguments.scheduler,
+        workers=arguments.workers,
+        retries=arguments.retries,
+        modules=arguments.modules,
+    )
+    with atomic_path(Path(arguments.out) / "sweep.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    print(table.to_string(index=False, max_colwidth=60))
+    return int((table["status"] == "failed").any())
+
+
+def _store(arguments: argparse.Namespace) -> ResultStore:
+    if Path(arguments.out).exists() and not Path(arguments.out).is_dir():
+        raise ValueError(f"--out {arguments.out} is a file; name the folder of a store")
+    return ResultStore(arguments.out)
+
+
 def _plan(arguments: argparse.Namespace) -> list[RunSpec]:
     every = [key for word in arguments.encoders for key in (ENCODER_ROWS if word == "all" else [word])]
-    first = arguments.first_seed
+    first = check_count("--first-seed", arguments.first_seed, at_least=0)
     return plan(
-        list(TABLES) if arguments.table == ["all"] else arguments.table,
-        datasets=None if arguments.datasets == ["all"] else arguments.datasets,
+        list(TABLES) if "all" in arguments.table else arguments.table,
+        datasets=None if "all" in arguments.datasets else arguments.datasets,
         encoders=list(dict.fromkeys(every)),
-        seeds=range(first, first + arguments.seeds),
+        seeds=range(first, first + check_count("--seeds", arguments.seeds)),
         source=arguments.source,
         scale=arguments.scale,
         epochs=arguments.epochs,
@@ -128,23 +166,25 @@ def _plan(arguments: argparse.Namespace) -> list[RunSpec]:
 
 
 def _estimate(specs: Sequence[RunSpec], arguments: argparse.Namespace) -> int:
-    """Time one epoch for each dataset and say how long everything would take."""
+    """Say how long everything that is missing would take."""
     if arguments.source == "released":
         print("nothing is trained: seconds for each cell of Top-1 and R2, about 15 s for each of geo-bias")
         return 0
-    total = 0.0
-    for dataset in dict.fromkeys(spec.dataset for spec in specs):
-        mine = [spec for spec in specs if spec.dataset == dataset]
-        trained = [
-            spec
-            for spec in mine
-            if spec.encoder != "no_prior" and not spec.encoder.startswith(BASELINE_PREFIX)
-        ]
-        seconds = probe(trained[0], root=arguments.root, device=arguments.device) if trained else 0.0
-        total += seconds * len(trained)
-        print(f"{dataset}: about {seconds:.0f} s for each of {len(trained)} trainings")
-    print(f"in all about {total / 60:.0f} min")
+    expected = forecast(specs, _store(arguments), root=arguments.root, device=arguments.device)
+    for row in expected.itertuples():
+        print(f"{row.dataset}: about {row.seconds:.0f} s for each of {row.trainings} trainings")
+    print(f"in all about {(expected['seconds'] * expected['trainings']).sum() / 60:.0f} min")
     return 0
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object such as '{{\"epochs\": 3}}'")
+    return content
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,7 +194,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("run", help="do the runs that the store does not hold yet")
     one.set_defaults(action=run)
-    one.add_argument("--import", dest="modules", nargs="+", default=[], help="modules that register encoders")
     one.add_argument("--table", nargs="+", default=["all"], choices=[*TABLES, "all"])
     one.add_argument("--datasets", nargs="+", default=["all"], help="dataset keys, or all (default)")
     one.add_argument(
@@ -166,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         "--source", default="released", choices=list(SOURCES), help="where the numbers come from"
     )
     one.add_argument("--scale", default="small", choices=list(SCALES), help="size of synthetic data")
-    one.add_argument("--split", default="random", choices=["random", "block"], help="of released points")
+    one.add_argument("--split", default="random", choices=list(SPLITS), help="of released points")
     one.add_argument("--epochs", type=int, help="default: as recorded for the dataset and encoder")
     one.add_argument("--device", default="auto")
     one.add_argument("--again", action="store_true", help="do runs again that are done already")
@@ -183,6 +222,12 @@ def _parser() -> argparse.ArgumentParser:
     three.set_defaults(action=show)
     three.add_argument("--table", nargs="+", choices=list(TABLES))
     three.add_argument("--source", nargs="+", choices=list(SOURCES))
+    _add_sweep(four := commands.add_parser("sweep", help="train every combination of tasks, encoders, seeds"))
+    for command in (one, four):
+        command.add_argument(
+            "--import", dest="modules", nargs="+", default=[], help="modules that register encoders"
+        )
+        command.add_argument("--workers", type=int, help="processes of --dask local")
     for command in (one, two):
         command.add_argument(
             "--root", help="released files or archive; default TSLAB_MIRROR, then the cache folder"
@@ -192,6 +237,34 @@ def _parser() -> argparse.ArgumentParser:
             "--out", default=os.environ.get("TSLAB_BENCHMARK", DEFAULT_STORE), help="the store"
         )
     return parser
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(action=sweep)
+    parser.add_argument("--tasks", nargs="+", required=True, help="task names")
+    parser.add_argument(
+        "--encoders",
+        nargs="+",
+        default=["all"],
+        help="encoder keys, or all (default); baselines and no_prior too",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", "--folder", required=True, help="where results go")
+    parser.add_argument(
+        "--dask",
+        "--scheduler",
+        dest="scheduler",
+        default="local",
+        metavar="ADDRESS",
+        help="'local' (default), the address of a Dask scheduler, or 'synchronous' for this process",
+    )
+    parser.add_argument("--retries", type=int, default=2)
+    parser.add_argument(
+        "--options", type=_json_object, default={}, help="JSON: further arguments of tslab.train"
+    )
+    parser.add_argument(
+        "--task-options", type=_json_object, default={}, help="JSON: further arguments of load_task"
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import pandas as pd
 from tslab._files import atomic_write
 from tslab.benchmark.recompute import top1_replicates
 from tslab.benchmark.records import Provenance, find_record, loses_numbers
-from tslab.benchmark.runs import TABLES, ResultStore, RunSpec
+from tslab.benchmark.runs import TABLES, RunSpec
+from tslab.benchmark.store import ResultStore
 from tslab.published import published_tables
 
 CELLS = "cells.csv"

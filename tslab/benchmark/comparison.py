@@ -54,7 +54,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, total, 0.5).pvalue) if total else 1.0
 
 
-def holm(p: ArrayLike) -> Float[NDArray[np.float64], " m"]:
+def holm(p: ArrayLike) -> Float[np.ndarray, " m"]:
     """Holm's step-down correction: p-values that can be compared with 0.05 although there are many of them.
 
     Sorted ascending, the i-th of m is multiplied by m - i + 1, then made non-decreasing and cut at 1.
@@ -67,7 +67,7 @@ def holm(p: ArrayLike) -> Float[NDArray[np.float64], " m"]:
     return out
 
 
-def compare_hits(hits: Mapping[str, Bool[NDArray[np.bool_], " n"]]) -> pd.DataFrame:
+def compare_hits(hits: Mapping[str, Bool[np.ndarray, " n"]]) -> pd.DataFrame:
     """All pairs of models on the same rows, by McNemar's test with Holm's correction over the pairs.
 
     Args:

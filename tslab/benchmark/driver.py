@@ -1,25 +1,31 @@
-"""Doing runs: one after another or on a Dask cluster, with progress, another try after a failure, and a store
-that remembers what is done.
+"""Doing runs: what `tslab.benchmark.plan` lists and the store does not hold yet.
 
 `run_all` is what ``python -m tslab.benchmark run`` and the reproduction notebooks call.
 """
 
 import dataclasses
+import errno
 import os
+import shutil
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
-from tslab._files import atomic_path
+from tslab._checks import check_count
+from tslab._files import DamagedFileError, atomic_path
 from tslab.benchmark.recompute import NothingToRecomputeError, measure, released_samples
-from tslab.benchmark.runs import BASELINE_PREFIX, ResultStore, RunSpec, code_version
+from tslab.benchmark.runner import do_jobs, import_modules, open_pool
+from tslab.benchmark.runs import BASELINE_PREFIX, RunSpec
+from tslab.benchmark.store import ResultStore, check_folder, code_version
 from tslab.released_files import ReleasedFilesMissingError
 
 FAIR_TRAINING: dict[str, Any] = {
@@ -76,6 +82,8 @@ def run_all(
     again: bool = False,
     retries: int = 1,
     dask: str | None = None,
+    workers: int | None = None,
+    modules: Sequence[str] = (),
     progress: bool = True,
     command: str = "",
 ) -> Outcome:
@@ -86,36 +94,51 @@ def run_all(
         out: folder of the `ResultStore`.
         root: the released files or the LocBench archive; default ``TSLAB_MIRROR``, then the cache folder.
         device: for training; "auto" takes a GPU if there is one.
-        again: do runs again that are done already.
+        again: do runs again that are done already, trainings included.
         retries: further tries of a run that fails.
         dask: ``"local"`` or the address of a scheduler; its workers must see ``out``. Needs the package distributed.
+        workers: processes of ``dask="local"``; default one for each two processors.
+        modules: that register encoders of your own; they are imported here and in every worker.
         progress: show a bar, and the estimated time if runs like these are in the store.
         command: noted in the manifest.
 
-    A run that fails does not stop the others. Missing released files stop everything, with what to do about it.
+    A run that fails, or whose file in the store is damaged, does not stop the others. Missing released files stop
+    everything, with what to do about it.
+
+    Raises:
+        ValueError: an argument out of its range, before anything is written.
     """
-    store, outcome = ResultStore(out), Outcome()
+    check_count("retries", retries, at_least=0)
+    store, outcome = ResultStore(check_folder("out", out)), Outcome()
+    import_modules(modules)
+    if any(spec.source != "released" for spec in specs):
+        _check_device(device, elsewhere=dask not in (None, "local"))
     todo: list[RunSpec] = []
-    for spec in specs:
-        kept = None if again else store.load(spec)
+    for spec in dict.fromkeys(specs):
+        try:
+            kept = None if again else store.load(spec)
+        except DamagedFileError as error:
+            outcome.failed[spec] = str(error)
+            continue
         (todo if kept is None else outcome.skipped).append(spec)
-        outcome.stale += kept is not None and kept["code"] != code_version()
+        outcome.stale += kept is not None and kept["code"] != _code(spec)
     if not todo:
         return outcome
-    store.write_manifest(todo, command)
-    arguments = {"out": str(out), "root": None if root is None else str(root), "device": device}
-    with tqdm(total=len(todo), unit="run", disable=not progress) as bar:
+    where = {"out": str(out), "root": None if root is None else str(root), "device": device}
+    work = partial(_run_and_keep, **where, again=uuid.uuid4().hex if again else "")
+    with open_pool(dask, workers) as client, tqdm(total=len(todo), unit="run", disable=not progress) as bar:
+        store.write_manifest(todo, command)
         if progress and (seconds := estimate(todo, store)) is not None:
             bar.write(
                 f"{len(todo)} runs, about {_duration(seconds)} going by the runs in {out}", file=sys.stderr
             )
-        for spec, error in _execute(
-            todo, arguments, retries, dask, lambda spec: bar.set_postfix_str(spec.name)
-        ):
-            if error is None:
+        options: dict[str, Any] = {"retries": retries, "modules": modules}
+        for spec, failure in do_jobs(todo, work, client, **options, fatal=(ReleasedFilesMissingError,)):
+            if failure is None:
                 outcome.done.append(spec)
             else:
-                outcome.failed[spec] = error
+                outcome.failed[spec] = failure.trace
+            bar.set_postfix_str(spec.name, refresh=False)
             bar.update()
     return outcome
 
@@ -141,8 +164,39 @@ def probe(spec: RunSpec, *, root: str | os.PathLike[str] | None = None, device: 
         return 0.0
     start = time.perf_counter()
     _train(dataclasses.replace(spec, epochs=1), task, device, None)
-    epochs = spec.epochs or hyperparameters(spec.dataset, spec.encoder)["epochs"]
+    epochs = _options(spec)["epochs"] or hyperparameters(spec.dataset, spec.encoder)["epochs"]
     return float(epochs * (time.perf_counter() - start))
+
+
+def forecast(
+    specs: Sequence[RunSpec],
+    store: ResultStore,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """How long the runs that the store lacks will take.
+
+    Returns:
+        one row for each dataset: dataset, trainings (tables share them), seconds (of one training): from finished runs
+        (`estimate`) where there are such, else from one epoch (`probe`).
+    """
+    rows = []
+    for dataset in dict.fromkeys(spec.dataset for spec in specs):
+        mine = {
+            store.samples_path(spec): spec
+            for spec in specs
+            if spec.dataset == dataset and spec.source != "released" and not store.path(spec).is_file()
+        }
+        trained = [
+            s for s in mine.values() if s.encoder != "no_prior" and not s.encoder.startswith(BASELINE_PREFIX)
+        ]
+        known = estimate(trained, store)
+        seconds = 0.0
+        if trained:
+            seconds = probe(trained[0], root=root, device=device) if known is None else known / len(trained)
+        rows.append((dataset, len(trained), seconds))
+    return pd.DataFrame(rows, columns=["dataset", "trainings", "seconds"])
 
 
 def produce(
@@ -156,19 +210,21 @@ def produce(
     A training that was interrupted is continued where it stopped.
     """
     start = time.perf_counter()
-    reason, file = "", ""
+    reason, file, code = "", "", code_version()
     metrics: dict[str, Any] = {}
     try:
         if spec.source == "released":
             samples, file = released_samples(spec.dataset, spec.encoder, root)
         else:
-            samples = _trained_samples(spec, ResultStore(out), root, device)
+            store = ResultStore(out)
+            samples = _trained_samples(spec, store, root, device)
+            code = store.made_by(spec)["code"]
         measured = measure(samples, spec.metrics, spec.dataset)
         metrics = {name: dataclasses.asdict(value) for name, value in measured.items()}
     except NothingToRecomputeError as error:
         reason = error.reason
     seconds = round(time.perf_counter() - start, 3)
-    return {"metrics": metrics, "reason": reason, "file": file, "seconds": seconds, "code": code_version()}
+    return {"metrics": metrics, "reason": reason, "file": file, "seconds": seconds, "code": code}
 
 
 def load_run_task(spec: RunSpec, root: str | os.PathLike[str] | None = None) -> Any:
@@ -188,45 +244,21 @@ def load_run_task(spec: RunSpec, root: str | os.PathLike[str] | None = None) -> 
     raise ValueError(f"source {spec.source!r} does not train; choose locbench, synthetic or released-points")
 
 
-def _execute(
-    specs: Sequence[RunSpec],
-    arguments: dict[str, Any],
-    retries: int,
-    dask: str | None,
-    started: Callable[[RunSpec], None],
-) -> Iterator[tuple[RunSpec, str | None]]:
-    """Each run with its last error, or None; in any order."""
-    if dask is None:
-        for spec in specs:
-            started(spec)
-            yield spec, _attempt(spec, retries, **arguments)
+def _run_and_keep(spec: RunSpec, out: str, root: str | None, device: str, again: str) -> None:
+    """Do a run and keep its outcome; ``again`` marks the command that wants trainings done anew."""
+    store = ResultStore(out)
+    if spec.source == "released":
+        store.save(spec, produce(spec, out, root, device))
         return
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise ImportError("a Dask cluster needs the package distributed: pip install distributed") from error
-    with Client(
-        **({"processes": True, "threads_per_worker": 1} if dask == "local" else {"address": dask})
-    ) as client:
-        futures = {client.submit(_attempt, spec, retries, pure=False, **arguments): spec for spec in specs}
-        for future in as_completed(futures):
-            started(futures[future])
-            yield futures[future], future.result()
+    with store.training_lock(spec):
+        if again:
+            store.begin(spec, _code(spec), again)
+        store.save(spec, produce(spec, out, root, device))
 
 
-def _attempt(spec: RunSpec, retries: int, out: str, root: str | None, device: str) -> str | None:
-    """Do a run and keep its outcome; the traceback of the last failure, or None."""
-    for attempt in range(retries + 1):
-        try:
-            ResultStore(out).save(spec, produce(spec, out, root, device))
-        except ReleasedFilesMissingError:
-            raise
-        except Exception:
-            if attempt == retries:
-                return traceback.format_exc()
-        else:
-            return None
-    return None
+def _code(spec: RunSpec) -> str:
+    """The code that would do a run now."""
+    return code_version(None if spec.source == "released" else spec.encoder)
 
 
 def _trained_samples(
@@ -235,9 +267,10 @@ def _trained_samples(
     """Per-sample results of a trained run, from the store if another table trained it already."""
     path = store.samples_path(spec)
     if path.is_file():
-        return pd.read_csv(path)
+        return store.samples(spec)
     from tslab.evaluation import evaluate
 
+    store.begin(spec, _code(spec), store.made_by(spec).get("again", ""))
     task = load_run_task(spec, root)
     if spec.encoder == "no_prior" and task.meta.kind == "classification":
         model: Any = "no_prior"
@@ -246,27 +279,60 @@ def _trained_samples(
 
         model = fit_baseline(spec.encoder.removeprefix(BASELINE_PREFIX), task)
     else:
-        model = _train(spec, task, device, store.folder / "training" / path.name.removesuffix(".csv.gz"))
+        model = _train(spec, task, device, store.training_path(spec))
     samples = evaluate(model, task.test, intervals=False).results
     with atomic_path(path) as temporary:
         samples.to_csv(temporary, index=False, compression="gzip")
-    return pd.read_csv(path)
+    return store.samples(spec)
 
 
 def _train(spec: RunSpec, task: Any, device: str, folder: Path | None) -> Any:
     """Train, or continue a training that was interrupted."""
     from tslab.training import CHECKPOINT_FILE, train
+    from tslab.training.loop import NonFiniteLossError
 
     if folder is not None and (folder / CHECKPOINT_FILE).is_file():
-        return train(task, device=device, resume=folder, progress=False)
+        try:
+            return train(task, device=device, resume=folder, progress=False)
+        except NonFiniteLossError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DamagedFileError(
+                f"the training in {folder} cannot be continued ({type(error).__name__}: {error}); delete that folder "
+                "and run the same command again"
+            ) from error
     if folder is not None and folder.is_dir():  # stopped before the first epoch was stored
-        for leftover in folder.iterdir():
-            leftover.unlink()
-    options: dict[str, Any] = {"epochs": spec.epochs}
-    if spec.source == "released-points":
-        options = FAIR_TRAINING | FAIR_ENCODERS.get(spec.encoder, FAIR_NETWORK)
-        options["epochs"] = spec.epochs or FAIR_TRAINING["epochs"]
-    return train(task, spec.encoder, seed=spec.seed, device=device, run_dir=folder, progress=False, **options)
+        shutil.rmtree(folder)
+    return train(
+        task,
+        spec.encoder,
+        seed=spec.seed,
+        device=device,
+        run_dir=folder,
+        progress=False,
+        **_options(spec),
+    )
+
+
+def _options(spec: RunSpec) -> dict[str, Any]:
+    """Arguments of `tslab.train` that the source of a run asks for."""
+    if spec.source != "released-points":
+        return {"epochs": spec.epochs}
+    options = FAIR_TRAINING | FAIR_ENCODERS.get(spec.encoder, FAIR_NETWORK)
+    return options | {"epochs": spec.epochs or FAIR_TRAINING["epochs"]}
+
+
+def _check_device(device: str, *, elsewhere: bool) -> None:
+    from tslab.training import resolve_device
+
+    try:
+        where = resolve_device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"device {device!r} is not known; use auto, cpu or cuda") from error
+    if where.type == "cuda" and not elsewhere and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: torch finds no GPU here; use auto or cpu")
 
 
 def _duration(seconds: float) -> str:

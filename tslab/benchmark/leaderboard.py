@@ -13,7 +13,8 @@ from tslab._files import atomic_write
 from tslab.benchmark.cells import read_cells
 from tslab.benchmark.comparison import holm, paired_bootstrap
 from tslab.benchmark.records import find_record, loses_numbers
-from tslab.benchmark.runs import ResultStore, RunSpec
+from tslab.benchmark.runs import RunSpec
+from tslab.benchmark.store import ResultStore
 from tslab.published import published_tables
 
 FAIR_TABLE = "fair_table.csv"
@@ -66,9 +67,9 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
             source="trained:" + runs["source"].where(~synthetic, runs["source"] + ":" + runs["scale"]),
         )
         parts.append(_seed_means(runs))
-    table = pd.concat([part.reindex(columns=list(LEADERBOARD_COLUMNS)) for part in parts], ignore_index=True)
     kinds = {"value": float, "low": float, "high": float, "n": "Int64", "seeds": "Int64"}
-    return table.astype(kinds)
+    parts = [part.reindex(columns=list(LEADERBOARD_COLUMNS)).astype(kinds) for part in parts]
+    return pd.concat(parts, ignore_index=True)
 
 
 def fair_table(store: ResultStore) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def measure_top1(samples: pd.DataFrame, dataset: str) -> Measured:
     return Measured(100 * hits / n, *_percentiles(replicates), n, {})
 
 
-def top1_replicates(hits: int, n: int, dataset: str) -> Float[NDArray[np.float64], " b"]:
+def top1_replicates(hits: int, n: int, dataset: str) -> Float[np.ndarray, " b"]:
     """Bootstrap replicates of a share of hits, in percent: drawing n rows with replacement and counting hits is a
     binomial draw. Datasets of the same images (`SAME_IMAGES`) get the same uniform numbers."""
     from scipy.stats import binom

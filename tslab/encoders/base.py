@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tslab._checks import check_count, check_number
 from tslab.coords import CoordinateError, _values_are_hidden, check_lonlat, has_location
 
 BLOCK_ELEMENTS = 2**18
@@ -74,13 +75,26 @@ class PositionEncoder(nn.Module):
         """Number of places that are encoded at a time where the input is large."""
         return max(1, BLOCK_ELEMENTS // self.out_features)
 
+    def register_constant(self, name: str, value: Float[Tensor, "*shape"]) -> None:
+        """Register a buffer that follows from the arguments. It is not saved with the weights and keeps precision and
+        value whatever happens to them, also where the module is built on the meta device: compute it on the CPU."""
+        default = torch.empty(0).device
+        self.register_buffer(name, value if default.type == "meta" else value.to(default), persistent=False)
+
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        """Follow ``.to(device)``, but let buffers keep their precision when the module is cast."""
-        exact = dict(self.named_buffers(recurse=False))
+        """Follow ``.to(device)``, but let buffers keep their precision when the module is cast, and constants their
+        values when weights are made anew (``.to_empty``)."""
+        before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
         for name, buffer in list(self.named_buffers(recurse=False)):
-            if buffer.dtype != exact[name].dtype:
-                setattr(self, name, exact[name].to(buffer.device))
+            constant = name in self._non_persistent_buffers_set
+            if constant and before[name].is_meta and not buffer.is_meta:
+                raise RuntimeError(
+                    f"{name} of {type(self).__name__} has no value on the meta device and is not saved with the "
+                    "weights; build the encoder where it has one, or make it with register_constant on the CPU"
+                )
+            if constant or buffer.dtype != before[name].dtype:
+                setattr(self, name, before[name].to(buffer.device))
         return self
 
     def _fits_in_cache(self, lonlat: Tensor) -> bool:
@@ -134,7 +148,7 @@ class WaveEncoder(PositionEncoder):
 
     def __init__(self, frequencies: Float[Tensor, "*f"]) -> None:
         super().__init__()
-        self.register_buffer("frequencies", frequencies.double(), persistent=False)
+        self.register_constant("frequencies", frequencies.double())
 
 
 class MultiScaleEncoder(WaveEncoder):
@@ -157,26 +171,29 @@ class MultiScaleEncoder(WaveEncoder):
 
 
 def geometric_scales(num_scales: int, min_radius: float, max_radius: float) -> Float[Tensor, " f"]:
-    """F scales in geometric progression, float64: s_f = r_min (r_max / r_min)^(f / (F - 1)), f = 0 ... F - 1.
+    """F scales in geometric progression: s_f = r_min (r_max / r_min)^(f / (F - 1)), f = 0 ... F - 1.
+
+    They are float64, on the CPU.
 
     Source: Mai et al., Multi-scale representation learning for spatial feature distributions using grid
     cells, ICLR 2020.
 
     Raises:
-        ValueError: fewer than one scale, or not 0 < min_radius <= max_radius.
+        ValueError: fewer than one scale, or not 0 < min_radius <= max_radius, both finite.
     """
-    if num_scales < 1 or num_scales != int(num_scales):
-        raise ValueError(f"num_scales must be a whole number of at least 1, got {num_scales}")
-    if not 0 < min_radius <= max_radius < math.inf:
+    num_scales = check_count("num_scales", num_scales)
+    check_number("min_radius", min_radius, above=0)
+    check_number("max_radius", max_radius, above=0)
+    if min_radius > max_radius:
         raise ValueError(
             f"min_radius and max_radius must satisfy 0 < min_radius <= max_radius, got {min_radius} and {max_radius}"
         )
-    exponents = torch.linspace(0, 1, int(num_scales), dtype=torch.float64)
-    return scales_between(
-        exponents,
-        torch.tensor(min_radius, dtype=torch.float64),
-        torch.tensor(max_radius, dtype=torch.float64),
+    exponents, low, high = (
+        torch.linspace(0, 1, num_scales, dtype=torch.float64, device="cpu"),
+        torch.tensor(min_radius, dtype=torch.float64, device="cpu"),
+        torch.tensor(max_radius, dtype=torch.float64, device="cpu"),
     )
+    return scales_between(exponents, low, high)
 
 
 def scales_between(

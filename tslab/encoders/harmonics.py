@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tslab._checks import check_count
 from tslab.coords import unit_vectors
 from tslab.encoders.base import PositionEncoder
 
@@ -49,14 +50,12 @@ class SphericalHarmonics(PositionEncoder):
 
     def __init__(self, degree: int = 10) -> None:
         super().__init__()
-        if degree != int(degree) or not 1 <= degree <= MAX_DEGREE:
-            raise ValueError(f"degree must be a whole number in 1 ... {MAX_DEGREE}, got {degree}")
-        self.degree = int(degree)
+        self.degree = check_count("degree", degree, at_most=MAX_DEGREE)
         self.out_features = self.degree**2
         step, back, start = recurrence_tables(self.degree)
-        self.register_buffer("step", step, persistent=False)
-        self.register_buffer("back", back, persistent=False)
-        self.register_buffer("start", start, persistent=False)
+        self.register_constant("step", step)
+        self.register_constant("back", back)
+        self.register_constant("start", start)
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n degree*degree"]:
         x, y, z = unit_vectors(lonlat.double()).to(lonlat.dtype).unbind(-1)
@@ -90,9 +89,9 @@ class SphericalHarmonics(PositionEncoder):
 def recurrence_tables(degree: int) -> tuple[Float[Tensor, "l m"], Float[Tensor, "l m"], Float[Tensor, " m"]]:
     """The coefficients a_l^m and a_l^m b_l^m of the recurrence in `SphericalHarmonics`, and its starts Q_m^m.
 
-    float64; the coefficients are zero where they do not apply, and the starts hold the factor sqrt(2) of m > 0.
+    float64, on the CPU; the coefficients are zero where they do not apply, the starts hold the factor sqrt(2) of m > 0.
     """
-    m = torch.arange(degree, dtype=torch.float64)
+    m = torch.arange(degree, dtype=torch.float64, device="cpu")
     l = m[:, None]  # noqa: E741
     step = torch.where(m < l, torch.sqrt((4 * l**2 - 1) / (l**2 - m**2)), 0.0)
     back = torch.where(m < l - 1, step * torch.sqrt(((l - 1) ** 2 - m**2) / (4 * (l - 1) ** 2 - 1)), 0.0)

@@ -61,5 +61,5 @@ class LocationEncoder(nn.Module):
 
     def forward(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         features = self.position_encoder(lonlat)
-        weight = next(self.network.parameters(), features)
+        weight = [*self.network.parameters(), features][0]
         return self.network(features.to(weight.dtype))

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tslab._checks import check_choice, check_count, check_number
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leakyrelu": lambda: nn.LeakyReLU(0.2),
@@ -52,8 +54,15 @@ class FFN(nn.Module):
     ) -> None:
         super().__init__()
         check_widths(in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
-        if num_hidden_layers < 0:
-            raise ValueError(f"num_hidden_layers must not be negative, got {num_hidden_layers}")
+        check_count("num_hidden_layers", num_hidden_layers, at_least=0)
+        check_number("dropout", dropout, at_least=0, below=1)
+        for name, value in (
+            ("layer_norm", layer_norm),
+            ("skip", skip),
+            ("final_activation", final_activation),
+        ):
+            check_choice(name, value, (True, False))
+        check_choice("activation", activation, ACTIVATIONS)
         widths = [in_features, *[hidden_dim] * num_hidden_layers]
         self.layers = nn.ModuleList(
             FFNLayer(
@@ -119,6 +128,8 @@ class ResidualNet(nn.Module):
     ) -> None:
         super().__init__()
         check_widths(in_features=in_features, out_features=out_features)
+        check_count("num_blocks", num_blocks, at_least=0)
+        check_number("dropout", dropout, at_least=0, below=1)
         self.input = xavier_linear(in_features, out_features, generator)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -168,10 +179,10 @@ class Siren(nn.Module):
     ) -> None:
         super().__init__()
         check_widths(in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
-        if num_hidden_layers < 1:
-            raise ValueError(
-                f"a SIREN needs at least one sine layer, got num_hidden_layers={num_hidden_layers}"
-            )
+        check_count("num_hidden_layers", num_hidden_layers, hint="a SIREN needs a sine layer")
+        check_number("dropout", dropout, at_least=0, below=1)
+        check_number("first_omega", first_omega, above=0)
+        check_number("omega", omega, above=0)
         widths = [in_features, *[hidden_dim] * num_hidden_layers, out_features]
         self.omegas = [first_omega, *[omega] * (num_hidden_layers - 1)]
         self.layers = nn.ModuleList()
@@ -181,8 +192,8 @@ class Siren(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
-        for omega, layer in zip(self.omegas, self.layers, strict=False):
-            features = self.dropout(torch.sin(omega * layer(features)))
+        for i, omega in enumerate(self.omegas):
+            features = self.dropout(torch.sin(omega * self.layers[i](features)))
         return self.layers[-1](features)
 
 
@@ -211,9 +222,7 @@ def make_activation(name: str) -> nn.Module:
     Raises:
         ValueError: not a key of `ACTIVATIONS`.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]()
 
 
 def xavier_linear(in_features: int, out_features: int, generator: torch.Generator | None = None) -> nn.Linear:
@@ -237,5 +246,4 @@ def uniform_linear(
 def check_widths(**widths: int) -> None:
     """Raise ValueError for a width that is not a positive whole number, naming it."""
     for name, width in widths.items():
-        if width < 1 or width != int(width):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {width}")
+        check_count(name, width)

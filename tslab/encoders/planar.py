@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tslab._checks import check_count, check_number
 from tslab.coords import check_lonlat, has_location, sample_sphere
 from tslab.encoders.base import (
     QUARTER,
@@ -62,8 +63,8 @@ class Tile(PositionEncoder):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if not cell_size > 0:
-            raise ValueError(f"cell_size must be a positive number of degrees, got {cell_size}")
+        check_number("cell_size", cell_size, above=0, hint="it is in degrees")
+        num_features = check_count("num_features", num_features)
         self.extent = lon_min, lon_max, lat_min, lat_max = check_extent(extent)
         self.cell_size = cell_size
         self.n_cols = math.ceil((lon_max - lon_min) / cell_size)
@@ -113,7 +114,7 @@ class Wrap(WaveEncoder):
     out_features = 4
 
     def __init__(self) -> None:
-        super().__init__(torch.tensor([1 / 360, 1 / 180], dtype=torch.float64))
+        super().__init__(torch.tensor([1 / 360, 1 / 180], dtype=torch.float64, device="cpu"))
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 4"]:
         return torch.cat(sin_cos(lonlat, self.frequencies, lonlat.dtype), dim=-1)
@@ -150,18 +151,17 @@ class RBF(PositionEncoder):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if not kernel_size > 0:
-            raise ValueError(f"kernel_size (sigma, in degrees) must be positive, got {kernel_size}")
+        check_number("kernel_size", kernel_size, above=0, hint="it is sigma, in degrees")
+        if num_anchors is not None:
+            num_anchors = check_count("num_anchors", num_anchors)
         if anchors is None:
-            count = 200 if num_anchors is None else num_anchors
-            if count < 1:
-                raise ValueError(f"num_anchors must be at least 1, got {count}")
-            anchors = sample_sphere(count, generator=generator)
-        elif num_anchors not in (None, len(anchors)):
+            anchors = sample_sphere(200 if num_anchors is None else num_anchors, generator=generator)
+        elif num_anchors is not None and num_anchors != len(anchors):
             raise ValueError(
                 f"num_anchors={num_anchors} but {len(anchors)} anchors are given; leave num_anchors out"
             )
-        check_lonlat(anchors, name="anchors")
+        if len(check_lonlat(anchors, name="anchors")) == 0:
+            raise ValueError("anchors must hold at least one place, got none")
         if not bool(has_location(anchors).all()):
             raise ValueError("anchors must not hold missing places; use anchors[tslab.has_location(anchors)]")
         self.kernel_size = kernel_size
@@ -214,10 +214,8 @@ class RFF(PositionEncoder):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if num_scales < 1:
-            raise ValueError(f"num_scales (the number of features) must be at least 1, got {num_scales}")
-        if not kernel_size > 0:
-            raise ValueError(f"kernel_size (variance of the directions) must be positive, got {kernel_size}")
+        num_scales = check_count("num_scales", num_scales, hint="it is the number of features")
+        check_number("kernel_size", kernel_size, above=0, hint="it is the variance of the directions")
         self.extent = check_extent(extent)
         self.kernel_size = kernel_size
         self.out_features = num_scales
@@ -299,8 +297,8 @@ class Space2VecTheory(MultiScaleEncoder):
         super().__init__(num_scales, min_radius, max_radius)
         self.out_features = 6 * num_scales
         half, high = 1 / 2, math.sqrt(3) / 2
-        directions = torch.tensor([[1.0, 0.0], [-half, high], [-half, -high]], dtype=torch.float64)
-        self.register_buffer("directions", directions, persistent=False)
+        directions = [[1.0, 0.0], [-half, high], [-half, -high]]
+        self.register_constant("directions", torch.tensor(directions, dtype=torch.float64, device="cpu"))
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6*f"]:
         f, zero = self.frequencies, torch.zeros_like(self.frequencies)
@@ -317,9 +315,12 @@ def check_extent(extent: Extent) -> Extent:
     """Return ``extent`` as four floats.
 
     Raises:
-        ValueError: not four numbers (lon_min, lon_max, lat_min, lat_max) in increasing pairs.
+        ValueError: not four finite numbers (lon_min, lon_max, lat_min, lat_max) in increasing pairs.
     """
-    values = tuple(float(value) for value in extent)
+    try:
+        values = tuple(float(check_number("extent", value)) for value in extent)
+    except TypeError:
+        values = ()
     if len(values) != 4 or not (values[0] < values[1] and values[2] < values[3]):
         raise ValueError(
             "extent must be (lon_min, lon_max, lat_min, lat_max) with lon_min < lon_max and lat_min < lat_max, "

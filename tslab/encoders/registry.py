@@ -5,13 +5,16 @@ network behind it, `register_encoder` adds an encoder of your own, which then wo
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from tslab._checks import check_choice, check_count
 from tslab.encoders.base import PositionEncoder
 from tslab.encoders.harmonics import SphericalHarmonics
 from tslab.encoders.location import EncoderConfig, LocationEncoder
@@ -38,7 +41,6 @@ class EncoderInfo:
         network: key of `NETWORKS` that stands behind it by default.
         presets: for each preset, the position parameters that it changes, and ``network`` if it changes that.
         summary: one line on what it computes.
-        chapter: path of its chapter in the book, without suffix.
     """
 
     key: str
@@ -48,12 +50,11 @@ class EncoderInfo:
     network: str = "ffn"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     summary: str = ""
-    chapter: str = ""
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters that the position encoder takes."""
-        return tuple(inspect.signature(self.build).parameters)
+        return tuple(_named(self.build))
 
     def preset_parameters(self, preset: str | None) -> dict[str, Any]:
         """Position parameters that ``preset`` changes (none for None)."""
@@ -65,100 +66,26 @@ class EncoderInfo:
 
 
 def _built_in() -> dict[str, EncoderInfo]:
-    released = "locbench2024"
-    infos = [
-        EncoderInfo(
-            "tile",
-            "Tile",
-            "baseline",
-            Tile,
-            summary="a learned vector for each cell of a map grid",
-            presets={released: {"cell_size": 1e6}},
-        ),
-        EncoderInfo(
-            "wrap",
-            "Wrap",
-            "planar",
-            Wrap,
-            network="residual",
-            summary="one sine and cosine of each coordinate, with a residual network",
-        ),
-        EncoderInfo(
-            "wrap_ffn", "Wrap + FFN", "planar", Wrap, summary="one sine and cosine of each coordinate"
-        ),
-        EncoderInfo("rbf", "RBF", "kernel", RBF, summary="Gaussian similarity to anchor places"),
-        EncoderInfo("rff", "RFF", "kernel", RFF, summary="random waves over the map"),
-        EncoderInfo(
-            "space2vec_grid",
-            "Space2Vec-grid",
-            "multi-scale planar",
-            Space2VecGrid,
-            summary="waves of each coordinate at many scales",
-        ),
-        EncoderInfo(
-            "space2vec_theory",
-            "Space2Vec-theory",
-            "multi-scale planar",
-            Space2VecTheory,
-            summary="waves in three directions at many scales",
-        ),
-        EncoderInfo("xyz", "xyz", "spherical", XYZ, summary="the point on the unit sphere"),
-        EncoderInfo(
-            "nerf",
-            "NeRF",
-            "spherical",
-            NeRF,
-            summary="octaves of the point on the unit sphere",
-            presets={released: {"num_scales": 16}},
-        ),
-        EncoderInfo(
-            "sphere2vec_sphereC",
-            "Sphere2Vec-sphereC",
-            "sphere2vec",
-            SphereC,
-            summary="unit vectors of scaled angles",
-        ),
-        EncoderInfo(
-            "sphere2vec_sphereC+",
-            "Sphere2Vec-sphereC+",
-            "sphere2vec",
-            SphereCPlus,
-            summary="sphereC and the waves of each coordinate",
-        ),
-        EncoderInfo(
-            "sphere2vec_sphereM",
-            "Sphere2Vec-sphereM",
-            "sphere2vec",
-            SphereM,
-            summary="one angle scaled at a time",
-        ),
-        EncoderInfo(
-            "sphere2vec_sphereM+",
-            "Sphere2Vec-sphereM+",
-            "sphere2vec",
-            SphereMPlus,
-            summary="sphereM and the waves of each coordinate",
-            presets={released: {"scales": "released"}},
-        ),
-        EncoderInfo(
-            "sphere2vec_dfs",
-            "Sphere2Vec-dfs",
-            "sphere2vec",
-            DFS,
-            summary="all products of waves of longitude and latitude",
-            presets={released: {"scales": "released"}},
-        ),
-        EncoderInfo(
-            "siren_sh",
-            "Siren(SH)",
-            "harmonic",
-            SphericalHarmonics,
-            network="siren",
-            summary="spherical harmonics, with a sine-activated network",
-            presets={released: {"degree": 8, "network": "ffn"}},
-        ),
-    ]
-    return {info.key: info for info in infos}
+    """The encoders of the package: their classes, and what ``data/encoders.json`` says of them."""
+    classes: dict[str, type[PositionEncoder]] = {
+        "tile": Tile,
+        "wrap": Wrap,
+        "wrap_ffn": Wrap,
+        "rbf": RBF,
+        "rff": RFF,
+        "space2vec_grid": Space2VecGrid,
+        "space2vec_theory": Space2VecTheory,
+        "xyz": XYZ,
+        "nerf": NeRF,
+        "sphere2vec_sphereC": SphereC,
+        "sphere2vec_sphereC+": SphereCPlus,
+        "sphere2vec_sphereM": SphereM,
+        "sphere2vec_sphereM+": SphereMPlus,
+        "sphere2vec_dfs": DFS,
+        "siren_sh": SphericalHarmonics,
+    }
+    facts = json.loads((files("tslab") / "data" / "encoders.json").read_text("utf-8"))
+    return {key: EncoderInfo(key=key, build=build, **facts[key]) for key, build in classes.items()}
 
 
 ENCODERS: dict[str, EncoderInfo] = _built_in()
@@ -215,6 +142,7 @@ def location_encoder(
             rejected by name.
     """
     info = encoder_info(key)
+    check_count("embedding_dim", embedding_dim)
     overrides = dict(info.presets.get(preset, {})) if preset else {}
     network = network or overrides.get("network") or info.network
     build_network = network_class(network)
@@ -275,8 +203,18 @@ def register_encoder(
     become the parameters of `position_encoder(key, ...)`.
 
     Raises:
-        ValueError: the key is taken (pass ``overwrite=True`` to replace it), or an unknown family or network.
+        ValueError: the key is taken (pass ``overwrite=True`` to replace it) or no text, or an unknown family, network
+            or preset.
+        TypeError: ``build`` cannot be called, or does not say which parameters it takes.
     """
+    if not isinstance(key, str) or not key:
+        raise ValueError(f"key must be a name, got {key!r}")
+    try:
+        inspect.signature(build)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"build must be a class or function with named parameters: {error}") from error
+    for preset in presets or {}:
+        check_choice("preset", preset, PRESETS)
     if key in ENCODERS and not overwrite:
         raise ValueError(f"encoder {key!r} exists already; choose another key or pass overwrite=True")
     if family not in FAMILIES:
@@ -288,22 +226,28 @@ def register_encoder(
 
 def encoder_info(key: str) -> EncoderInfo:
     """The entry of `ENCODERS`, or a KeyError that lists the keys."""
-    if key not in ENCODERS:
+    if not isinstance(key, str) or key not in ENCODERS:
         raise KeyError(f"encoder {key!r} is not known; choose one of {', '.join(ENCODERS)}")
     return ENCODERS[key]
 
 
 def network_class(network: str) -> Callable[..., nn.Module]:
     """The entry of `NETWORKS`, or a ValueError that lists the keys."""
-    if network not in NETWORKS:
+    if not isinstance(network, str) or network not in NETWORKS:
         raise ValueError(f"network {network!r} is not known; choose one of {', '.join(NETWORKS)}")
     return NETWORKS[network]
 
 
 def _parameters(build: Callable[..., Any], kind: Any = None) -> dict[str, Any]:
     """Parameters of ``build`` (of one kind, if given) with their defaults, without the random generator."""
-    parameters = inspect.signature(build).parameters.values()
+    parameters = _named(build).values()
     return {p.name: p.default for p in parameters if p.name != "generator" and kind in (None, p.kind)}
+
+
+def _named(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Parameters that have a name, without ``*args`` and ``**kwargs``."""
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: p for name, p in inspect.signature(build).parameters.items() if p.kind not in rest}
 
 
 def _plain_parameters(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,11 @@ FORMAT = "tslab location encoder"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 
+CODE_IN_FILE = (
+    r"(?:Unsupported (?:global|class)|Trying to (?:load unsupported|call)|[Cc]an only (?:create|build))[^\n]*"
+)
+"""What torch says of a file with other objects than tensors. (An *unsupported operand* is a damaged file.)"""
+
 
 class CheckpointError(ValueError):
     """A file that does not hold what was expected. The message names the file, the reason and the next
@@ -37,9 +42,10 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     """Save a location encoder, its configuration and its weights, as the folder ``path``; returns the folder.
 
     Everything that `load_encoder` needs is in it, also anchors, directions and extents. An encoder that was
-    saved there before is replaced in one step.
+    saved there before is replaced in one step. What `torch.compile` or a parallel wrapper put around it is left out.
 
     Raises:
+        TypeError: something else than a `LocationEncoder`.
         ValueError: the encoder was put together by hand and has no configuration, or a parameter of a
             registered encoder is not a plain value (number, string, list) that JSON can hold.
         FileExistsError: ``path`` is a file.
@@ -47,6 +53,11 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     from safetensors.torch import save
 
     folder = Path(path)
+    encoder = unwrap(encoder)  # type: ignore[assignment]
+    if not isinstance(encoder, LocationEncoder):
+        raise TypeError(
+            f"save_encoder saves a LocationEncoder, got {type(encoder).__name__}; of a model, save its .encoder"
+        )
     if encoder.config is None:
         raise ValueError(
             "this LocationEncoder has no configuration, so nobody could build it again; make it with "
@@ -54,7 +65,8 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
-    weights = save({name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()})
+    state = {name.replace("_orig_mod.", ""): value for name, value in encoder.state_dict().items()}
+    weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     checksum = hashlib.sha256(weights).hexdigest()
     weights_file = f"weights-{checksum[:12]}.safetensors"
     config = {
@@ -141,6 +153,18 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: objec
     module.load_state_dict(dict(weights))
 
 
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module itself, without what `torch.compile`, data-parallel wrappers or averaged weights put around it."""
+    wrappers = (
+        nn.DataParallel,
+        nn.parallel.DistributedDataParallel,
+        torch.optim.swa_utils.AveragedModel,
+    )
+    while isinstance(module, wrappers) or hasattr(module, "_orig_mod"):
+        module = module.module if isinstance(module, wrappers) else module._orig_mod  # type: ignore[assignment]
+    return module
+
+
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
     """Read a file of ``torch.save`` without running any code from it: tensors, plain values and NumPy scalars
     only.
@@ -156,7 +180,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         with allow(_numpy_scalars()) if allow else nullcontext():
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated archives, foreign pickles and text raise half a dozen types
-        if found := re.search(r"Unsupported (?:global|class|operand)[^\n.]*", str(error)):
+        if found := re.search(CODE_IN_FILE, str(error)):
             raise CheckpointError(
                 f"{path} holds more than tensors and plain values, and reading that could run code, so it was not "
                 f"read ({found[0].strip()}). If you trust its source, open it there and save only its state dict"

@@ -6,7 +6,9 @@
     <root>/<name>/<table>_image.npz   or sparse: data, indices, indptr, shape (CSR)
 
 ``<table>`` is train, val or test. A folder is written under a temporary name and renamed when it is complete, so
-a reader never meets half of one. float32 coordinates and labels are stored as they are; a missing place is NaN.
+a reader never meets half of one; a writer that is killed between the renames is repaired by the next reader or writer.
+A folder that is no task of tslab is never written over. float32 coordinates and labels are stored as they are; a
+missing place is NaN.
 """
 
 import dataclasses
@@ -14,10 +16,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,59 +29,99 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from tslab._files import atomic_write
+from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
+from tslab.coords import CoordinateError
+from tslab.tasks.arrays import open_npy, read_csr, read_npz
 from tslab.tasks.task import LazyRows, Table, Task, TaskDataError, TaskMeta
 
 FORMAT_VERSION = 1
 TABLES = ("train", "val", "test")
 CHUNK_BYTES = 64 << 20
 
+FILES = {"meta.json", *(f"{table}{end}" for table in TABLES for end in (".npz", "_image.npy", "_image.npz"))}
+"""Every file name that a task folder may have."""
+
+AGAIN = "make or convert the task again"
+
 
 def write_task(task: Task, root: str | os.PathLike[str]) -> Path:
-    """Write a task to ``<root>/<name>/`` completely or not at all; an existing folder is replaced at the end.
+    """Write a task to ``<root>/<name>/`` completely or not at all; an earlier task there is replaced at the end.
 
-    On-disk and sparse image inputs are copied in pieces and never become dense.
+    On-disk and sparse image inputs are copied in pieces and never become dense. Files in an existing task folder that
+    are none of that task are kept. What a writer that was killed left behind is cleaned up.
 
     Returns:
         the folder.
 
     Raises:
-        TaskDataError: the disk is full, or the folder cannot be written; nothing is left behind.
+        TaskDataError: the folder holds something else than a task (a downloaded archive, for instance), the disk is
+            full, or the folder cannot be written; nothing is left behind.
+        tslab._files.FolderInUseError: another process writes this task there.
     """
-    target = Path(root).expanduser() / task.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{task.name}-", dir=target.parent))
+    target = task_folder(root, task.name)
     try:
-        for name, table in task.tables.items():
-            _write_table(staging, name, table)
-        atomic_write(
-            staging / "meta.json", json.dumps(_describe(task, staging), indent=2, ensure_ascii=False) + "\n"
-        )
-        staging.chmod(0o755)
-        _swap(staging, target)
+        with _only_writer(target):
+            recover(target)
+            staging = Path(tempfile.mkdtemp(prefix=f".{task.name}-", dir=target.parent))
+            try:
+                for name, table in task.tables.items():
+                    _write_table(staging, name, table)
+                described = json.dumps(_describe(task, staging), indent=2, ensure_ascii=False)
+                atomic_write(staging / "meta.json", described + "\n")
+                staging.chmod(0o755)
+                _swap(staging, target)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
         raise TaskDataError(f"cannot write {target}: {what}; nothing was left behind") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def task_folder(root: str | os.PathLike[str], name: str) -> Path:
+    """Where a task of this name is written; nothing is created yet.
+
+    Raises:
+        TaskDataError: the name is no plain folder name, or what lies there was not written by `write_task`.
+    """
+    if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
+        raise TaskDataError(
+            f"a task named {name!r} cannot be a folder; use dataclasses.replace(task, name=...)"
+        )
+    target = Path(root).expanduser() / name
+    if target.exists() and not (target.is_dir() and (_is_ours(target) or not any(target.iterdir()))):
+        raise TaskDataError(
+            f"{target} holds something that tslab did not write (no meta.json of a task); it was left as it is: "
+            "choose another folder to write to"
+        )
     return target
 
 
 def read_task(folder: str | os.PathLike[str]) -> Task:
     """Read a task that `write_task` wrote. Dense image inputs stay on disk (`LazyRows`), sparse ones stay sparse.
 
+    A task whose writer was killed between two renames is put back first.
+
     Raises:
         FileNotFoundError: no such task.
         TaskDataError: the folder is damaged or of another format version.
     """
     folder = Path(folder).expanduser()
+    if not (folder / "meta.json").is_file() and _leftovers(folder):
+        with _only_writer(folder, wait=10):
+            recover(folder)
     described = read_description(folder)
     tables = {name: _read_table(folder, name, described) for name in TABLES}
-    return Task(described["name"], tables["train"], tables["val"], tables["test"], _meta(described))
+    return Task(described["name"], tables["train"], tables["val"], tables["test"], _meta(folder, described))
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The contents of ``meta.json``, checked for the format version."""
+    """The contents of ``meta.json``, checked for the format version and for everything that reading a task needs.
+
+    Raises:
+        FileNotFoundError: no such file.
+        TaskDataError: damaged, or of another version.
+    """
     path = folder / "meta.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -86,21 +129,29 @@ def read_description(folder: Path) -> dict[str, Any]:
             "a downloaded archive with data_scripts/fetch_locbench.py --convert"
         )
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TaskDataError(
-            f"{path} is not readable JSON ({error}); make or convert the task again"
-        ) from error
+        described = read_json(path, remedy=f"it is not readable JSON; {AGAIN}")
+    except DamagedFileError as error:
+        raise TaskDataError(str(error)) from error
     if described.get("format_version") != FORMAT_VERSION:
         raise TaskDataError(
-            f"{path} has format version {described.get('format_version')}, this tslab reads {FORMAT_VERSION}; "
-            "make or convert the task again"
+            f"{path} has format version {described.get('format_version')}, this tslab reads {FORMAT_VERSION}; {AGAIN}"
         )
+    kinds = {"name": str, "task": str, "counts": dict, "image": dict, "label": dict, "sha256": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(described.get(key), kind)]
+    if not wrong:
+        wrong = [f"counts.{name}" for name in TABLES if not isinstance(described["counts"].get(name), int)]
+        wrong += [f"sha256.{name}" for name in described["sha256"] if Path(name).name != name]
+    if wrong:
+        raise TaskDataError(f"{path} is damaged: {', '.join(wrong)} missing or of the wrong kind; {AGAIN}")
     return described
 
 
 def damaged_files(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of the files whose SHA-256 differs from the one in ``meta.json``, or that are gone."""
+    """Names of the files whose SHA-256 differs from the one in ``meta.json``, or that are gone.
+
+    Raises:
+        FileNotFoundError, TaskDataError: as `read_description`.
+    """
     folder = Path(folder).expanduser()
     recorded: Mapping[str, str] = read_description(folder)["sha256"]
     return [
@@ -124,11 +175,11 @@ def _write_table(folder: Path, name: str, table: Table) -> None:
         id=table.id.cpu().numpy(),
         lon=lonlat[:, 0].astype(np.float32),
         lat=lonlat[:, 1].astype(np.float32),
-        y=target.astype(np.float32 if target.dtype.kind == "f" else np.int32),
+        y=target.astype(np.float32) if target.dtype.kind == "f" else _narrow(target),
         user=table.user.cpu().numpy().astype(np.int64),
         date=table.date.cpu().numpy().astype(np.float32),
-        group=table.group.cpu().numpy().astype(np.int32),
-        year=table.year.cpu().numpy().astype(np.int32),
+        group=_narrow(table.group.cpu().numpy()),
+        year=_narrow(table.year.cpu().numpy()),
     )
     if sp.issparse(table.image):
         csr = sp.csr_array(table.image)
@@ -141,6 +192,13 @@ def _write_table(folder: Path, name: str, table: Table) -> None:
         )
     elif table.image is not None:
         _write_rows(folder / f"{name}_image.npy", table.image)
+
+
+def _narrow(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole numbers in 32 bits where they fit, in 64 where they do not."""
+    limits = np.iinfo(np.int32)
+    fits = len(numbers) == 0 or (limits.min <= numbers.min() and numbers.max() <= limits.max)
+    return numbers.astype(np.int32 if fits else np.int64)
 
 
 def _write_rows(path: Path, image: Tensor | LazyRows) -> None:
@@ -185,39 +243,48 @@ def _describe(task: Task, folder: Path) -> dict[str, Any]:
     }
 
 
-def _meta(described: Mapping[str, Any]) -> TaskMeta:
+def _meta(folder: Path, described: Mapping[str, Any]) -> TaskMeta:
     known = {f.name for f in dataclasses.fields(TaskMeta)}
     plain = {name: value for name, value in described.items() if name in known}
-    plain |= {name: tuple(plain.get(name, ())) for name in ("classes", "groups", "notes")}
     label, image = described["label"], described["image"]
-    return TaskMeta(
-        kind=described["task"],
-        image_kind=image["kind"],
-        image_model=image["model"],
-        label_name=label["name"],
-        label_unit=label["unit"],
-        label_transform=label["transform"],
-        **plain,
-    )
+    try:
+        return TaskMeta(
+            kind=described["task"],
+            image_kind=image["kind"],
+            image_model=image["model"],
+            label_name=label["name"],
+            label_unit=label["unit"],
+            label_transform=label["transform"],
+            **plain,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TaskDataError(f"{folder / 'meta.json'} is damaged ({error}); {AGAIN}") from error
 
 
 def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
     path = folder / f"{name}.npz"
     expected = described["counts"][name]
     columns = read_npz(path, ("id", "lon", "lat", "y", "user", "date", "group", "year"))
-    if len(columns["y"]) != expected:
-        raise TaskDataError(
-            f"{path} has {len(columns['y'])} rows, meta.json says {expected}; convert the task again"
-        )
+    for column, values in columns.items():
+        if values.shape != (expected,) or values.dtype.kind not in "fiu":
+            raise TaskDataError(
+                f"{path} has {column} of shape {values.shape} and {values.dtype}, meta.json says {expected} rows; "
+                "convert the task again"
+            )
     target = columns["y"].astype(np.float32 if columns["y"].dtype.kind == "f" else np.int64)
     extra = {n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")}
-    return Table(
-        lonlat=torch.from_numpy(np.stack([columns["lon"], columns["lat"]], axis=1)),
-        target=torch.from_numpy(target),
-        image=_read_image(folder, name),
-        date=torch.from_numpy(columns["date"]),
-        **extra,
-    )
+    try:
+        return Table(
+            lonlat=torch.from_numpy(np.stack([columns["lon"], columns["lat"]], axis=1)),
+            target=torch.from_numpy(target),
+            image=_read_image(folder, name),
+            date=torch.from_numpy(columns["date"]),
+            **extra,
+        )
+    except CoordinateError as error:
+        raise CoordinateError(f"{path}: {error}") from error
+    except TaskDataError as error:
+        raise TaskDataError(f"{path}: {error}") from error
 
 
 def _read_image(folder: Path, name: str) -> LazyRows | sp.csr_array | None:
@@ -227,78 +294,66 @@ def _read_image(folder: Path, name: str) -> LazyRows | sp.csr_array | None:
     return read_csr(sparse) if sparse.is_file() else None
 
 
-def open_npy(path: Path) -> np.ndarray[Any, Any]:
-    """A .npy file, memory-mapped.
+def _only_writer(target: Path, wait: float = 0.0) -> AbstractContextManager[None]:
+    """Hold the lock of a task folder."""
+    lock = target.parent / f".{target.name}.lock"
+    return only_writer(lock, hint="wait until it has ended, or choose another folder", wait=wait, keep=False)
 
-    Raises:
-        TaskDataError: truncated, or no .npy file.
-    """
+
+def recover(target: Path) -> None:
+    """Put back, or finish, what a killed writer of ``target`` left beside it. Only for who holds its lock."""
+    for left in _leftovers(target):
+        before = left / target.name
+        if before.is_dir() and not target.exists():
+            os.replace(before, target)
+        elif before.is_dir():
+            _keep_foreign(before, target)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _leftovers(target: Path) -> list[Path]:
+    """Staging folders of ``target`` and folders that hold what stood there before, by their names."""
+    if not target.parent.is_dir():
+        return []
+    pattern = re.compile(rf"\.{re.escape(target.name)}-(old-)?[a-z0-9_]{{8}}")
+    return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether `write_task` wrote the folder: it has the ``meta.json``, or a damaged one without foreign files."""
+    if not (folder / "meta.json").is_file():
+        return False
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise TaskDataError(
-            f"{path} is truncated or no .npy file ({error}); download or convert it again"
-        ) from error
+        return {"format_version", "sha256"} <= set(read_json(folder / "meta.json", remedy=AGAIN))
+    except DamagedFileError:
+        return {path.name for path in folder.iterdir()} <= FILES
 
 
-def read_csr(path: Path) -> sp.csr_array:
-    """A sparse matrix in the layout of ``scipy.sparse.save_npz`` (CSR), as float32; never made dense.
-
-    Raises:
-        TaskDataError: truncated, another format, or index arrays that do not belong together.
-    """
-    parts = read_npz(path, ("data", "indices", "indptr", "shape"))
-    stored = parts.get("format")
-    if stored is not None and stored.item() not in (b"csr", "csr"):
-        raise TaskDataError(f"{path} holds a sparse matrix in {stored.item()!r} format, expected csr")
-    data = parts["data"].astype(np.float32, copy=False)
-    try:
-        matrix = sp.csr_array((data, parts["indices"], parts["indptr"]), shape=tuple(parts["shape"]))
-        matrix.check_format(full_check=False)
-    except (ValueError, TypeError) as error:
-        raise TaskDataError(
-            f"{path} is not a sound CSR matrix ({error}); download or convert it again"
-        ) from error
-    return matrix
-
-
-def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Arrays of an .npz file; all of ``names`` must be there, an optional ``format`` is read along.
-
-    Raises:
-        FileNotFoundError, TaskDataError: absent, truncated or without one of the arrays.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; download or convert the task again")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive]
-            if missing:
-                raise TaskDataError(
-                    f"{path} holds no {', '.join(missing)}; it has {', '.join(archive.files)}"
-                )
-            return {name: archive[name] for name in (*names, "format") if name in archive}
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
-        raise TaskDataError(
-            f"{path} is truncated or damaged ({error}); download or convert it again"
-        ) from error
-    except ValueError as error:
-        if isinstance(error, TaskDataError):
-            raise
-        raise TaskDataError(f"{path} is damaged ({error}); download or convert it again") from error
+def _keep_foreign(before: Path, target: Path) -> None:
+    """Move everything that is no file of a task from the folder that is to go into the new one."""
+    for path in before.iterdir():
+        if path.name not in FILES and not (target / path.name).exists():
+            os.replace(path, target / path.name)
 
 
 def _swap(staging: Path, target: Path) -> None:
-    """Put a complete folder in the place of another one."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-        os.replace(target, old / target.name)
-        try:
-            os.replace(staging, target)
-        except OSError:
-            os.replace(old / target.name, target)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
+    """Put a complete folder in the place of another one; `recover` finishes what a kill interrupts."""
+    if not target.exists():
         os.replace(staging, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.replace(target, old / target.name)
+    try:
+        os.replace(staging, target)
+    except BaseException:
+        os.replace(old / target.name, target)
+        raise
+    finally:
+        if target.exists():
+            _finish(old, target)
+
+
+def _finish(old: Path, target: Path) -> None:
+    if (old / target.name).is_dir():
+        _keep_foreign(old / target.name, target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -17,7 +17,7 @@ import traitlets
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab import figures
+from tslab import plot
 from tslab._checks import check_count
 from tslab.encoders import ENCODERS, encoder_info
 from tslab.widgets import frontend, trained
@@ -50,10 +50,10 @@ class EncoderWidget(anywidget.AnyWidget):
         super().__init__(
             _encoders=_encoder_menu(shown),
             _colors={
-                "field": figures.FIELD_SCALE,
-                "diverging": figures.DIVERGING_SCALE,
-                "missing": figures.MISSING_COLOR,
-                "families": figures.FAMILY_COLORS,
+                "field": plot.FIELD_SCALE,
+                "diverging": plot.DIVERGING_SCALE,
+                "missing": plot.MISSING_COLOR,
+                "families": plot.FAMILY_COLORS,
             },
             _land=frontend.packed_land(),
             **state,

@@ -7,7 +7,7 @@ from importlib import resources
 
 import numpy as np
 
-from tslab import figures
+from tslab import plot
 from tslab.land import land_lines
 
 MODULES = ("maps.js", "backends.js", "explorer.js", "laboratory.js")
@@ -24,8 +24,8 @@ def script() -> str:
 
 @cache
 def style_sheet() -> str:
-    """The widget's style sheet, with the design tokens of `tslab.figures` in front."""
-    return figures.css_tokens(".tslab-explorer") + _read("explorer.css")
+    """The widget's style sheet, with the design tokens of `tslab.plot` in front."""
+    return plot.css_tokens(".tslab-explorer") + _read("explorer.css")
 
 
 @cache

@@ -1,0 +1,182 @@
+"""Geo-bias on the map: what a model's scores say in each cell of the Earth's surface, small enough to keep and to draw.
+
+`bias_map` takes the scores of all centres (`tslab.geobias.summary`) to cells of equal area: how many centres there
+are, how many are hits, how surprising they are, and which share lies in a significant cluster of hits or of misses.
+
+    python -m tslab_book.bias_map
+
+computes the maps of released results into ``book/results/geobias_map.csv``, with a note of when and from what beside
+it. Only cell sums leave the released files, and only of cells with enough centres.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from tslab._files import atomic_write
+from tslab.benchmark.records import find_record, release_stamp
+from tslab.geobias.aggregate import GeoBiasSummary
+from tslab.geobias.hotspots import false_discovery
+from tslab.geobias.released import released_geobias, released_hits
+from tslab.released import load_released_results
+from tslab_book import RESULTS
+
+RECORD = "geobias_map.csv"
+NUM_LON, NUM_LAT = 72, 36
+"""Cells of equal area, 5 degrees of longitude wide: about 560 km by 350 km on the equator."""
+
+RADIUS_KM = 100.0
+MAX_NEIGHBORS = 100
+ALPHA = 0.05
+"""Of the neighbourhoods, and of the significance tests; the record holds them."""
+
+MIN_CENTERS = 10
+"""A cell with fewer centres is left out."""
+
+PAIRS = tuple(
+    (dataset, encoder)
+    for dataset in ("fmow", "inat2018", "yfcc")
+    for encoder in ("no_prior", "sphere2vec_sphereC+")
+)
+"""Released pairs in the record."""
+
+
+@dataclass(frozen=True)
+class MapOrigin:
+    """When and from what the record was computed, and the dataset-wide numbers of each pair."""
+
+    date: str
+    repository: str
+    release: str
+    radius_km: float
+    max_neighbors: int
+    alpha: float
+    totals: dict[str, dict[str, float]]
+
+    def __str__(self) -> str:
+        return (
+            f"computed on {self.date} from the released results of {self.repository}, commit {self.release}"
+        )
+
+
+def bias_map(
+    result: GeoBiasSummary, hits: NDArray[np.float64], *, min_centers: int = MIN_CENTERS
+) -> pd.DataFrame:
+    """Cells of equal area with at least ``min_centers`` centres, one row each.
+
+    Args:
+        result: scores of all samples.
+        hits: 1 or 0 for each sample.
+
+    Returns:
+        columns lon_index, lat_index (of `tslab.plot.equal_area_grid`, counted from 180 W and from the South
+        Pole), centers, top1 (share of hits), score (mean), significant (share of centres with a significant score),
+        hot and cold (shares of centres that are hits in a significant cluster of hits, and misses in one of misses).
+    """
+    table = centers_table(result, hits)
+    lon_index = np.floor(np.mod(table["lon"] + 180, 360) / 360 * NUM_LON).astype(int)
+    height = (np.sin(np.deg2rad(table["lat"])) + 1) / 2
+    lat_index = np.clip(np.floor(height * NUM_LAT), 0, NUM_LAT - 1).astype(int)
+    cells = table.assign(lon_index=lon_index, lat_index=lat_index).groupby(["lon_index", "lat_index"])
+    shares = cells.agg(
+        centers=("hit", "size"),
+        top1=("hit", "mean"),
+        score=("score", "mean"),
+        significant=("significant", "mean"),
+        hot=("hot", "mean"),
+        cold=("cold", "mean"),
+    )
+    return shares[shares["centers"] >= min_centers].reset_index()
+
+
+def centers_table(result: GeoBiasSummary, hits: NDArray[np.float64]) -> pd.DataFrame:
+    """``result.to_pandas()`` of the centres with a location, with columns hit, hot and cold.
+
+    A centre is hot (cold) if it is a hit (a miss), its neighbours have a hit rate above (below) the mean of all, and
+    its local Moran's I is significant after control of false discoveries at the level of the significance map.
+    """
+    table = result.to_pandas().assign(hit=np.asarray(hits, np.float64)[result.scores.rows.cpu().numpy()])
+    table = table[table["lon"].notna()].reset_index(drop=True)
+    if "moran_p" not in table:  # all hits or all misses: there are no clusters
+        return table.assign(hot=False, cold=False)
+    called = false_discovery(
+        torch.from_numpy(table["moran_p"].to_numpy(copy=True)), result.significance.alpha
+    )[0].numpy()
+    return table.assign(hot=called & (table["quadrant"] == 1), cold=called & (table["quadrant"] == 3))
+
+
+def as_field(cells: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """One column as (NUM_LAT, NUM_LON), NaN where there is no cell: a field of `tslab.plot.map_slider`."""
+    field = np.full((NUM_LAT, NUM_LON), np.nan)
+    field[cells["lat_index"], cells["lon_index"]] = cells[column]
+    return field
+
+
+def totals(result: GeoBiasSummary, hits: NDArray[np.float64]) -> dict[str, float]:
+    """Numbers of the whole data set: centers, top1, score with its interval, and shares of centres."""
+    table = centers_table(result, hits)
+    shares = {name: float(table[name].mean()) for name in ("significant", "hot", "cold")}
+    return {
+        "centers": result.num_centers,
+        "top1": float(table["hit"].mean()),
+        "score": result.mean,
+        "score_low": result.interval[0],
+        "score_high": result.interval[1],
+        "saturated": result.saturated,
+    } | shares
+
+
+def read_map() -> tuple[pd.DataFrame, MapOrigin]:
+    """The committed cells, with columns dataset and encoder before those of `bias_map`, and their origin."""
+    path = find_record(RECORD)
+    return pd.read_csv(path), MapOrigin(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+
+
+def released_map(
+    dataset: str, encoder: str, *, root: str | Path | None = None
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Cells and totals of a released pair: hits are Top-1 hits, the score is the default of `tslab.geobias.ssi`."""
+    result = released_geobias(
+        dataset, encoder, radius_km=RADIUS_KM, max_neighbors=MAX_NEIGHBORS, alpha=ALPHA, root=root
+    )
+    hits = released_hits(load_released_results(dataset, encoder, root=root))
+    return bias_map(result, hits), totals(result, hits)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute the maps of the released pairs and write them to the file of the book."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / RECORD)
+    chosen = parser.parse_args(arguments)
+    tables, of_pair = [], {}
+    for dataset, encoder in PAIRS:
+        cells, of_pair[f"{dataset}/{encoder}"] = released_map(dataset, encoder, root=chosen.root)
+        cells.insert(0, "dataset", dataset)
+        cells.insert(1, "encoder", encoder)
+        tables.append(cells)
+        print(
+            dataset, encoder, {k: round(v, 4) for k, v in of_pair[f"{dataset}/{encoder}"].items()}, flush=True
+        )
+    origin = MapOrigin(
+        **release_stamp(),
+        radius_km=RADIUS_KM,
+        max_neighbors=MAX_NEIGHBORS,
+        alpha=ALPHA,
+        totals=of_pair,
+    )
+    atomic_write(chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+    atomic_write(chosen.out.with_suffix(".json"), json.dumps(asdict(origin), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

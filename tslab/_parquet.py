@@ -1,0 +1,239 @@
+"""What stands below `tslab.streaming`: a Parquet file or folder read piece by piece in the order of its rows, and the
+parts that a job writes until its result is whole.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tslab._files import DamagedFileError, atomic_path, atomic_write, read_json
+from tslab._geometry import geo_metadata
+from tslab._optional import require
+
+PLAN, LOCK = "plan.json", "lock"
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """A table in one Parquet file, or in the files of a folder, by their names with numbers in their order; folders
+    called ``name=value`` give a column more.
+
+    Attributes:
+        path: of the file or folder.
+        files: the files, each with the values of its folders.
+        schema: Arrow schema of the whole table.
+        rows: their number.
+    """
+
+    path: Path
+    files: tuple[tuple[Path, dict[str, Any]], ...]
+    schema: Any
+    rows: int
+
+    @classmethod
+    def open(cls, path: Path) -> "ParquetSource":
+        """Look at the footers.
+
+        Raises:
+            FileNotFoundError: no such file, or a folder without any.
+            DamagedFileError: a file that is no Parquet file; names it.
+            ValueError: geometries in two coordinate systems.
+        """
+        if path.is_dir():
+            dataset = require("pyarrow.dataset", "geo")
+            table = _readable(path, lambda: dataset.dataset(path, format="parquet", partitioning="hive"))
+            files = [
+                (Path(piece.path), dataset.get_partition_keys(piece.partition_expression))
+                for piece in table.get_fragments()
+            ]
+            files.sort(key=lambda file: _in_order(file[0]))
+        else:
+            files = [(path, {})]
+        if not files or not files[0][0].is_file():
+            raise FileNotFoundError(f"no Parquet file at {path}")
+        opened = [_open(file) for file, _ in files]
+        if any(geo_metadata(file.schema_arrow) != geo_metadata(opened[0].schema_arrow) for file in opened):
+            systems = [geo_metadata(file.schema_arrow).get("columns", {}) for file in opened]
+            if any(_systems(one) != _systems(systems[0]) for one in systems):
+                raise ValueError(
+                    f"the files in {path} have different coordinate systems; encode them one by one"
+                )
+        schema = opened[0].schema_arrow
+        for name in files[0][1]:
+            if name not in schema.names:
+                schema = schema.append(require("pyarrow", "geo").field(name, table.schema.field(name).type))
+        return cls(path, tuple(files), schema, sum(file.metadata.num_rows for file in opened))
+
+    def state(self) -> list[list[Any]]:
+        """Name, size and time of every file: what changes with the table."""
+        stats = [(file, file.stat()) for file, _ in self.files]
+        return [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+
+    def pieces(
+        self, columns: list[str], batch_rows: int, part_rows: int, start: int
+    ) -> Iterator[tuple[int, Any]]:
+        """(first row, Arrow table) from row ``start`` on, in order; no piece is longer than ``batch_rows`` or reaches
+        over the end of a part. A table without rows gives one piece without rows."""
+        if self.rows == 0:
+            yield 0, self.schema.empty_table().select(columns)
+        row = 0
+        for path, values in self.files:
+            file = _open(path)
+            if row + file.metadata.num_rows > start:
+                for first, batch in _batches(path, file, columns, batch_rows, (row, start)):
+                    table = self._as_table(batch, columns, values, path)
+                    yield from _cut(table, first, part_rows, start)
+            row += file.metadata.num_rows
+
+    def _as_table(self, batch: Any, columns: list[str], values: dict[str, Any], path: Path) -> Any:
+        """The batch with the values of its folders, in the types of the whole table."""
+        pa = require("pyarrow", "geo")
+        table = pa.Table.from_batches([batch])
+        if len(self.files) == 1 and not values:
+            return table.select(columns)
+        for name, value in values.items():
+            if name not in table.column_names:
+                kind = self.schema.field(name).type
+                plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+                column = pa.array([value] * len(table), type=plain).cast(kind)
+                table = table.append_column(self.schema.field(name), column)
+        try:
+            wanted = pa.schema([self.schema.field(name) for name in columns], metadata=self.schema.metadata)
+            return table.select(columns).cast(wanted)
+        except (KeyError, ValueError, pa.ArrowException) as error:
+            raise ValueError(
+                f"{path} does not have the columns of the other files in {self.path}: {error}"
+            ) from error
+
+
+class Parts:
+    """The folder of a job that is under way: its plan, and one Parquet file for each stretch of ``part_rows`` rows."""
+
+    def __init__(self, folder: Path, rows: int, part_rows: int) -> None:
+        self.folder, self.rows, self.part_rows = folder, rows, part_rows
+        self.count = max(1, -(-rows // part_rows))
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.parquet"
+
+    def resume(self, plan: dict[str, Any]) -> int:
+        """How many parts from the first on are whole and of this very job; everything else is removed."""
+        record = self.folder / PLAN
+        try:
+            same = record.is_file() and read_json(record, remedy="") == plan
+        except DamagedFileError:
+            same = False
+        whole = 0
+        while same and whole < self.count and self._is_whole(whole):
+            whole += 1
+        keep = {PLAN, LOCK, *(self.path(number).name for number in range(whole))}
+        for path in self.folder.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not same:
+            atomic_write(record, json.dumps(plan, indent=1) + "\n")
+        return whole
+
+    def join(self, target: Path) -> None:
+        """Write all parts one after the other into ``target``, which appears when it is complete.
+
+        Raises:
+            DamagedFileError: a part was changed since it was written; the next run computes it anew.
+        """
+        pq = require("pyarrow.parquet", "geo")
+        schema = pq.read_schema(self.path(0))
+        with atomic_path(self.folder / "joined.parquet") as temporary:
+            with pq.ParquetWriter(temporary, schema) as writer:
+                for number in range(self.count):
+                    for table in self._groups(number):
+                        if table.schema != schema:
+                            raise ValueError(
+                                f"the encoder gives {table.schema.types[-1]} from row {number * self.part_rows:,} "
+                                f"on and {schema.types[-1]} before; it must always return the same width"
+                            )
+                        writer.write_table(table)
+            written = pq.read_metadata(temporary).num_rows
+            if written != self.rows:
+                raise DamagedFileError(
+                    f"{self.folder} holds {written:,} rows for {self.rows:,}; delete it and run the same call again"
+                )
+        os.replace(self.folder / "joined.parquet", target)
+
+    def _groups(self, number: int) -> Iterator[Any]:
+        pa, pq = require("pyarrow", "geo"), require("pyarrow.parquet", "geo")
+        path = self.path(number)
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedFileError(f"{path} is damaged ({error}); run the same call again") from error
+
+    def _is_whole(self, number: int) -> bool:
+        wanted = min(self.part_rows, self.rows - number * self.part_rows)
+        try:
+            return sum(len(table) for table in self._groups(number)) == wanted
+        except DamagedFileError:
+            return False
+
+
+def _batches(
+    path: Path, file: Any, columns: list[str], batch_rows: int, rows: tuple[int, int]
+) -> Iterator[tuple[int, Any]]:
+    """(first row, record batch) of a file whose first row is ``rows[0]``; row groups that end before ``rows[1]`` are
+    not read."""
+    row, start = rows
+    groups = []
+    for index in range(file.num_row_groups):
+        end = row + file.metadata.row_group(index).num_rows
+        if groups or end > start:
+            groups.append(index)
+        else:
+            row = end
+    if not groups:  # nothing left; older pyarrow cannot iterate over no row group
+        return
+    stored = [name for name in columns if name in file.schema_arrow.names]
+    batches = file.iter_batches(batch_rows, row_groups=groups, columns=stored)
+    while (batch := _readable(path, lambda: next(batches, None))) is not None:
+        yield row, batch
+        row += len(batch)
+
+
+def _cut(table: Any, row: int, part_rows: int, start: int) -> Iterator[tuple[int, Any]]:
+    """The rows of ``table`` from row ``start`` of the whole on, cut where a part ends."""
+    end, first = row + len(table), max(row, start)
+    while first < end:
+        size = min(end, (first // part_rows + 1) * part_rows) - first
+        yield first, table.slice(first - row, size)
+        first += size
+
+
+def _open(path: Path) -> Any:
+    pq = require("pyarrow.parquet", "geo")
+    return _readable(path, lambda: pq.ParquetFile(path))
+
+
+def _readable(path: Path, read: Any) -> Any:
+    pa = require("pyarrow", "geo")
+    try:
+        return read()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no Parquet file at {path}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedFileError(
+            f"{path} is no Parquet file, or a damaged one ({error}); write it again"
+        ) from error
+
+
+def _systems(columns: dict[str, Any]) -> dict[str, Any]:
+    return {name: about.get("crs", "") for name, about in columns.items()}
+
+
+def _in_order(path: Path) -> list[tuple[int, str]]:
+    """Sorts ``part.2`` before ``part.10``."""
+    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", str(path))]

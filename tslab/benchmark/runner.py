@@ -1,0 +1,172 @@
+"""Doing jobs: one after another in this process, or side by side on a Dask cluster.
+
+A job that fails is tried again and does not stop the others, not even if it kills the process that runs it. What a job
+yields is not passed back: it keeps it in its store (`tslab.benchmark.store`), where it is found after an interruption.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from tslab._checks import check_count
+
+J = TypeVar("J")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job has no outcome: ``error`` in one line, ``trace`` (the traceback, or ``error`` again), ``attempts``."""
+
+    error: str
+    trace: str
+    attempts: int
+
+
+@contextmanager
+def open_pool(dask: str | None, workers: int | None = None) -> Iterator[Any]:
+    """Where jobs are done, for `do_jobs`: a Dask client, or None for this process.
+
+    Args:
+        dask: None for this process; ``"local"`` for processes of this machine, which listen on this machine only;
+            else the address of a scheduler, such as ``tcp://node1:8786``.
+        workers: processes of ``"local"``; default one for each two processors.
+
+    Raises:
+        ValueError: no such kind of place, or no whole number of workers.
+        ImportError: the package distributed is missing; says how to get it.
+        OSError: no scheduler answers at the address.
+    """
+    if dask is not None and dask != "local" and "://" not in dask:
+        raise ValueError(f"dask must be 'local' or an address such as tcp://node1:8786, got {dask!r}")
+    if workers is not None:
+        check_count("workers", workers)
+    if dask is None:
+        yield None
+        return
+    try:
+        import dask as dask_package
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ImportError("Dask is not installed: pip install 'tslab[sweep]', or run without it") from error
+    if dask != "local":
+        with Client(dask) as client:
+            yield client
+        return
+    count = workers or max(1, (os.cpu_count() or 2) // 2)
+    here = {"host": "127.0.0.1", "dashboard_address": None, "worker_dashboard_address": None}
+    with (
+        dask_package.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(n_workers=count, threads_per_worker=1, processes=True, **here) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def do_jobs(
+    jobs: Sequence[J],
+    work: Callable[[J], object],
+    client: Any = None,
+    *,
+    retries: int = 0,
+    modules: Sequence[str] = (),
+    fatal: tuple[type[Exception], ...] = (),
+) -> Iterator[tuple[J, Failure | None]]:
+    """Do each job and yield it with its `Failure`, or None; in any order.
+
+    Args:
+        jobs: anything that can be pickled.
+        work: does one job and keeps its outcome.
+        client: of `open_pool`.
+        retries: further tries of a job that raises. A job whose process died is moved to another one by Dask; if that
+            dies too, the job is tried once more alone, because a neighbour may have been the cause.
+        modules: imported first, in every process.
+        fatal: exceptions that stop everything.
+    """
+    attempt = partial(
+        _attempt, work=work, retries=retries, modules=tuple(modules), folder=os.getcwd(), fatal=fatal
+    )
+    if client is None:
+        for job in jobs:
+            yield job, attempt(job)
+        return
+    from distributed import KilledWorker, as_completed
+
+    suspects = []
+    futures = {client.submit(attempt, job, pure=False): job for job in jobs}
+    for future in as_completed(futures):
+        job = futures[future]
+        if future.status == "error" and isinstance(future.exception(), KilledWorker):
+            suspects.append(job)
+        else:
+            yield job, _result(future, fatal)
+    for job in suspects:
+        future = client.submit(attempt, job, pure=False)
+        next(iter(as_completed([future])))
+        yield job, _result(future, fatal)
+
+
+def import_modules(modules: Sequence[str], folder: str | None = None) -> None:
+    """Import modules by name; those in ``folder`` (default: the working folder) are found too.
+
+    Raises:
+        ValueError: there is no such module, or importing it failed; names it and the cause.
+    """
+    folder = os.getcwd() if folder is None else folder
+    if modules and folder not in sys.path:
+        sys.path.insert(0, folder)
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            hint = "; name the module, not its file" if name.endswith(".py") or os.sep in name else ""
+            raise ValueError(
+                f"module {name!r} cannot be imported ({type(error).__name__}: {error}){hint}"
+            ) from error
+
+
+def _attempt(
+    job: J,
+    *,
+    work: Callable[[J], object],
+    retries: int,
+    modules: Sequence[str],
+    folder: str,
+    fatal: tuple[type[Exception], ...],
+) -> Failure | None:
+    """Do a job; after ``retries`` + 1 failures the last one."""
+    for attempt in range(1, retries + 2):
+        try:
+            import_modules(modules, folder)
+            work(job)
+            return None
+        except fatal:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a job raises is its result, the others go on
+            failure = Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), attempt)
+    return failure
+
+
+def _result(future: Any, fatal: tuple[type[Exception], ...]) -> Failure | None:
+    from distributed import KilledWorker
+
+    if future.status == "finished":
+        failure: Failure | None = future.result()
+        return failure
+    try:
+        error = future.exception()
+    except Exception as lost:  # cancelled: the scheduler is gone
+        error = lost
+    if isinstance(error, fatal):
+        raise error
+    what = (
+        "KilledWorker: the process died each time (no memory left, or a crash below Python)"
+        if isinstance(error, KilledWorker)
+        else f"{type(error).__name__}: {error}"
+    )
+    return Failure(what, what, 1)

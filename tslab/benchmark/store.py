@@ -1,0 +1,287 @@
+"""Where outcomes are kept: one small file for each finished job, nothing for an unfinished one.
+
+The name of a file follows from its job, so that a second call finds it and has nothing left to do. Files are written to
+a temporary name and renamed: an interruption leaves finished jobs and no halves. A file that is damaged all the same is
+named and left out; it never keeps the others from being read.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tslab._files import DamagedFileError, atomic_write, only_writer, read_csv, read_json
+from tslab.benchmark.runs import RunSpec
+from tslab.encoders import ENCODERS
+
+REMEDY = "delete it and run the same command again"
+
+
+class JobStore:
+    """A folder of outcomes: ``folder/<name of the job>/result.json``, beside whatever else a job writes there. A job is
+    any dataclass with a ``name`` that tells it from others."""
+
+    KEY = "job"
+    """Key of the job's own fields in its file."""
+    FIELDS: tuple[str, ...] = ("metrics", "seconds")
+    """What every outcome has."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def path(self, job: Any) -> Path:
+        """Where the outcome of a job is kept."""
+        return self.folder / job.name / "result.json"
+
+    def load(self, job: Any) -> dict[str, Any] | None:
+        """The outcome of a job, or None if it has not finished.
+
+        Raises:
+            DamagedFileError: the file belongs to another job or is damaged; says which to delete.
+        """
+        path = self.path(job)
+        if not path.is_file():
+            return None
+        outcome = self._read(path)
+        if outcome[self.KEY] != json.loads(json.dumps(dataclasses.asdict(job))):
+            raise DamagedFileError(
+                f"{path} holds the outcome of another run; delete it or choose another output folder"
+            )
+        return outcome
+
+    def save(self, job: Any, outcome: dict[str, Any]) -> None:
+        """Keep the outcome of a job."""
+        content = {self.KEY: dataclasses.asdict(job), **outcome}
+        atomic_write(self.path(job), json.dumps(content, indent=2) + "\n")
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        outcome = read_json(path, remedy=REMEDY)
+        missing = [field for field in (self.KEY, *self.FIELDS) if field not in outcome]
+        if missing or not isinstance(outcome[self.KEY], dict) or not isinstance(outcome["metrics"], dict):
+            raise DamagedFileError(f"{path} is damaged (no {', '.join(missing) or 'metrics'}); {REMEDY}")
+        return outcome
+
+
+class ResultStore(JobStore):
+    """A folder of runs. ``folder/runs/<name>.json`` is the outcome of a run, ``folder/manifest.json`` what the folder
+    was made with. Where something was trained, ``folder/samples/<name>.csv.gz`` are its per-sample results, beside them
+    ``<name>.json`` says which code made them, and ``folder/training/<name>`` is the training."""
+
+    KEY = "spec"
+    FIELDS = ("metrics", "reason", "file", "seconds", "code")
+
+    def path(self, spec: RunSpec) -> Path:
+        """Where the outcome of a run is kept."""
+        return self.folder / "runs" / f"{spec.name}.json"
+
+    def samples_path(self, spec: RunSpec) -> Path:
+        """Where the per-sample results of a trained run are kept; the tables of one training share them."""
+        return self.folder / "samples" / f"{self._training(spec)}.csv.gz"
+
+    def training_path(self, spec: RunSpec) -> Path:
+        """The folder of the training behind a run; the tables of one training share it."""
+        return self.folder / "training" / self._training(spec)
+
+    def save(self, spec: RunSpec, outcome: dict[str, Any]) -> None:
+        """Keep the outcome of a run; ``outcome`` is what `tslab.benchmark.produce` returns."""
+        content = {"spec": dataclasses.asdict(spec), **outcome}
+        atomic_write(self.path(spec), json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+    def samples(self, spec: RunSpec) -> pd.DataFrame:
+        """The per-sample results of a trained run.
+
+        Raises:
+            FileNotFoundError: there are none yet.
+            DamagedFileError: the file is cut or changed; names it and the way out.
+        """
+        path = self.samples_path(spec)
+        try:
+            return read_csv(path)
+        except FileNotFoundError:
+            raise
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise DamagedFileError(f"{path} is damaged ({error}); {REMEDY}") from error
+
+    def made_by(self, spec: RunSpec) -> dict[str, str]:
+        """``code`` that a training and its samples were made by, and the command (``again``) that asked for them; empty
+        before a training begins, unknown where nothing says so."""
+        path = self._made_by_path(spec)
+        if not path.is_file():
+            return {"code": "unknown", "again": ""} if self.samples_path(spec).is_file() else {}
+        try:
+            return read_json(path, remedy=REMEDY)
+        except DamagedFileError:
+            return {"code": "unknown", "again": ""}
+
+    def begin(self, spec: RunSpec, code: str, again: str = "") -> None:
+        """Make room for a training by ``code``: what other code began, or with ``again`` what another command made, is
+        removed. Call it while holding `training_lock`."""
+        earlier = self.made_by(spec)
+        if again and earlier.get("again") != again:
+            self.samples_path(spec).unlink(missing_ok=True)
+            shutil.rmtree(self.training_path(spec), ignore_errors=True)
+        elif self.samples_path(spec).is_file():
+            return
+        elif earlier and earlier["code"] != code:
+            shutil.rmtree(self.training_path(spec), ignore_errors=True)
+        atomic_write(self._made_by_path(spec), json.dumps({"code": code, "again": again}) + "\n")
+
+    @contextmanager
+    def training_lock(self, spec: RunSpec) -> Iterator[None]:
+        """One process at a time trains for a run; another waits, and then finds the samples."""
+        lock = self._made_by_path(spec).with_suffix(".lock")
+        with only_writer(lock, hint="wait for it to end", wait=-1):
+            yield
+
+    def write_manifest(self, specs: Sequence[RunSpec], command: str) -> None:
+        """Write down code version, environment, checksums of the data and seeds; every command adds an entry."""
+        from tslab.training import environment_of, resolve_device
+
+        path = self.folder / "manifest.json"
+        entry = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": command,
+            "runs": len(specs),
+            "seeds": sorted({spec.seed for spec in specs}),
+            "code": code_version(),
+            "environment": environment_of(resolve_device("auto")) | _versions("numpy", "scipy", "pandas"),
+            "data": data_checksums({spec.source for spec in specs}),
+        }
+        with only_writer(
+            self.folder / "manifest.lock", hint="wait for it and run the same command again", wait=60
+        ):
+            earlier = self._manifest(path)
+            atomic_write(path, json.dumps({"commands": [*earlier, entry]}, indent=1) + "\n")
+
+    def frame(self, specs: Sequence[RunSpec] | None = None) -> pd.DataFrame:
+        """All finished runs (or those of ``specs``), one row for each run and metric.
+
+        A damaged file is left out, with a warning that names it.
+
+        Columns: those of `RunSpec`, then metric, value, low, high, n, reason (why there is no number), file (what
+        was read), seconds, details (a dict), code (version that computed it).
+        """
+        if specs is None:
+            paths = sorted(self.folder.glob("runs/*.json"))
+        else:
+            paths = [path for path in map(self.path, specs) if path.is_file()]
+        rows = []
+        for path in paths:
+            try:
+                rows += _rows(path, self._read(path))
+            except DamagedFileError as error:
+                warnings.warn(f"left out: {error}", stacklevel=2)
+        columns = [field.name for field in dataclasses.fields(RunSpec)]
+        columns += ["metric", "value", "low", "high", "n", "reason", "file", "seconds", "details", "code"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table.astype({"value": float, "low": float, "high": float, "seconds": float, "n": "Int64"})
+
+    @staticmethod
+    def _training(spec: RunSpec) -> str:
+        return spec.name.removeprefix(f"{spec.table}-")
+
+    def _made_by_path(self, spec: RunSpec) -> Path:
+        return self.folder / "samples" / f"{self._training(spec)}.json"
+
+    @staticmethod
+    def _manifest(path: Path) -> list[Any]:
+        """The entries so far; a damaged manifest is set aside."""
+        if not path.is_file():
+            return []
+        try:
+            entries = read_json(path, remedy="it is set aside").get("commands")
+            if isinstance(entries, list):
+                return entries
+        except DamagedFileError:
+            pass
+        aside = path.with_name(f"manifest-damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}.json")
+        path.rename(aside)
+        warnings.warn(f"{path} was damaged and is set aside as {aside.name}; a new one begins", stacklevel=3)
+        return []
+
+
+def check_folder(name: str, folder: str | os.PathLike[str]) -> Path:
+    """``folder`` if it is one that can be written, or can be made, else `ValueError`."""
+    if not os.fspath(folder):
+        raise ValueError(f"{name} is empty; name a folder")
+    path = Path(folder)
+    there = next((part for part in (path, *path.absolute().parents) if part.exists()), Path("."))
+    if not there.is_dir():
+        raise ValueError(f"{name} {path} cannot be a folder: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{name} {path} cannot be written: {there} belongs to somebody else")
+    return path
+
+
+def code_version(encoder: str | None = None) -> str:
+    """Version of tslab and a digest of its source, which tells two states of one version apart; for an encoder of one's
+    own also a digest of the file that it stands in."""
+    info = ENCODERS.get(encoder) if encoder is not None else None
+    try:
+        own = Path(inspect.getsourcefile(info.build) or "") if info is not None else Path()
+    except TypeError:  # made in a notebook: there is no file
+        own = Path()
+    if not own.is_file() or own.is_relative_to(Path(__file__).parents[1]):
+        return _tslab_version()
+    return f"{_tslab_version()}+{hashlib.sha256(own.read_bytes()).hexdigest()[:12]}"
+
+
+def data_checksums(sources: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of what the data are checked against: the list of released files with their checksums."""
+    from importlib.resources import files
+
+    if not {"released", "released-points"} & set(sources):
+        return {}
+    index = (files("tslab") / "data" / "released_files.csv").read_bytes()
+    return {"released_files.csv": hashlib.sha256(index).hexdigest()}
+
+
+@cache
+def _tslab_version() -> str:
+    import tslab
+
+    folder = Path(tslab.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return f"{tslab.__version__}+{digest.hexdigest()[:12]}"
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in packages}
+
+
+def _rows(path: Path, outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of `ResultStore.frame` for one file."""
+    nothing = dict.fromkeys(("value", "low", "high", "n", "details"))
+    shared = {name: outcome[name] for name in ("reason", "file", "code")}
+    try:
+        spec = RunSpec(**outcome["spec"])
+        shared["seconds"] = float(outcome["seconds"])
+        rows = []
+        for metric in spec.metrics:
+            measured = outcome["metrics"].get(metric) or nothing
+            numbers = {name: measured[name] for name in nothing}
+            for name in ("value", "low", "high", "n"):
+                if numbers[name] is not None:
+                    numbers[name] = int(numbers[name]) if name == "n" else float(numbers[name])
+            rows.append(dataclasses.asdict(spec) | {"metric": metric} | numbers | shared)
+    except (TypeError, KeyError, ValueError) as error:
+        raise DamagedFileError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from error
+    if spec.name != path.stem:
+        raise DamagedFileError(f"{path} holds the run {spec.name}; rename or delete it")
+    return rows

@@ -1,0 +1,80 @@
+"""Figures of places and of encoders: globes, maps, sliders, curves and tables that work without a kernel.
+
+    from tslab import plot
+    plot.show(plot.similarity_maps(encoder, [(10.4, 51.2)], ["central Germany"]), alt="Similarity to central Germany.")
+
+Every function returns a plotly figure (`static_map` a matplotlib one, `sortable_table` a table) that you may change
+further; `show` displays it with a text alternative and a caption.
+"""
+
+from tslab.plot.colors import (
+    DARK_LINE,
+    DIVERGING_SCALE,
+    FAMILY_COLORS,
+    FAMILY_DASHES,
+    FIELD_SCALE,
+    LIGHT_LINE,
+    MARKER,
+    MISSING_COLOR,
+    NEUTRAL,
+    THEMES,
+    css_tokens,
+    encoder_color,
+    encoder_dash,
+    with_missing,
+)
+from tslab.plot.encodings import edges, feature_maps, kernel_profiles, similarity_maps
+from tslab.plot.maps import globe, static_map, world_map
+from tslab.plot.projection import equal_area_grid, equal_earth, globe_grid, inverse_equal_earth, place_name
+from tslab.plot.sliders import (
+    Curve,
+    as_bytes,
+    coastline,
+    curve_slider,
+    frame_slider,
+    globe_slider,
+    map_slider,
+)
+from tslab.plot.tables import SortableTable, readable, sortable_table
+from tslab.plot.theme import matplotlib_style, show
+
+__all__ = [
+    "DARK_LINE",
+    "DIVERGING_SCALE",
+    "FAMILY_COLORS",
+    "FAMILY_DASHES",
+    "FIELD_SCALE",
+    "LIGHT_LINE",
+    "MARKER",
+    "MISSING_COLOR",
+    "NEUTRAL",
+    "THEMES",
+    "Curve",
+    "SortableTable",
+    "as_bytes",
+    "coastline",
+    "css_tokens",
+    "curve_slider",
+    "edges",
+    "encoder_color",
+    "encoder_dash",
+    "equal_area_grid",
+    "equal_earth",
+    "feature_maps",
+    "frame_slider",
+    "globe",
+    "globe_grid",
+    "globe_slider",
+    "inverse_equal_earth",
+    "kernel_profiles",
+    "map_slider",
+    "matplotlib_style",
+    "place_name",
+    "readable",
+    "show",
+    "similarity_maps",
+    "sortable_table",
+    "static_map",
+    "with_missing",
+    "world_map",
+]

@@ -1,0 +1,130 @@
+"""Places on paper: the Equal Earth projection, grids of cells to draw fields on, coastlines and the edge of the map.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import shapely
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from tslab._checks import check_count
+from tslab.land import land_lines
+
+Place = tuple[float, float]
+
+
+def equal_earth(lon: ArrayLike, lat: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Equal Earth projection of degrees to the plane, on a sphere of radius 1: equal areas stay equal.
+
+    Source: Savric, Patterson and Jenny, The Equal Earth map projection, IJGIS 2019.
+    """
+    lam, phi = np.deg2rad(np.asarray(lon, np.float64)), np.deg2rad(np.asarray(lat, np.float64))
+    theta = np.arcsin(np.sqrt(3) / 2 * np.sin(phi))
+    t2 = theta**2
+    x = 2 * np.sqrt(3) * lam * np.cos(theta) / (3 * _equal_earth_slope(t2))
+    a1, a2, a3, a4 = _EQUAL_EARTH
+    return x, theta * (a1 + t2 * (a2 + t2**2 * (a3 + t2 * a4)))
+
+
+def inverse_equal_earth(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Degrees of points of the Equal Earth plane; NaN outside the world."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    a1, a2, a3, a4 = _EQUAL_EARTH
+    theta = y / a1
+    for _ in range(8):
+        t2 = theta**2
+        theta = theta - (theta * (a1 + t2 * (a2 + t2**2 * (a3 + t2 * a4))) - y) / _equal_earth_slope(t2)
+    with np.errstate(invalid="ignore"):
+        lat = np.rad2deg(np.arcsin(2 / np.sqrt(3) * np.sin(theta)))
+        lon = np.rad2deg(x * 3 * _equal_earth_slope(theta**2) / (2 * np.sqrt(3) * np.cos(theta)))
+    outside = (np.abs(lon) > 180 + 1e-9) | (np.abs(y) > HALF_HEIGHT + 1e-12) | np.isnan(lat)
+    return np.where(outside, np.nan, lon), np.where(outside, np.nan, lat)
+
+
+_EQUAL_EARTH = (1.340264, -0.081106, 0.000893, 0.003796)
+
+
+def _equal_earth_slope(t2: Any) -> Any:
+    """dy / dtheta of Equal Earth, as a function of theta squared."""
+    a1, a2, a3, a4 = _EQUAL_EARTH
+    return a1 + t2 * (3 * a2 + t2**2 * (7 * a3 + t2 * 9 * a4))
+
+
+HALF_WIDTH = float(equal_earth(180, 0)[0])
+
+
+HALF_HEIGHT = float(equal_earth(0, 90)[1])
+
+
+def equal_area_grid(n_lon: int = 120, n_lat: int = 60) -> tuple[np.ndarray, np.ndarray, Float[Tensor, "n 2"]]:
+    """Centres of an equal-area grid: longitudes (n_lon,), sines of latitude (n_lat,), places (n_lat * n_lon, 2).
+
+    Places are ordered by latitude, then longitude, south to north.
+    """
+    check_count("n_lon", n_lon)
+    check_count("n_lat", n_lat)
+    lon = (np.arange(n_lon) + 0.5) * 360 / n_lon - 180
+    sin_lat = (np.arange(n_lat) + 0.5) * 2 / n_lat - 1
+    grid = np.stack(np.meshgrid(lon, np.rad2deg(np.arcsin(sin_lat))), axis=-1).reshape(-1, 2)
+    return lon, sin_lat, torch.from_numpy(grid)
+
+
+def globe_grid(step_deg: int = 4) -> tuple[np.ndarray, np.ndarray, Float[Tensor, "n 2"]]:
+    """Cell centres of a regular grid for `globe_slider`: longitudes, latitudes and the places (n_lat * n_lon, 2)."""
+    check_count("step_deg", step_deg, at_most=90)
+    if 180 % step_deg:
+        raise ValueError(f"step_deg must divide 180, for example 2, 4 or 5, got {step_deg}")
+    lon = np.arange(-180 + step_deg / 2, 180, step_deg)
+    lat = np.arange(-90 + step_deg / 2, 90, step_deg)
+    return lon, lat, torch.from_numpy(np.stack(np.meshgrid(lon, lat), axis=-1).reshape(-1, 2))
+
+
+def place_name(place: Place) -> str:
+    """A place in words: (2.35, 48.85) is "48.85°N 2.35°E"; a missing place is "no location"."""
+    lon, lat = place
+    if np.isnan(lon) or np.isnan(lat):
+        return "no location"
+    return f"{abs(lat):.2f}°{'N' if lat >= 0 else 'S'} {abs(lon):.2f}°{'E' if lon >= 0 else 'W'}"
+
+
+@cache
+def coastline_points(*, simplified: bool) -> Float[np.ndarray, "m 2"]:
+    """The coastlines; simplified to a quarter of a degree, as fine as a figure of this size shows."""
+    lines = land_lines()
+    if not simplified:
+        return lines
+    gap = np.full((1, 2), np.nan)
+    short = [np.asarray(shapely.LineString(piece).simplify(0.25).coords) for piece in pieces(lines)]
+    return np.concatenate([part for piece in short for part in (piece, gap)][:-1])
+
+
+def pieces(lines: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """A polyline with NaN rows as the list of its unbroken pieces."""
+    parts = np.split(lines, np.flatnonzero(np.isnan(lines[:, 0])))
+    pieces = [part[~np.isnan(part[:, 0])] for part in parts]
+    return [piece for piece in pieces if len(piece) > 1]
+
+
+def graticule() -> Float[np.ndarray, "m 2"]:
+    """Meridians every 60 degrees and parallels every 30, as one polyline with NaN rows."""
+    gap = np.full((1, 2), np.nan)
+    lat = np.linspace(-90, 90, 46)
+    pieces = [np.c_[np.full_like(lat, lon), lat] for lon in range(-120, 121, 60)]
+    pieces += [np.array([[-180.0, lat], [180.0, lat]]) for lat in (-60, -30, 0, 30, 60)]
+    return np.concatenate([part for piece in pieces for part in (piece, gap)])
+
+
+def map_edge() -> Float[np.ndarray, "m 2"]:
+    """The edge of the map: twice the date line, joined by the poles."""
+    lat = np.linspace(-90, 90, 91)
+    west, east = np.c_[np.full_like(lat, -180), lat], np.c_[np.full_like(lat, 180), lat[::-1]]
+    return np.concatenate([west, east, west[:1]])
+
+
+def on_sphere(lon: Any, lat: Any) -> tuple[Any, Any, Any]:
+    lam, phi = np.deg2rad(lon), np.deg2rad(lat)
+    return np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)

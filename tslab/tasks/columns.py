@@ -1,0 +1,264 @@
+"""Columns of a data frame as tensors: what may stand in one, what a missing entry becomes, and what is refused.
+
+Data frames hold the same thing in many ways: NumPy, nullable and Arrow dtypes, Python objects, categories, dates. Every
+reader here takes all of them (and lists and arrays), looks at what the values are, and refuses with a sentence that
+names the column, the row and the next step. Nothing is rounded, wrapped or guessed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+TaskKind = Literal["classification", "regression"]
+
+LARGEST_WHOLE_FLOAT = 2.0**53
+"""Up to here every whole number is a float64 of its own."""
+
+KINDS = {
+    "string": "text",
+    "boolean": "truth values",
+    "integer": "whole numbers",
+    "floating": "numbers",
+    "mixed-integer-float": "numbers",
+    "decimal": "numbers",
+    "date": "dates",
+    "datetime": "dates",
+    "datetime64": "dates",
+    "empty": "nothing",
+    "mixed": "values of several kinds",
+    "mixed-integer": "values of several kinds",
+}
+"""What pandas calls the values of a column -> what a sentence calls them."""
+
+
+class TaskDataError(ValueError):
+    """Data that are not what the task says they are. The message names the input and the next step."""
+
+
+def kind_of(column: pd.Series) -> str:
+    """What the values of a column are: text, truth values, whole numbers, numbers, dates, categories, nothing, …"""
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "categories"
+    if pd.api.types.is_bool_dtype(dtype):
+        return "truth values"
+    if pd.api.types.is_integer_dtype(dtype):
+        return "whole numbers"
+    if pd.api.types.is_float_dtype(dtype):
+        return "numbers"
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return "dates"
+    inferred = str(pd.api.types.infer_dtype(column.astype(object), skipna=True))
+    return KINDS.get(inferred, inferred)
+
+
+def read_numbers(name: str, values: Any) -> Float[Tensor, " n"]:
+    """Numbers as float32, NaN where missing.
+
+    Raises:
+        TaskDataError: text, truth values, dates, or a number that float32 cannot hold.
+    """
+    column = _series(name, values)
+    what = kind_of(column)
+    if what not in ("whole numbers", "numbers", "nothing"):
+        raise _refused(name, column, what, f"numbers; use pd.to_numeric(frame[{name!r}]) if they are some")
+    numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    too_large = np.isfinite(numbers) & (np.abs(numbers) > float(np.finfo(np.float32).max))
+    if too_large.any():
+        raise _bad_row(name, column, too_large, "is too large for a 32-bit number; use a smaller unit")
+    return torch.from_numpy(numbers.astype(np.float32))
+
+
+def read_whole_numbers(name: str, values: Any, *, missing: int | None = -1) -> Int[Tensor, " n"]:
+    """Whole numbers as int64; ``missing`` stands where one is missing, None refuses that.
+
+    Truth values are 0 and 1, floating point numbers are taken if they are whole.
+
+    Raises:
+        TaskDataError: text, dates, fractions, numbers beyond 64 bits, or a missing one that may not be missing.
+    """
+    column = _series(name, values)
+    what = kind_of(column)
+    absent = column.isna().to_numpy(dtype=bool)
+    if missing is None and absent.any():
+        raise _bad_row(name, column, absent, "is missing; drop such rows first, or leave the column out")
+    if what in ("whole numbers", "truth values"):
+        return _exact(name, column, absent, missing)
+    if what not in ("numbers", "nothing"):
+        hint = (
+            f"; number them with pd.factorize(frame[{name!r}])[0]" if what in ("text", "categories") else ""
+        )
+        raise _refused(name, column, what, f"whole numbers{hint}")
+    numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    with np.errstate(invalid="ignore"):
+        bad = ~absent & ~((numbers % 1 == 0) & (np.abs(numbers) <= LARGEST_WHOLE_FLOAT))
+    if bad.any():
+        raise _bad_row(
+            name, column, bad, "is no whole number that a float holds exactly; read the column as 'Int64'"
+        )
+    filler = 0 if missing is None else missing
+    return torch.from_numpy(np.where(absent, filler, np.nan_to_num(numbers)).astype(np.int64))
+
+
+def read_dates(name: str, values: Any) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"] | None]:
+    """Fractions of the year in [0, 1] as float32, NaN where missing, and the calendar years if the column tells them.
+
+    Dates (pandas, Python or ISO 8601 text such as 2020-07-01; with a time zone they are taken in UTC) give
+    (date - 1 January) / length of that year. Numbers must be fractions already; they tell no year.
+
+    Raises:
+        TaskDataError: anything else, text that is no date, or a number outside [0, 1].
+    """
+    column = _series(name, values)
+    what = kind_of(column)
+    absent = column.isna().to_numpy(dtype=bool)
+    if what in ("whole numbers", "numbers", "nothing"):
+        fraction = read_numbers(name, column)
+        bad = ~absent & ~((fraction >= 0) & (fraction <= 1)).numpy()
+        if bad.any():
+            raise _bad_row(
+                name, column, bad, "is no fraction of the year in [0, 1]; give dates (pd.to_datetime) instead"
+            )
+        return fraction, None
+    if what not in ("dates", "text"):
+        raise _refused(name, column, what, "dates, or fractions of the year")
+    if what == "text":
+        parsed = pd.to_datetime(column.astype(object), format="ISO8601", utc=True, errors="coerce")
+    elif pd.api.types.is_datetime64_any_dtype(column.dtype):
+        parsed = pd.to_datetime(column, utc=True)
+    else:
+        parsed = pd.to_datetime(column.astype(object), utc=True, errors="coerce")
+    unread = parsed.isna().to_numpy(dtype=bool) & ~absent
+    if unread.any():
+        raise _bad_row(name, column, unread, "is no date that can be read; write it as 2020-07-01")
+    return _fraction_and_year(parsed)
+
+
+def read_target(
+    values: Any, kind: TaskKind | None = None, classes: Sequence[str] | None = None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels, and the names of their classes where they are text or categories.
+
+    Args:
+        values: whole numbers and truth values are classes, other numbers are values (float32). Text becomes classes
+            in alphabetical order, categories in theirs.
+        kind: says which it is: with ``regression`` whole numbers are values, with ``classification`` floating point
+            numbers must be whole.
+        classes: names in the order of the class numbers, so that a second table gets the numbers of the first.
+
+    Raises:
+        TaskDataError: a missing label, a name that is not among ``classes``, or something that cannot be a label.
+    """
+    column = _series("target", values)
+    what = kind_of(column)
+    absent = column.isna().to_numpy(dtype=bool)
+    if absent.any():
+        raise TaskDataError(
+            f"target[{int(absent.argmax())}] is NaN ({int(absent.sum())} such rows): drop rows without a label "
+            "before making a table"
+        )
+    if what in ("text", "categories") and kind != "regression":
+        return read_names("target", column, classes)
+    if what in ("text", "categories"):
+        raise _refused("target", column, what, "numbers, because kind='regression'")
+    if kind == "regression" or (kind is None and classes is None and what == "numbers"):
+        return read_numbers("target", column.astype(int) if what == "truth values" else column), ()
+    names = tuple(map(str, classes or ()))
+    target = read_whole_numbers("target", column, missing=None)
+    if names and len(target) and int(target.max()) >= len(names):
+        row = int(target.argmax())
+        raise TaskDataError(f"target[{row}] is class {int(target[row])}, but there are {len(names)} classes")
+    return target, names
+
+
+def read_names(
+    name: str, values: Any, names: Sequence[str] | None = None
+) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
+    """Text or categories as numbers (-1 where missing) and the names that they stand for.
+
+    Text is numbered in alphabetical order, categories in theirs, both in the order of ``names`` where they are given.
+
+    Raises:
+        TaskDataError: a name that is not among ``names``; labels that are all the same name, which is a part of a
+            larger set whose ``names`` must be given.
+    """
+    column = _series(name, values)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes, found = column.cat.codes.to_numpy(np.int64), [str(c) for c in column.cat.categories]
+    else:
+        codes, uniques = pd.factorize(column.astype(object), sort=True)
+        found = [str(value) for value in uniques]
+        if names is None and name == "target" and len(found) == 1:
+            raise TaskDataError(
+                f"column target holds one name only ({found[0]!r} in every row): a model cannot tell one class from "
+                "others; name all of them, Table.from_pandas(frame, classes=[...])"
+            )
+    if names is None:
+        return torch.from_numpy(codes.astype(np.int64)), tuple(found)
+    known = {str(known): number for number, known in enumerate(names)}
+    place = np.array([*(known.get(value, -2) for value in found), -1], dtype=np.int64)
+    number = place[codes]
+    if (number == -2).any():
+        listed = ", ".join(list(known)[:8]) + (" …" if len(known) > 8 else "")
+        raise _bad_row(name, column, number == -2, f"is not among the {len(known)} names ({listed})")
+    return torch.from_numpy(number), tuple(known)
+
+
+def _series(name: str, values: Any) -> pd.Series:
+    """Any column as a Series whose rows are counted from 0."""
+    if isinstance(values, pd.DataFrame):
+        raise TaskDataError(f"there are {values.shape[1]} columns {name!r}; rename or drop all but one")
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise TaskDataError(f"{name} must have shape (n,), got {values.shape}")
+    return pd.Series(values).reset_index(drop=True)
+
+
+def _exact(name: str, column: pd.Series, absent: NDArray[Any], missing: int | None) -> Int[Tensor, " n"]:
+    """Whole numbers and truth values without a detour over floats."""
+    filler = 0 if missing is None else missing
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "bi":
+        return torch.from_numpy(column.to_numpy(np.int64, copy=True))
+    try:
+        exact = [
+            filler if gone else int(value)
+            for value, gone in zip(column.tolist(), absent.tolist(), strict=True)
+        ]
+        return torch.from_numpy(np.array(exact, dtype=np.int64))
+    except OverflowError as error:
+        limit = np.iinfo(np.int64).max
+        large = np.array([not gone and abs(int(v)) > limit for v, gone in zip(column, absent, strict=True)])
+        raise _bad_row(
+            name, column, large, "does not fit into 64 bits; number them with pd.factorize"
+        ) from error
+
+
+def _fraction_and_year(dates: pd.Series) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+    """Fraction of the year and calendar year of UTC dates; NaN and -1 where missing."""
+    year = dates.dt.year.fillna(-1).to_numpy(np.int64)
+    seconds = (dates - dates.dt.normalize()).dt.total_seconds()
+    day = (dates.dt.day_of_year - 1 + seconds / 86_400).to_numpy(np.float64, na_value=np.nan)
+    length = np.where(dates.dt.is_leap_year.to_numpy(dtype=bool, na_value=False), 366, 365)
+    fraction = np.minimum(day / length, np.nextafter(np.float32(1), np.float32(0)))
+    return torch.from_numpy(fraction.astype(np.float32)), torch.from_numpy(year)
+
+
+def _refused(name: str, column: pd.Series, what: str, wanted: str) -> TaskDataError:
+    row = int(column.notna().to_numpy(dtype=bool).argmax())
+    shown = f" ({_plain(column.iloc[row])!r} in row {row})" if len(column) else ""
+    return TaskDataError(f"column {name} holds {what}{shown}, expected {wanted}")
+
+
+def _bad_row(name: str, column: pd.Series, bad: Any, why: str) -> TaskDataError:
+    row, count = int(np.argmax(bad)), int(np.sum(bad))
+    others = f" (and {count - 1:,} more rows)" if count > 1 else ""
+    return TaskDataError(f"column {name}, row {row}: {_plain(column.iloc[row])!r}{others} {why}")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,427 @@
+"""Tables: one row per example, a place and something to predict there.
+
+A `Table` never drops a row by itself: what is missing is marked (NaN coordinates, user -1), and a filter is something
+you write down, ``table.where(table.has_location)``. Image inputs may be large, so they may stay on disk or sparse and
+become dense a batch at a time (`Table.image_rows`).
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tslab._files import atomic_path
+from tslab.coords import check_lonlat, has_location
+from tslab.tasks.columns import (
+    TaskDataError,
+    TaskKind,
+    kind_of,
+    read_dates,
+    read_names,
+    read_numbers,
+    read_target,
+    read_whole_numbers,
+)
+from tslab.tasks.images import ImageInput, LazyRows, as_image, concatenate_images
+
+EXTRA_COLUMNS = ("user", "date", "id", "group", "year")
+"""Columns besides coordinates, target and image input."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Table:
+    """One row per example.
+
+    Attributes:
+        lonlat: (n, 2) float32, degrees, longitude then latitude; NaN where the location is missing.
+        target: (n,) int64 class index, or (n,) float32 in the unit of ``TaskMeta.label_unit``.
+        image: per-row image input: class probabilities (n, classes), features (n, d) or one scalar (n, 1).
+        user: (n,) int64 photographer, -1 where unknown.
+        date: (n,) float32 fraction of the year in [0, 1), NaN where unknown.
+        id: (n,) int64, the row's name in its source.
+        group: (n,) int64 the group the row belongs to (country, site, stratum), -1 for none; see ``TaskMeta.groups``.
+        year: (n,) int64 calendar year, -1 where unknown.
+
+    classes: names of the class numbers, where the labels were text or categories; else empty.
+        groups: names of the group numbers, where the groups were text or categories; else empty.
+
+    Left out, ``user``, ``group`` and ``year`` are -1, ``date`` is NaN and ``id`` counts rows. Columns may also be
+    lists, arrays and pandas Series, which are read like those of `Table.from_pandas`.
+
+    Two or more rows at exactly (0, 0) give a warning: that is usually what a missing place became on its way.
+
+    Raises:
+        TaskDataError: columns of different lengths, targets that are negative or not finite, an image input in memory
+            with NaN.
+        tslab.CoordinateError: coordinates that are no degrees, for instance swapped columns.
+    """
+
+    lonlat: Float[Tensor, "n 2"]
+    target: Int[Tensor, " n"] | Float[Tensor, " n"]
+    image: ImageInput = None
+    user: Int[Tensor, " n"] = None  # type: ignore[assignment]
+    date: Float[Tensor, " n"] = None  # type: ignore[assignment]
+    id: Int[Tensor, " n"] = None  # type: ignore[assignment]
+    group: Int[Tensor, " n"] = None  # type: ignore[assignment]
+    year: Int[Tensor, " n"] = None  # type: ignore[assignment]
+    classes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in _as_tensors(given).items():
+            object.__setattr__(self, name, value)
+        check_lonlat(self.lonlat)
+        n, device = len(self.lonlat), self.lonlat.device
+        defaults = {
+            "user": lambda: torch.full((n,), -1, device=device),
+            "date": lambda: torch.full((n,), torch.nan, device=device),
+            "id": lambda: torch.arange(n, device=device),
+            "group": lambda: torch.full((n,), -1, device=device),
+            "year": lambda: torch.full((n,), -1, device=device),
+        }
+        for name, make in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, make())
+        self._check(n)
+
+    def _check(self, n: int) -> None:
+        for name in ("target", *EXTRA_COLUMNS):
+            if getattr(self, name).ndim != 1:
+                raise TaskDataError(f"{name} must have shape (n,), got {tuple(getattr(self, name).shape)}")
+        for name in ("target", "image", *EXTRA_COLUMNS):
+            column = getattr(self, name)
+            if column is not None and column.shape[0] != n:
+                raise TaskDataError(
+                    f"{name} has {column.shape[0]} rows but lonlat has {n}: rows are missing or belong to "
+                    "another file; check how the two were joined"
+                )
+        if self.target.is_floating_point():
+            bad = ~self.target.isfinite()
+        else:
+            bad = self.target < 0
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0, 0])
+            value = float(self.target[row])
+            what = "is NaN" if value != value else "is infinite" if np.isinf(value) else "is negative"
+            raise TaskDataError(
+                f"target[{row}] {what} ({int(bad.sum())} such rows): drop rows without a label before making a table"
+            )
+        zero = int((self.lonlat == 0).all(-1).sum())
+        if zero > 1:
+            warnings.warn(
+                f"{zero:,} of {n:,} rows lie at exactly (0, 0), in the Gulf of Guinea: usually places that were "
+                "missing; mark those with NaN in both columns",
+                stacklevel=4,
+            )
+
+    def __len__(self) -> int:
+        return len(self.lonlat)
+
+    @property
+    def has_location(self) -> Bool[Tensor, " n"]:
+        """True where both coordinates are present."""
+        return has_location(self.lonlat)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the columns are (a sparse or on-disk image input stays on the CPU)."""
+        return self.lonlat.device
+
+    def where(self, mask: Bool[Tensor, " n"] | Int[Tensor, " m"] | NDArray[Any]) -> "Table":
+        """The rows where ``mask`` is true, or the rows with the given indices, in that order."""
+        index = self._rows(mask)
+        columns = {name: getattr(self, name)[index] for name in ("lonlat", "target", *EXTRA_COLUMNS)}
+        image = self.image
+        if isinstance(image, LazyRows):
+            image = image.select(index.cpu().numpy())
+        elif image is not None:
+            image = image[index if isinstance(image, Tensor) else index.cpu().numpy()]
+        return self._derived(image=image, **columns)
+
+    def image_rows(
+        self, index: Int[Tensor, " b"] | slice | None = None, *, device: torch.device | str | None = None
+    ) -> Float[Tensor, "b d"]:
+        """Image input of some rows (all if None), dense float32, on ``device`` (default: the table's).
+
+        Only these rows become dense: loop over batches where the whole does not fit.
+        """
+        if self.image is None:
+            raise TaskDataError("this table has no image input (image is None)")
+        if isinstance(self.image, Tensor):
+            rows = self.image if index is None else self.image[index]
+        else:
+            at = slice(None) if index is None else index.cpu().numpy() if isinstance(index, Tensor) else index
+            chosen: Any = self.image[at]
+            dense = chosen.toarray() if sp.issparse(chosen) else chosen
+            rows = torch.from_numpy(np.array(dense, dtype=np.float32))
+        return rows.to(device=device or self.device, dtype=torch.float32)
+
+    def to(self, device: torch.device | str) -> "Table":
+        """The table with its columns on ``device``, for full-batch work. Sparse and on-disk image inputs stay put."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return self._derived(**{name: c.to(device) for name, c in moved.items() if isinstance(c, Tensor)})
+
+    def as_values(self) -> "Table":
+        """The table with its labels as float32: values in place of class numbers."""
+        return self._derived(target=self.target.float(), classes=())
+
+    def dataset(self) -> "TableDataset":
+        """A map-style ``torch.utils.data.Dataset`` over the rows, for a ``DataLoader``."""
+        return TableDataset(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Columns id, lon, lat, target, user, date, group, year (and ``image`` where the image input is one scalar)."""
+        lonlat = self.lonlat.cpu().numpy()
+        columns: dict[str, Any] = {
+            "id": self.id,
+            "lon": lonlat[:, 0],
+            "lat": lonlat[:, 1],
+            "target": self.target,
+        }
+        columns |= {name: getattr(self, name) for name in ("user", "date", "group", "year")}
+        if self.image is not None and self.image.shape[1] == 1:
+            columns["image"] = self.image_rows(device="cpu")[:, 0]
+        return pd.DataFrame(
+            {name: np.asarray(c.cpu() if isinstance(c, Tensor) else c) for name, c in columns.items()}
+        )
+
+    @classmethod
+    def from_pandas(
+        cls,
+        frame: pd.DataFrame,
+        image: ImageInput = None,
+        *,
+        kind: TaskKind | None = None,
+        classes: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> Self:
+        """The inverse of `to_pandas`; needs ``lon``, ``lat`` and ``target``, takes the other columns if there.
+
+        Args:
+            frame: with columns of any dtype, see `tslab.tasks.columns`. A missing coordinate is NaN, a missing user,
+                group or year -1. ``date`` may hold dates: they become fractions of the year and, where there is no
+                column ``year``, years.
+            image: image input, row by row.
+            kind: what the labels are. Left out, whole numbers, truth values, text and categories are classes, other
+                numbers are values. ``regression`` makes whole numbers values.
+            classes, groups: names in the order of their numbers, so that two frames get the same ones:
+                ``Table.from_pandas(test, classes=train.classes)``. Left out, text is numbered in alphabetical order;
+                the names are in ``table.classes`` and ``table.groups``, and a `Task` takes them over.
+
+        Raises:
+            TaskDataError: a missing column or label, a value that cannot be what its column says, or a row count that
+                does not fit ``image``. Names column and row.
+        """
+        if kind not in (None, "classification", "regression"):
+            raise ValueError(f"kind must be 'classification' or 'regression', got {kind!r}")
+        missing = [name for name in ("lon", "lat", "target") if name not in frame]
+        if missing:
+            raise TaskDataError(
+                f"the frame has no column {', '.join(missing)} "
+                f"(it has {', '.join(map(str, frame.columns))}); rename yours"
+            )
+        columns: dict[str, Any] = {n: frame[n] for n in EXTRA_COLUMNS if n in frame}
+        if "date" in columns:
+            columns["date"], year = read_dates("date", columns["date"])
+            if year is not None and "year" not in columns:
+                columns["year"] = year
+        if "group" in columns and (groups is not None or _is_text(columns["group"])):
+            columns["group"], columns["groups"] = _read_groups(columns["group"], groups)
+        target, names = read_target(frame["target"], kind, classes)
+        if image is None and "image" in frame:
+            image = read_numbers("image", frame["image"])[:, None]
+        lonlat = torch.stack([read_numbers("lon", frame["lon"]), read_numbers("lat", frame["lat"])], -1)
+        return cls(lonlat=lonlat, target=target, image=image, classes=names, **columns)
+
+    def to_geoparquet(self, path: str | os.PathLike[str]) -> None:
+        """Write GeoParquet: WGS 84 points, no geometry where the location is missing. Needs geopandas and pyarrow."""
+        gpd = _import_geopandas()
+        frame = self.to_pandas()
+        located = self.has_location.cpu().numpy()
+        points = gpd.points_from_xy(frame["lon"], frame["lat"]).to_numpy()
+        points[~located] = None
+        frame = gpd.GeoDataFrame(frame.drop(columns=["lon", "lat"]), geometry=points, crs="OGC:CRS84")
+        with atomic_path(path) as temporary:
+            frame.to_parquet(temporary)
+
+    @classmethod
+    def from_geoparquet(cls, path: str | os.PathLike[str], image: ImageInput = None, **options: Any) -> Self:
+        """Read GeoParquet points with a ``target`` column, in any coordinate reference system.
+
+        ``options`` (kind, classes, groups) and errors are those of `Table.from_pandas`.
+        """
+        frame = _import_geopandas().read_parquet(path)
+        if frame.crs is None:
+            raise TaskDataError(
+                f"{path} does not say what its coordinates are (no CRS); "
+                "set it with GeoDataFrame.set_crs, usually OGC:CRS84"
+            )
+        points = frame.geometry.to_crs("OGC:CRS84")
+        other = (points.notna() & (points.geom_type != "Point")).to_numpy()
+        if other.any():
+            row = int(other.argmax())
+            raise TaskDataError(
+                f"{path}: the geometry of row {row} is a {points.geom_type.iloc[row]} ({int(other.sum()):,} rows "
+                "are no points); use geometry.representative_point()"
+            )
+        plain = pd.DataFrame(frame.drop(columns=frame.geometry.name)).assign(lon=points.x, lat=points.y)
+        return cls.from_pandas(plain, image, **options)
+
+    def _rows(self, mask: Any) -> Tensor:
+        """A mask or row numbers as an index tensor on the table's device."""
+        if isinstance(mask, Tensor):
+            index = mask.to(self.device)
+        else:
+            listed = mask.to_numpy() if isinstance(mask, pd.Series) else np.asarray(mask)
+            listed = listed.astype(np.int64) if listed.size == 0 and listed.dtype != bool else listed
+            if listed.dtype.kind not in "biu":
+                raise TaskDataError(
+                    f"rows must be truth values or whole numbers, got {listed.dtype}; give a mask without gaps"
+                )
+            index = torch.tensor(listed, device=self.device)
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.uint8:
+            raise TaskDataError(
+                f"rows must be a one-dimensional mask (.bool()) or row numbers (.long()), got {index.dtype} of shape "
+                f"{tuple(index.shape)}"
+            )
+        if index.dtype == torch.bool and len(index) != len(self):
+            raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
+        return index
+
+    def _derived(self, **columns: Any) -> "Table":
+        """A table of rows of this one: they were checked when this one was made, so nothing is looked at again."""
+        table = object.__new__(Table)
+        for f in fields(self):
+            object.__setattr__(table, f.name, columns.get(f.name, getattr(self, f.name)))
+        return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: a column that is a view into a larger tensor goes alone, without the rest of it."""
+        state = dict(self.__dict__)
+        for name, column in state.items():
+            if isinstance(column, Tensor) and column.untyped_storage().nbytes() > column.nbytes:
+                state[name] = column.clone()
+        return state
+
+    def __repr__(self) -> str:
+        missing = int((~self.has_location).sum())
+        image = "no image input" if self.image is None else f"image {self.image.shape[1]:,} wide"
+        return f"Table({len(self):,} rows, {missing:,} without location, {image}, on {self.device})"
+
+
+class TableDataset(Dataset[dict[str, Tensor]]):
+    """Rows of a `Table` for a ``DataLoader``: dicts of ``lonlat``, ``target``, ``user``, ``date``, ``image``.
+
+    A whole batch is read at once (``__getitems__``), so on-disk and sparse image inputs are touched once per batch; the
+    loader's own ``collate_fn`` stacks the rows.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of a table of {len(self)} rows")
+        return {name: column[0] for name, column in self.batch([index % len(self)]).items()}
+
+    def __getitems__(self, index: Sequence[int]) -> list[dict[str, Tensor]]:
+        batch = self.batch(index)
+        return [{name: column[i] for name, column in batch.items()} for i in range(len(index))]
+
+    def batch(self, index: Sequence[int]) -> dict[str, Tensor]:
+        """Some rows as stacked tensors."""
+        at = torch.as_tensor(index, device=self.table.device)
+        rows = {name: getattr(self.table, name)[at] for name in ("lonlat", "target", "user", "date")}
+        if self.table.image is not None:
+            rows["image"] = self.table.image_rows(at)
+        return rows
+
+
+def concatenate(tables: Sequence[Table]) -> Table:
+    """The rows of several tables, one after the other. On-disk image inputs must come from the same file."""
+    filled = [table for table in tables if len(table)]
+    if len(filled) <= 1:
+        return filled[0] if filled else tables[0]
+    columns: dict[str, Any] = {
+        name: torch.cat([getattr(t, name) for t in filled]) for name in ("lonlat", "target", *EXTRA_COLUMNS)
+    }
+    for names in ("classes", "groups"):
+        given = {getattr(table, names) for table in filled} - {()}
+        if len(given) > 1:
+            raise TaskDataError(
+                f"the tables number their {names} differently; read the later ones with "
+                f"Table.from_pandas(frame, {names}=first.{names})"
+            )
+        columns[names] = next(iter(given), ())
+    return filled[0]._derived(image=concatenate_images([table.image for table in filled]), **columns)
+
+
+def _as_tensors(given: dict[str, Any]) -> dict[str, Any]:
+    """Those columns that were not given as the tensors they should be, as tensors."""
+    changed: dict[str, Any] = {}
+    lonlat, target, date = given["lonlat"], given["target"], given["date"]
+    if isinstance(lonlat, pd.DataFrame):
+        named = [n for n in ("lon", "lat") if n in lonlat] if {"lon", "lat"} <= set(lonlat) else list(lonlat)
+        changed["lonlat"] = torch.stack([read_numbers(str(n), lonlat[n]) for n in named], -1)
+    elif isinstance(lonlat, np.ndarray | list | tuple):
+        changed["lonlat"] = torch.from_numpy(np.array(lonlat, dtype=np.float32))
+    if not isinstance(target, Tensor):
+        changed["target"], names = read_target(target, classes=given["classes"] or None)
+        changed["classes"] = names or given["classes"]
+    elif not target.is_floating_point():
+        changed["target"] = target.long()
+    if date is not None and not isinstance(date, Tensor):
+        changed["date"], year = read_dates("date", date)
+        if given["year"] is None:
+            changed["year"] = year
+    for name in ("user", "id", "group", "year"):
+        column = given[name]
+        if name == "group" and column is not None and not isinstance(column, Tensor) and _is_text(column):
+            changed["group"], changed["groups"] = _read_groups(column, given["groups"] or None)
+        elif column is not None and not isinstance(column, Tensor):
+            changed[name] = read_whole_numbers(name, column, missing=None if name == "id" else -1)
+        elif isinstance(column, Tensor) and column.is_floating_point():
+            whole = read_whole_numbers(
+                name, column.detach().cpu().numpy(), missing=None if name == "id" else -1
+            )
+            changed[name] = whole.to(column.device)
+    image = as_image(given["image"])
+    if image is not given["image"]:
+        changed["image"] = image
+    return changed | {n: tuple(map(str, changed.get(n, given[n]))) for n in ("classes", "groups")}
+
+
+def _is_text(column: Any) -> bool:
+    return kind_of(pd.Series(column)) in ("text", "categories")
+
+
+def _read_groups(column: Any, groups: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
+    """Group numbers and names, from names or from numbers."""
+    if _is_text(column):
+        return read_names("group", column, groups)
+    return read_whole_numbers("group", column), tuple(map(str, groups or ()))
+
+
+def _import_geopandas() -> Any:
+    try:
+        import geopandas  # type: ignore[import-untyped]
+        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"GeoParquet needs geopandas and pyarrow ({error}); pip install geopandas pyarrow"
+        ) from error
+    return geopandas

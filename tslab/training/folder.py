@@ -1,0 +1,136 @@
+"""The folder of a run: what lies in it, who may write there, and what to do when a file is damaged.
+
+``config.json`` and ``environment.json`` are written before the first epoch, ``checkpoint.pt`` after each,
+``history.csv`` at the end; all of them completely or not at all. A lock keeps a second training out.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
+from tslab.tasks.task import Table
+
+CONFIG_FILE, ENVIRONMENT_FILE = "config.json", "environment.json"
+CHECKPOINT_FILE, HISTORY_FILE = "checkpoint.pt", "history.csv"
+LOCK_FILE = ".lock"
+STATE = ("model", "optimizer", "generator", "torch_rng", "device_rng", "device", "epoch", "history")
+STATE += ("best_value", "best_epoch", "best_weights")  # what a checkpoint holds
+
+SAMPLED_ROWS = 1024
+
+
+def check_free(folder: Path) -> None:
+    """Raise `FileExistsError` if a run that has finished an epoch, or anything else, lies in ``folder``.
+
+    A run that was killed before its first epoch is no obstacle.
+    """
+    if not folder.exists():
+        return
+    own = (CONFIG_FILE, ENVIRONMENT_FILE, HISTORY_FILE, LOCK_FILE)
+    if folder.is_dir() and all(p.name in own or _is_leftover(p) for p in folder.iterdir()):
+        return
+    other = f", or continue with resume={str(folder)!r}" if (folder / CONFIG_FILE).is_file() else ""
+    what = "is not empty" if folder.is_dir() else "is a file"
+    raise FileExistsError(
+        f"{folder} exists and {what}; a run folder is written once: choose another run_dir{other}"
+    )
+
+
+@contextmanager
+def writing(folder: Path | None) -> Iterator[None]:
+    """Keep other trainings out of the folder while this one writes; does nothing for None."""
+    if folder is None:
+        yield
+        return
+    hint = "wait until it has ended, or choose another run_dir"
+    with only_writer(folder / LOCK_FILE, hint=hint):
+        for path in folder.iterdir():
+            if _is_leftover(path):
+                path.unlink(missing_ok=True)
+        yield
+
+
+def begin(folder: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
+    """Write what is known before the first epoch."""
+    check_free(folder)
+    (folder / HISTORY_FILE).unlink(missing_ok=True)
+    atomic_write(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+    atomic_write(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The stored configuration.
+
+    Raises:
+        FileNotFoundError: no run there.
+        tslab._files.DamagedFileError: the file cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no run (no {CONFIG_FILE}); check the path, or train with run_dir="
+        )
+    return read_json(path, remedy="put the file back, or train again in a new folder")
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """The stored environment; empty if the file is gone, since no number depends on it."""
+    path = folder / ENVIRONMENT_FILE
+    return read_json(path, remedy="delete it, the run can be loaded without it") if path.is_file() else {}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state after an epoch (`tslab.training.loop.save_state`), on the CPU.
+
+    Raises:
+        tslab._files.DamagedFileError: cut, changed, or not a checkpoint of tslab.
+    """
+    remedy = f"put the file back, or delete it and train(task, resume={str(path.parent)!r}) from the start"
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            if (bad := archive.testzip()) is not None:
+                raise DamagedFileError(f"the checksum of {bad} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # a damaged archive may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise DamagedFileError(f"{path} is damaged ({reason}); {remedy}") from error
+    missing = [name for name in STATE if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise DamagedFileError(f"{path} is no checkpoint of a run (no {', '.join(missing)}); {remedy}")
+    return content
+
+
+def data_digest(*tables: Table) -> str:
+    """A name for the data of tables: places and labels in full, of the images the shape and 1,024 rows."""
+    digest = hashlib.sha256()
+    for table in tables:
+        for column in (table.lonlat, table.target):
+            values = column.detach().cpu().contiguous()
+            digest.update(f"{values.dtype} {tuple(values.shape)};".encode())
+            digest.update(values.numpy().tobytes())
+        if table.image is not None and len(table):
+            digest.update(f"{tuple(table.image.shape)};".encode())
+            rows = torch.linspace(0, len(table) - 1, min(len(table), SAMPLED_ROWS), dtype=torch.float64)
+            digest.update(table.image_rows(rows.long(), device="cpu").numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def writes_files() -> bool:
+    """True in the one process that writes files."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _is_leftover(path: Path) -> bool:
+    """True for the temporary file of a write that was killed."""
+    stems = (Path(name).stem for name in (CONFIG_FILE, ENVIRONMENT_FILE, CHECKPOINT_FILE, HISTORY_FILE))
+    return path.is_file() and path.name.startswith(tuple(f".{stem}-" for stem in stems))

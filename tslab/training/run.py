@@ -1,0 +1,513 @@
+"""Training: from a task and the name of an encoder to a trained model, in one call.
+
+`train` fills in the recorded hyper-parameters, builds the model, runs the loop of `tslab.training.loop` and returns a
+`Run`: the model, its history, the configuration and the environment, enough to do it again. A run can live
+in a folder, which is written once, and be continued from there.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from tslab._checks import check_choice
+from tslab._files import DamagedFileError, atomic_path
+from tslab.coords import has_location
+from tslab.distributed import join_processes
+from tslab.encoders import ENCODERS, LocationEncoder, location_encoder
+from tslab.evaluation import quick_metrics
+from tslab.hyperparameters import hyperparameters
+from tslab.models import LocationClassifier, Regressor
+from tslab.tasks.task import Table, Task
+from tslab.training import folder as folders
+from tslab.training.folder import CHECKPOINT_FILE, HISTORY_FILE, writes_files
+from tslab.training.loop import current_share, fit
+from tslab.training.objectives import Objective, PresenceOnly, SquaredError, Standardised
+from tslab.training.options import OPTION_NAMES, PRESETS, TrainOptions, resolve_device, resolve_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainOptions):
+    """Everything that decides the outcome of a run, apart from data, device and versions: the options of
+    `TrainOptions`, all of them resolved, and what the task and the encoder add.
+
+    Attributes:
+        task, kind: name and kind of the task.
+        encoder: key of the encoder, "no_prior", or "custom" for an encoder object.
+        encoder_parameters: of `tslab.location_encoder`.
+        preset: None or its name.
+        num_classes, image_features, image_kind: what the model is built for.
+        data: digest of the rows that were trained on, in a stored run; None elsewhere.
+    """
+
+    task: str
+    kind: str
+    encoder: str
+    encoder_parameters: dict[str, Any]
+    preset: str | None
+    num_classes: int
+    image_features: int
+    image_kind: str
+    data: str | None = None
+
+
+@dataclass
+class Run:
+    """A trained model and how it came about.
+
+    Attributes:
+        model: `LocationClassifier` or `Regressor`, in evaluation mode, on the device it was trained on.
+        history: one row for each epoch: epoch, loss, lr, seconds, rows, and validation metrics with ``patience``.
+        config: see `TrainConfig`.
+        environment: versions, device, threads.
+        folder: where the run is stored, or None.
+    """
+
+    model: nn.Module
+    history: pd.DataFrame
+    config: TrainConfig
+    environment: dict[str, Any]
+    folder: Path | None = field(default=None)
+
+    def __repr__(self) -> str:
+        loss = f", loss {self.history['loss'].iloc[-1]:.4g}" if len(self.history) else ""
+        what = f"{self.config.task}, {self.config.encoder}, seed {self.config.seed}"
+        return f"Run({what}, {len(self.history)} epochs{loss})"
+
+
+def train(
+    task: Task,
+    encoder: str | LocationEncoder = "sphere2vec_sphereC+",
+    *,
+    seed: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    lr_decay: float | None = None,
+    schedule: str | None = None,
+    weight_decay: float | None = None,
+    batch_size: int | None = None,
+    max_per_class: int | None = None,
+    background: str | None = None,
+    background_weight: float | None = None,
+    loss_eps: float | None = None,
+    embedding_dim: int | None = None,
+    fusion: str | None = None,
+    location_activation: str | None = None,
+    standardise_label: bool | None = None,
+    head: tuple[int, ...] | None = None,
+    head_dropout: float | None = None,
+    patience: int | None = None,
+    precision: str | None = None,
+    preset: str | None = None,
+    device: str | torch.device = "auto",
+    compile: bool | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    progress: bool = True,
+    **encoder_parameters: Any,
+) -> Run:
+    """Train a location encoder on a task.
+
+    The options from ``seed`` to ``precision`` are those of `TrainOptions`, which says what each is and what it is
+    when you leave it out (None); they are named here so that an editor can complete them. The same arguments give
+    the same numbers on the same kind of device, bit for bit on a CPU.
+
+    Args:
+        task: what `tslab.load_task` returns.
+        encoder: a key of `tslab.ENCODERS`, or a `LocationEncoder` of your own (a pre-trained one, say),
+            which is then trained further; one that is frozen (no parameter requires a gradient) and in evaluation
+            mode stays as it is. "no_prior" trains a regressor on the image alone.
+        preset: "locbench2024" restores the released protocol: background points in the north-east quadrant,
+            at most 100 rows of each class in an epoch, learning rate times 0.98 after each epoch, -ln(p +
+            1e-5), activation and dropout on the embedding; for regression sigmoid on the embedding and
+            labels as they are. What you pass wins over the preset.
+        device: "auto" takes a GPU if there is one.
+        compile: compile the step; default on a GPU only.
+        run_dir: folder of this run, which must not exist yet or be empty; the state is stored there after each
+            epoch. Nothing is written before every argument is known to be good.
+        resume: folder of an interrupted run to continue; its configuration is used. Nothing but ``task``, ``device``,
+            ``on_epoch``, ``progress``, ``compile`` and an encoder object may be given with it.
+        on_epoch: called with each row of the history.
+        progress: show a progress bar.
+        **encoder_parameters: of `tslab.location_encoder`, for example ``num_scales=32, hidden_dim=1024``.
+
+    Raises:
+        ValueError: an option out of its range or that this task does not have, arguments that contradict each other,
+            or ``resume`` with other data.
+        FileExistsError: ``run_dir`` holds a run already.
+        tslab._files.FolderInUseError: another training writes into the folder.
+        NonFiniteLossError: the loss became NaN; names the step and what to try.
+    """
+    arguments = locals()
+    given = {name: arguments[name] for name in OPTION_NAMES if arguments[name] is not None}
+    _check_arguments(task, encoder, compile, on_epoch)
+    how = _How(device=resolve_device(device), compile=compile, on_epoch=on_epoch, progress=progress)
+    if resume is not None:
+        more = [
+            *given,
+            *(["preset"] if preset else []),
+            *(["run_dir"] if run_dir else []),
+            *encoder_parameters,
+        ]
+        return _resume(task, Path(resume), encoder, more, how)
+    config = _configure(task, encoder, preset, given, encoder_parameters)
+    folder = None
+    if run_dir is not None:
+        folder = Path(run_dir)
+        _check_storable(config.encoder_parameters)
+        if writes_files():
+            folders.check_free(folder)
+        config = dataclasses.replace(config, data=_data_of(task, config))
+    return _run(task, config, encoder, folder, how)
+
+
+def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Run:
+    """Load a run from its folder: the model as it was after the last stored epoch (the best one where there
+    was early stopping).
+
+    Raises:
+        FileNotFoundError: no run there, or none that has finished an epoch.
+        ValueError: a file of the run is damaged; names it and the way out.
+    """
+    folder = Path(folder)
+    where = resolve_device(device)
+    config = _read_config(folder)
+    checkpoint = folder / CHECKPOINT_FILE
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"the run in {folder} has not finished an epoch; train it again with resume={str(folder)!r}"
+        )
+    if config.encoder == "custom":
+        raise ValueError(
+            "this run was trained with an encoder object; build it and load checkpoint.pt['model'] into it"
+        )
+    content = folders.read_checkpoint(checkpoint)
+    weights = content["model"]
+    if config.patience is not None and content["best_weights"]:
+        weights = content["best_weights"]
+    if config.encoder == "rbf" and "anchors" not in config.encoder_parameters:  # few places are fewer anchors
+        count = next((len(w) for name, w in weights.items() if name.endswith(".anchors")), 1)
+        more = config.encoder_parameters | {"num_anchors": count}
+        model = build_model(dataclasses.replace(config, encoder_parameters=more), None)
+    else:
+        model = build_model(config, None)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DamagedFileError(
+            f"{checkpoint} does not hold the weights of the model that {folders.CONFIG_FILE} beside it describes; "
+            "put back the file that belongs to the run, or train again in a new folder"
+        ) from error
+    model.to(where).eval()
+    return Run(model, pd.DataFrame(content["history"]), config, folders.read_environment(folder), folder)
+
+
+def build_model(
+    config: TrainConfig, task: Task | None, encoder: LocationEncoder | None = None
+) -> LocationClassifier | Regressor:
+    """The untrained model of a configuration; the same configuration gives the same weights.
+
+    ``task`` is needed for one thing only: rbf draws its anchors from the training places. Without it they
+    are drawn from the sphere, which is enough to load weights into.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    if encoder is None and config.encoder != "no_prior":
+        parameters = dict(config.encoder_parameters)
+        if "anchors" in parameters:
+            parameters["anchors"] = torch.tensor(parameters["anchors"])
+        elif config.encoder == "rbf" and task is not None:
+            parameters["anchors"] = _draw_anchors(
+                task.train, int(parameters.pop("num_anchors", 200)), generator
+            )
+        encoder = location_encoder(
+            config.encoder,
+            config.embedding_dim,
+            preset=config.preset,  # type: ignore[arg-type]
+            generator=generator,
+            **parameters,
+        )
+    if config.kind == "classification":
+        assert encoder is not None
+        return LocationClassifier(encoder, config.num_classes, generator=generator)
+    with_image = config.fusion != "none" or encoder is None
+    return Regressor(
+        encoder,
+        config.image_features if with_image else 0,
+        fusion=config.fusion,
+        image_kind=config.image_kind,
+        embedding_dim=config.embedding_dim,
+        head=config.head,
+        location_activation=config.location_activation,
+        dropout=config.head_dropout,
+        generator=generator,
+    )
+
+
+def environment_of(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware that a number may depend on."""
+    import tslab
+
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "tslab": tslab.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+@dataclass(frozen=True)
+class _How:
+    """Where and how a run is computed, which does not decide its outcome."""
+
+    device: torch.device
+    compile: bool | None
+    on_epoch: Callable[[dict[str, float]], None] | None
+    progress: bool
+
+
+def _run(
+    task: Task,
+    config: TrainConfig,
+    encoder: str | LocationEncoder,
+    folder: Path | None,
+    how: _How,
+    resume_from: Path | None = None,
+) -> Run:
+    """Build everything, then write to the folder, then train."""
+    where = how.device
+    join_processes(where)
+    model = build_model(config, task, None if isinstance(encoder, str) else encoder).to(where)
+    objective, trained = _objective(config, task, model, where)
+    validate = None
+    if config.patience is not None:
+        if len(task.val) == 0:
+            raise ValueError(
+                f"patience needs a validation split and {task.name} has none; leave patience out"
+            )
+        validation = task.val.to(where)
+        validate = lambda: quick_metrics(model, validation)  # noqa: E731
+    environment = environment_of(where)
+    alone = current_share().world == 1
+    with folders.writing(folder if writes_files() else None):
+        if folder is not None and resume_from is None and writes_files():
+            folders.begin(folder, dataclasses.asdict(config), environment)
+        state = fit(
+            model,
+            objective,
+            config,
+            where,
+            trained=trained,
+            validate=validate,
+            checkpoint=None if folder is None else folder / CHECKPOINT_FILE,
+            resume_from=resume_from,
+            on_epoch=how.on_epoch,
+            progress=how.progress,
+            compile=where.type == "cuda" and alone if how.compile is None else how.compile,
+            label=f"{config.task} · {config.encoder}",
+        )
+        history = pd.DataFrame(state.history)
+        if folder is not None and writes_files():
+            with atomic_path(folder / HISTORY_FILE) as temporary:
+                history.to_csv(temporary, index=False)
+    return Run(model, history, config, environment, folder)
+
+
+def _objective(
+    config: TrainConfig, task: Task, model: LocationClassifier | Regressor, device: torch.device
+) -> tuple[Objective, nn.Module]:
+    """The objective and the module that it calls."""
+    if isinstance(model, LocationClassifier):
+        objective = PresenceOnly(
+            task.train,
+            device,
+            background=config.background,
+            background_weight=config.background_weight,
+            eps=config.loss_eps,
+            max_per_class=config.max_per_class,
+        )
+        return objective, model
+    error = SquaredError(task.train, device, model, standardise_label=config.standardise_label)
+    return error, Standardised(model)
+
+
+def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:
+    if not isinstance(task, Task):
+        example = repr(task) if isinstance(task, str) else "name"
+        raise TypeError(
+            f"task must be a Task, got {type(task).__name__}; load one with tslab.load_task({example})"
+        )
+    if len(task.train) == 0:
+        raise ValueError(f"{task.name} has no training rows; check its filter, or choose another split")
+    if not isinstance(encoder, str | LocationEncoder):
+        raise TypeError(
+            f"encoder must be a key of tslab.ENCODERS or a LocationEncoder, got {type(encoder).__name__}; "
+            "put a position encoder into tslab.location_encoder"
+        )
+    if not isinstance(encoder, str) and any(p.dtype != torch.float32 for p in encoder.parameters()):
+        raise ValueError(
+            "encoder must have float32 weights to be trained: pass encoder.float(); for faster products on a GPU "
+            'there is precision="bfloat16"'
+        )
+    check_choice("compile", compile, (None, True, False))
+    if on_epoch is not None and not callable(on_epoch):
+        raise TypeError(f"on_epoch must be a function of a row of the history, got {type(on_epoch).__name__}")
+
+
+def _configure(
+    task: Task,
+    encoder: str | LocationEncoder,
+    preset: str | None,
+    given: dict[str, Any],
+    encoder_parameters: dict[str, Any],
+) -> TrainConfig:
+    key = encoder if isinstance(encoder, str) else "custom"
+    kind = task.meta.kind
+    check_choice("preset", preset, (None, *PRESETS))
+    recorded, parameters = _resolve_parameters(task, key, preset, encoder_parameters)
+    options = resolve_options(given, recorded, preset=preset, kind=kind)
+    features = task.image_dim if kind == "regression" else 0
+    options["fusion"] = _resolve_fusion(given.get("fusion"), key, features, task)
+    if not isinstance(encoder, str):
+        options["embedding_dim"] = encoder.out_features
+    return TrainConfig(
+        task=task.name,
+        kind=kind,
+        encoder=key,
+        encoder_parameters=parameters,
+        preset=preset,
+        num_classes=task.num_classes,
+        image_features=features,
+        image_kind="scalar" if task.meta.image_kind == "scalar" else "feats",
+        **options,
+    )
+
+
+def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, more: list[str], how: _How) -> Run:
+    """Continue the run in ``folder``; ``more`` are the names of arguments that a continued run does not take."""
+    if more:
+        raise ValueError(
+            f"resume continues a run with its own configuration; leave out {', '.join(more)}, "
+            "or train anew in another run_dir"
+        )
+    config = _read_config(folder)
+    if config.task != task.name:
+        raise ValueError(
+            f"the run in {folder} was trained on {config.task}, not on {task.name}; load that task"
+        )
+    if config.data is not None and config.data != _data_of(task, config):
+        raise ValueError(
+            f"the run in {folder} was trained on other rows than this {task.name} holds; load the task as it was "
+            "then (the same scale, source, split and filters), or train anew in another run_dir"
+        )
+    if config.encoder == "custom" and isinstance(encoder, str):
+        raise ValueError("this run was trained with an encoder object; pass the same object as encoder=")
+    given = encoder if config.encoder == "custom" else config.encoder
+    checkpoint = folder / CHECKPOINT_FILE
+    start = checkpoint if checkpoint.is_file() else None  # interrupted in the first epoch: begin again
+    return _run(task, config, given, folder, how, start)
+
+
+def _data_of(task: Task, config: TrainConfig) -> str:
+    """Digest of the rows that decide the outcome: the training rows, and with patience the validation rows."""
+    return folders.data_digest(task.train, *([task.val] if config.patience is not None else []))
+
+
+def _resolve_parameters(
+    task: Task, encoder: str, preset: str | None, given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(training parameters, encoder parameters): the recorded ones that the encoder takes, then those given."""
+    recorded = hyperparameters(task.name, encoder, preset, kind=task.meta.kind)
+    training = {name: recorded.pop(name) for name in ("lr", "batch_size", "epochs")}
+    if encoder in ("custom", "no_prior"):
+        if given:
+            raise TypeError(
+                f"{', '.join(given)}: encoder parameters need the key of an encoder, not {encoder!r}"
+            )
+        return training, {}
+    if encoder not in ENCODERS:
+        raise KeyError(f"encoder {encoder!r} is not known; choose one of {', '.join(ENCODERS)}, or no_prior")
+    taken = {name: value for name, value in recorded.items() if name not in given}
+    if "anchors" in given:
+        taken.pop("num_anchors", None)
+    if "network" in given:  # recorded parameters belong to the recorded network
+        taken = {k: v for k, v in taken.items() if k not in ("activation", "num_hidden_layers", "hidden_dim")}
+    return training, taken | {name: _plain(value) for name, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    """An encoder parameter without arrays, as it can stand in config.json."""
+    return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+
+
+def _check_storable(parameters: dict[str, Any]) -> None:
+    for name, value in parameters.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise TypeError(
+                f"{name} must be numbers, text or a tensor to be stored in run_dir, got {type(value).__name__}; "
+                "build the encoder with tslab.location_encoder and pass it as encoder="
+            ) from error
+
+
+def _resolve_fusion(fusion: str | None, encoder: str, image_features: int, task: Task) -> str:
+    if task.meta.kind == "classification":
+        if fusion not in (None, "none"):
+            raise ValueError(
+                "fusion is for regression; a class prior is multiplied with the image predictions by tslab.evaluate"
+            )
+        if encoder == "no_prior":
+            raise ValueError("no_prior has nothing to train; use tslab.evaluate('no_prior', task.test)")
+        return "none"
+    if encoder == "no_prior":
+        if image_features == 0:
+            raise ValueError(f"no_prior is the image alone, and {task.name} has no image features")
+        return "none"
+    if image_features == 0:
+        if fusion not in (None, "none"):
+            raise ValueError(
+                f"fusion={fusion!r} needs image features and {task.name} has none; leave fusion out"
+            )
+        return "none"
+    return "concat" if fusion is None else fusion
+
+
+def _draw_anchors(table: Table, count: int, generator: torch.Generator) -> Tensor:
+    places = table.lonlat[has_location(table.lonlat)].cpu()
+    return places[torch.randperm(len(places), generator=generator)[:count]]
+
+
+def _read_config(folder: Path) -> TrainConfig:
+    content = folders.read_config(folder)
+    try:
+        config = TrainConfig(**content)
+    except (TypeError, ValueError) as error:
+        raise DamagedFileError(
+            f"{folder / folders.CONFIG_FILE} is not the configuration of a run ({error}); put the file back, "
+            "or train again in a new folder"
+        ) from error
+    if config.encoder not in (*ENCODERS, "custom", "no_prior"):
+        raise KeyError(
+            f"the run in {folder} was trained with encoder {config.encoder!r}, which is not known here; "
+            "import the module that registers it (tslab.register_encoder) first"
+        )
+    return config
