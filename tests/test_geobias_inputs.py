@@ -45,6 +45,8 @@ def test_a_mask_of_centres_means_the_rows_where_it_is_true() -> None:
         (np.array([3, -1]), r"centers\[1\] = -1 is not a row"),
         ([[0, 1]], "one dimension"),
         (["a"], "centers must hold numbers"),
+        (torch.arange(30) % 2, "mask must be bool"),
+        (torch.ones(30, dtype=torch.uint8), "mask must be bool"),
     ],
 )
 def test_rows_that_are_not_there_are_named(centers: Any, message: str) -> None:
@@ -94,6 +96,9 @@ def test_series_arrays_and_lists_are_taken_by_position() -> None:
     indptr = np.cumsum([0, *map(len, rows)])
     given = geobias.ssi(frame, hits, radius_rad=RADIUS, neighbors=(indptr, torch.cat(rows).tolist()))
     assert torch.equal(given.score, expected)
+    assert torch.equal(geobias.ssi(lonlat, hits, radius_rad=RADIUS, k=np.int64(4)).score, expected)
+    with pytest.raises(ValueError, match="shape"):
+        geobias.ssi(lonlat, hits[:5], radius_rad=RADIUS, marks="unmarked")
 
 
 def test_a_graph_is_scored_like_its_samples() -> None:
@@ -191,6 +196,8 @@ SUMMARY = [
     ({"block_km": math.nan}, "block_km"),
     ({"block_km": 1e-9}, "block_km"),
     ({"num_resamples": 0}, "num_resamples"),
+    ({"num_resamples": 10**13}, "num_resamples"),
+    ({"base_relative": True, "num_seeds": 10**9}, "num_seeds"),
     ({"seed": -1}, "seed"),
     ({"seed": 2**70}, "seed"),
     ({"k": 0}, "k must"),

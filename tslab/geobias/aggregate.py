@@ -8,13 +8,14 @@ into one object.
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
+from tslab.coords import check_lonlat, has_location
 from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran, two_sided_p
 from tslab.geobias.inputs import as_outcomes, check_seed
 from tslab.geobias.neighbors import NeighborGraph
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 BLOCK_KM = 500.0
 """Edge of a bootstrap block: wider than the neighbourhoods in use, narrow enough for hundreds of blocks."""
+
+MOST_RESAMPLES = 1_000_000
+"""More of them take hours and change nothing."""
 
 QUARTER_KM = 10_007.543
 """From the equator to a pole."""
@@ -150,17 +154,20 @@ def summary(
     """
     check_number("alpha", alpha, above=0, below=1)
     _check_bootstrap(block_km, num_resamples, 0.95, seed)
-    if base_relative and isinstance(samples, NeighborGraph):
+    places = None if isinstance(samples, NeighborGraph) else samples
+    if base_relative and places is None:
         raise ValueError(
             "base_relative needs the places themselves: give lonlat first, and the graph as neighbors=graph"
         )
-    search = {name: score[name] for name in (*Neighborhoods.__annotations__, "neighbors") if name in score}  # type: ignore[literal-required]
-    rule = {name: value for name, value in score.items() if name not in search}
+    given: dict[str, Any] = dict(score)
+    where = (*Neighborhoods.__annotations__, "neighbors")
+    search = {name: value for name, value in given.items() if name in where}
+    rule = {name: value for name, value in given.items() if name not in where}
     formulation(
         score.get("preset"), marks=score.get("marks"), moments=score.get("moments"), form=score.get("form")
     )
-    graph = graph_of(samples, **search)  # type: ignore[arg-type]
-    scores = ssi(graph, performance, **rule)  # type: ignore[arg-type]
+    graph = graph_of(samples, **search)
+    scores = ssi(graph, performance, **rule)
     if scores.score.ndim != 1:
         raise ValueError(
             f"a summary is of one model, got {scores.score.shape[1]}; take one with performance[:, i]"
@@ -168,15 +175,15 @@ def summary(
     tested = scores
     if scores.moments != "exact":
         rule = {name: rule[name] for name in ("k", "density") if name in rule}
-        tested = ssi(graph, performance, marks=scores.marks, **rule)  # type: ignore[arg-type]
+        tested = ssi(graph, performance, marks=scores.marks, **rule)
     significance = significance_map(tested, alpha=alpha)
     located = graph.neighborhood >= 0
     scored = ~scores.score.isnan()
     local = performance is not None and _can_be_local(graph, performance)
     pair = None
-    if base_relative:
+    if base_relative and places is not None:
         pair = base_and_relative(
-            samples,
+            places,
             performance,
             num_seeds=num_seeds,
             seed=seed,
@@ -267,20 +274,24 @@ def block_bootstrap(
 
 
 def spatial_blocks(lonlat: Float[Tensor, "c 2"], block_km: float) -> Tensor:
-    """Index of the block of about ``block_km`` by ``block_km`` that each place lies in, counted from 0."""
+    """Index of the block of about ``block_km`` by ``block_km`` that each place lies in, counted from 0; -1 for none."""
+    check_lonlat(lonlat)
     check_number("block_km", block_km, at_least=1, at_most=2 * QUARTER_KM)
     bands = max(1, round(2 * QUARTER_KM / block_km))
-    lon, lat = lonlat.double().unbind(-1)
+    located = has_location(lonlat)
+    lon, lat = lonlat[located].double().unbind(-1)
     band = ((lat + 90) / 180 * bands).floor().clamp(0, bands - 1)
     middle = torch.deg2rad((band + 0.5) / bands * 180 - 90)
     columns = (4 * QUARTER_KM * middle.cos() / block_km).round().clamp_min(1)
     column = (torch.remainder(lon + 180, 360) / 360 * columns).floor()
-    return torch.unique(band * 100_000 + column, return_inverse=True)[1]
+    block = torch.full((len(lonlat),), -1, device=lonlat.device)
+    block[located] = torch.unique(band * 100_000 + column, return_inverse=True)[1]
+    return block
 
 
 def _check_bootstrap(block_km: float, num_resamples: int, confidence: float, seed: int) -> None:
     check_number("block_km", block_km, at_least=1, at_most=2 * QUARTER_KM)
-    check_count("num_resamples", num_resamples)
+    check_count("num_resamples", num_resamples, at_most=MOST_RESAMPLES)
     check_number("confidence", confidence, above=0, below=1)
     check_seed(seed)
 

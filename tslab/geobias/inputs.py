@@ -25,6 +25,8 @@ def as_tensor(name: str, value: Any) -> Tensor:
     Missing values of pandas become NaN. Errors: ``ValueError`` for text, dates and anything else that is no number.
     """
     if isinstance(value, Tensor):
+        if value.is_complex():
+            raise ValueError(f"{name} must hold real numbers, got {value.dtype}")
         return value
     array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
     if array.dtype == object:
@@ -60,9 +62,13 @@ def as_rows(name: str, index: Any, num_rows: int) -> Int[Tensor, " r"]:
         return rows.nonzero()[:, 0]
     if len(rows) == 0:
         return torch.zeros(0, dtype=torch.long)
-    if rows.is_floating_point() or rows.is_complex():
+    if rows.is_floating_point():
         raise ValueError(f"{name} must be row numbers (integers) or a mask (bool), got {rows.dtype}")
     rows = rows.long()
+    if len(rows) == num_rows > 2 and bool(((rows == 0) | (rows == 1)).all()):
+        raise ValueError(
+            f"{name} names rows 0 and 1 only, {num_rows} times; a mask must be bool, not 0 and 1"
+        )
     bad = (rows < 0) | (rows >= num_rows)
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])
@@ -82,7 +88,7 @@ def as_outcomes(
     there is a location.
     """
     given = as_tensor(name, values)
-    if given.ndim not in (1, 2) or len(given) != num_samples or given.is_complex() or 0 in given.shape[1:]:
+    if given.ndim not in (1, 2) or len(given) != num_samples or 0 in given.shape[1:]:
         raise ValueError(
             f"{name} must have shape ({num_samples},) or ({num_samples}, models), got {tuple(given.shape)}"
         )

@@ -44,6 +44,10 @@ def published_moments(values: Float[Tensor, " v"], counts: Int[Tensor, "*c v"]) 
     b the most frequent value (the smallest of equally frequent ones). The degree 4 is part of the formula: it does
     not follow k. sigma is 0 if only b occurs and NaN if var < 0. Source: the PyGBS scores.
     """
+    if values.ndim != 1 or counts.shape[-1:] != values.shape:
+        raise ValueError(
+            f"counts must have {len(values)} columns, one a value, got shape {tuple(counts.shape)}"
+        )
     if len(values) > MAX_DISTINCT_VALUES:
         raise ValueError(
             f'the published moments are made for a few distinct values, got {len(values)}; use moments="exact"'

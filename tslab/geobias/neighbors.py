@@ -124,7 +124,7 @@ def neighbor_graph(
     lonlat = as_places(lonlat)
     radius = as_radius(radius_km, radius_rad)
     if max_neighbors is not None:
-        check_count("max_neighbors", max_neighbors, hint="None is no cut")
+        max_neighbors = check_count("max_neighbors", max_neighbors, hint="None is no cut")
     target = torch.device(device) if device is not None else lonlat.device
     degrees = lonlat.detach().to("cpu", torch.float64)
     order, xyz, location, first_of_place = places_in_order(degrees)
@@ -228,7 +228,8 @@ def _given_neighbors(
         raise ValueError("neighbors must be a NeighborGraph or a pair (indptr, indices)")
     parts = [as_tensor("neighbors", part).detach().cpu() for part in neighbors]
     if any(
-        part.ndim != 1 or (part.is_floating_point() and len(part)) or part.dtype == torch.bool for part in parts
+        part.ndim != 1 or (part.is_floating_point() and len(part)) or part.dtype == torch.bool
+        for part in parts
     ):
         raise ValueError("neighbors must be (indptr, indices), both of whole numbers in one dimension")
     indptr, rows = (part.long() for part in parts)

@@ -163,7 +163,7 @@ def ssi(
     Errors: ``ValueError`` for wrong shapes, marks that are no marks, missing or doubled radius.
     """
     chosen = formulation(preset, marks=marks, moments=moments, form=form)
-    check_count("k", k, at_most=MOST_NEIGHBORS)
+    k = check_count("k", k, at_most=MOST_NEIGHBORS)
     if density != "auto":
         check_number("density", density, above=0, hint='points per steradian, or "auto"')
     graph = graph_of(samples, neighbors=neighbors, **where)
@@ -280,9 +280,13 @@ def _mark_values(graph: NeighborGraph, performance: Tensor | None, marks: Marks)
             f'marks="{marks}" needs a performance value for each sample; only "unmarked" does without'
         )
     if marks == "unmarked":
-        shape = () if performance is None else as_tensor("performance", performance).shape[1:]
-        ones = torch.ones((len(graph.order), *shape[:1]), dtype=torch.float64, device=graph.device)
-        return (ones, False) if shape else (ones[:, None], True)
+        if performance is None:
+            return torch.ones((len(graph.order), 1), dtype=torch.float64, device=graph.device), True
+        blank = torch.zeros_like(
+            as_tensor("performance", performance), dtype=torch.float64
+        )  # values play no part
+        values, single = as_outcomes(blank, graph.num_samples, graph.order)
+        return torch.ones_like(values), single
     values, single = as_outcomes(performance, graph.num_samples, graph.order)
     if marks == "raw":
         return values, single

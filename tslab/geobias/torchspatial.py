@@ -86,10 +86,12 @@ def base_and_relative(
 
     Centres at one place share neighbourhood, background and shuffles. NaN if there is no centre to average over.
     """
-    check_count("num_seeds", num_seeds)
+    check_count("num_seeds", num_seeds, at_most=10_000)
+    check_seed(seed)
+    check_seed(seed + num_seeds)
     check_count("min_samples", min_samples)
     check_count("min_samples_relative", min_samples_relative)
-    check_count("num_shuffles", num_shuffles)
+    check_count("num_shuffles", num_shuffles, at_most=10_000)
     graph, marks, repeats, size = _centers(lonlat, hits, max_centers, seed, radius_rad, chunk, device)
     base, relative = [], []
     used = graph.sizes >= min_samples
@@ -133,7 +135,7 @@ def center_scores(
         relative the mean of score - lowest over finite scores.
     """
     check_count("min_samples", min_samples)
-    check_count("num_shuffles", num_shuffles)
+    check_count("num_shuffles", num_shuffles, at_most=10_000)
     graph, marks, _, size = _centers(lonlat, hits, max_centers, seed, radius_rad, chunk, device)
     generator = torch.Generator(device=graph.device).manual_seed(seed)
     score, lowest = _scores(graph, marks, graph.sizes >= min_samples, num_shuffles, generator, size)

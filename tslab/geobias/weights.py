@@ -106,6 +106,7 @@ def weight_graphs(
 
     ``density=None`` is the automatic background density. Errors and ``overfull``: see `build_weights`.
     """
+    k = check_count("k", k, at_most=MOST_NEIGHBORS)
     key = ("weights", k, density, overfull)
     if key in graph.cache:
         yield from graph.cache[key]
@@ -139,7 +140,7 @@ def build_weights(
 
     Errors: ``ValueError`` if k or the density cannot be, or a neighbourhood has too few nodes for k neighbours.
     """
-    check_count("k", k, at_most=MOST_NEIGHBORS)
+    k = check_count("k", k, at_most=MOST_NEIGHBORS)
     if density is not None:
         check_number("density", density, above=0, hint='points per steradian, or "auto"')
     sizes = graph.sizes
