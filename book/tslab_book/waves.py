@@ -1,4 +1,4 @@
-"""Random fields as sums of waves in space: the synthetic species and the worlds of the encoder guide are made of them."""
+"""Random fields as sums of waves in space, for the synthetic species and the worlds of the encoder guide."""
 
 import math
 
