@@ -5,8 +5,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?= 8000
 
-BIN   := $(VENV)/bin
-READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
+# Which build of torch: empty for that of PyPI (with CUDA on Linux, some gigabytes), or a backend of PyTorch such as cpu.
+TORCH  ?=
+
+BIN   := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+READY := $(VENV)/.ready-$(shell cat requirements.txt requirements.lock pyproject.toml 2>/dev/null | cksum | tr ' ' '-')
 HTML  := _out/_build/html
 LINT  := tslab tests data_scripts benchmarks book/_ext book/tslab_book book/vendor_assets.py book/make_notebooks.py
 
@@ -19,7 +22,7 @@ test: export OMP_NUM_THREADS = 1
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-slow test-browser lint notebooks reproduce assets clean distclean
+.PHONY: help book serve test test-slow test-browser test-versions lint lock notebooks reproduce assets clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +47,9 @@ test-slow: $(READY) ## run the tests that take longer than ten seconds each
 test-browser: $(READY) ## open every page of the built book in Chromium, with the network blocked
 	$(BIN)/python -m pytest tests/browser -n auto $(PYTEST_FLAGS)
 
+test-versions: $(READY) ## the tests with the lowest and the newest versions, and all notebooks with those of Colab
+	PYTHON=$(PYTHON) tests/versions/run $(VERSIONS)
+
 lint: $(READY) ## ruff, mypy, and the files that other services read against their schemas
 	$(BIN)/ruff check $(wildcard $(LINT))
 	$(BIN)/mypy
@@ -60,6 +66,15 @@ reproduce: $(READY) ## recompute all 652 published numbers from the released fil
 notebooks: $(READY) ## regenerate book/notebooks/ (what Colab opens) from the chapters
 	$(BIN)/python book/make_notebooks.py
 
+# The lock holds every package with its hashes, for all systems, but for torch and what only torch asks for: another
+# build of torch has other hashes and needs other packages. torch itself names those by exact versions.
+UNLOCKED = ^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
+lock: $(READY) ## write requirements.lock after a change of requirements.txt; LOCK_FLAGS=--upgrade renews all the others
+	$(BIN)/uv pip compile requirements.txt --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" $(LOCK_FLAGS) --output-file requirements.lock
+	@awk 'BEGIN { kept = 1 } /^[a-z0-9]/ { kept = !/$(UNLOCKED)/ } kept' requirements.lock > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
 assets: $(READY)
 	@$(BIN)/python book/vendor_assets.py
 
@@ -69,13 +84,19 @@ clean: ## remove what was built; keep the virtual environment
 distclean: clean ## remove the virtual environment and the front-end packages too
 	rm -rf $(VENV) book/frontend/node_modules
 
-# The stamp's name holds a checksum of requirements.txt and pyproject.toml: a change installs again.
+# The stamp's name holds a checksum of what is installed from: a change installs again. So does a virtual environment
+# whose pip does not start, because making it was interrupted, its Python is gone or its folder has moved.
+ifeq ($(shell $(BIN)/pip --version 2>/dev/null),)
+.PHONY: $(READY)
+endif
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "tslab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another one:  make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@test -x $(BIN)/python || { echo "Creating $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/pip --version >/dev/null 2>&1 || { echo "Creating $(VENV) ..."; $(PYTHON) -m venv --clear $(VENV); }
+	$(PIP) --require-hashes -r requirements.lock
+	$(if $(TORCH),$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH),$(PIP)) $$(grep '^torch==' requirements.txt)
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.ready-*
 	@touch $@

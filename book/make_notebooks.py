@@ -32,6 +32,16 @@ from repository import ROOT, repository_address  # noqa: E402
 NOTEBOOKS = BOOK / "notebooks"
 NOT_CHAPTERS = {"_ext", "_vendor", "_build", "frontend", "notebooks", "results"}
 
+#: What shows, in the code of a chapter, that it needs an extra of tslab.
+EXTRAS = {
+    "geo": r"\b(geopandas|pyarrow|encode_parquet|to_geoparquet|from_geoparquet)\b",
+    "maps": r"\b(matplotlib\w*|cartopy|static_map)\b",
+    "ml": r"\b(sklearn|fit_baseline|CoordinateTrees|compare_splits|baseline:trees)\b",
+    "onnx": r"\b(onnx\w*|export_onnx)\b",
+    "sweep": r"\b(dask|distributed|sweeps)\b",
+    "tune": r"\b(optuna|tslab\.tune|tslab\.tuning)\b",
+}
+
 INSTALL_CELL = """\
 # Set-up. Where tslab is installed, this does nothing. Elsewhere (Colab, say) it installs tslab from its
 # repository and keeps the torch that is there.
@@ -40,15 +50,16 @@ import subprocess
 import sys
 import tempfile
 from importlib import metadata
+from pathlib import Path
 
 if importlib.util.find_spec("tslab") is None:
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        if importlib.util.find_spec("torch") is not None:
-            constraints.write("torch==" + metadata.version("torch").partition("+")[0])
-            constraints.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        kept = importlib.util.find_spec("torch") is not None
+        constraints.write_text("torch==" + metadata.version("torch").partition("+")[0] if kept else "")
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", constraints.name,
-             "tslab[maps,ml] @ git+{repository}@{branch}"],
+            [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints),
+             "tslab{extras} @ git+{repository}@{branch}"],
             check=True,
         )
 if "google.colab" in sys.modules:
@@ -101,8 +112,11 @@ def notebook_text(chapter: Path) -> str:
         f"*This notebook is made from [`{source}`]({repository}/blob/{branch}/{source}), a chapter of an "
         f"interactive book on location encoders. Run the first code cell once, then the others in order.*"
     )
+    extras = needed_extras("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"))
     install = nbformat.v4.new_code_cell(
-        INSTALL_CELL.replace("{repository}", repository).replace("{branch}", branch),
+        INSTALL_CELL.replace("{extras}", f"[{','.join(extras)}]" if extras else "")
+        .replace("{repository}", repository)
+        .replace("{branch}", branch),
         metadata={"tags": ["install"]},
     )
     cells = [head, install]
@@ -127,6 +141,11 @@ def notebook_text(chapter: Path) -> str:
     )
     fresh.nbformat_minor = 5
     return nbformat.writes(fresh) + "\n"
+
+
+def needed_extras(code: str) -> list[str]:
+    """The extras of tslab that code needs, from the names in it."""
+    return [extra for extra, sign in EXTRAS.items() if re.search(sign, code)]
 
 
 def _cell_ids(sources: list[str]) -> Iterator[str]:

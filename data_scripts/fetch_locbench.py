@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tslab._files import DamagedFileError, FolderInUseError
 from tslab.coords import CoordinateError
 from tslab.tasks import DATASETS, TaskDataError, load_task, verify
 from tslab.tasks.fetching import (
@@ -30,7 +31,17 @@ from tslab.tasks.fetching import (
     unpack,
 )
 from tslab.tasks.locbench import locbench_root
-from tslab.tasks.native import write_task
+from tslab.tasks.native import task_folder, write_task
+
+FAILURES = (
+    FetchLocbenchError,
+    TaskDataError,
+    CoordinateError,
+    DamagedFileError,
+    FolderInUseError,
+    OSError,
+)
+"""What may go wrong with one dataset while others are sound; the messages name the file and the next step."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.convert:
             return convert(options.names or present(root), root, Path(options.convert))
         return get(options, root)
-    except (FetchLocbenchError, TaskDataError, CoordinateError, FileNotFoundError) as error:
+    except FAILURES as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -86,9 +97,14 @@ def get(options: argparse.Namespace, root: Path) -> int:
     if not (options.accept_terms or accepted()):
         print("Nothing was fetched: the terms were not accepted.", file=sys.stderr)
         return 1
+    failed = 0
     for file in chosen:
-        get_one(file, root, keep=options.keep_archives)
-    return check(options.names, root)
+        try:
+            get_one(file, root, keep=options.keep_archives)
+        except FAILURES as error:
+            print(error, file=sys.stderr)
+            failed = 1
+    return max(failed, check(options.names, root))
 
 
 def get_one(file: RemoteFile, root: Path, *, keep: bool) -> None:
@@ -113,13 +129,17 @@ def accepted() -> bool:
 def check(names: list[str], root: Path) -> int:
     """Print the verification report of each dataset; 0 if all agree."""
     good = True
-    for name in changed_downloads(root):
-        print(f"{name}: the archive is no longer the one that was fetched")
+    try:
+        for name in changed_downloads(root):
+            print(f"{name}: the archive is no longer the one that was fetched")
+            good = False
+    except DamagedFileError as error:
+        print(error)
         good = False
     for name in names:
         try:
             report = verify(load_task(name, source="locbench", root=root))
-        except (TaskDataError, CoordinateError, FileNotFoundError) as error:
+        except FAILURES as error:
             print(f"{name}: {error}")
             good = False
         else:
@@ -129,10 +149,23 @@ def check(names: list[str], root: Path) -> int:
 
 
 def convert(names: list[str], root: Path, out: Path) -> int:
-    """Write each dataset in the native format."""
+    """Write each dataset in the native format; 0 if all could be. Nothing is written over what was downloaded.
+
+    Raises:
+        TaskDataError: OUT holds something else under one of the names; nothing was written.
+    """
+    if out.expanduser().resolve() == root.resolve():
+        raise TaskDataError(f"{out} holds the downloaded data; convert them to another folder")
     for name in names:
-        print(write_task(load_task(name, source="locbench", root=root), out))
-    return 0
+        task_folder(out, name)
+    failed = 0
+    for name in names:
+        try:
+            print(write_task(load_task(name, source="locbench", root=root), out))
+        except FAILURES as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = 1
+    return failed
 
 
 def present(root: Path) -> list[str]:

@@ -5,8 +5,9 @@
     python data_scripts/make_synthetic.py --report                    # target against achieved, nothing written
     python data_scripts/make_synthetic.py --calibrate --scale small   # fit the generator again (developers)
 
-Every folder is written completely or not at all; `tslab.load_task(name, source="native", root=OUT)` opens it. The same
-generator version, scale and seed always give the same rows.
+Every folder is written completely or not at all, and never over data that tslab did not write;
+`tslab.load_task(name, source="native", root=OUT)` opens it. The same generator version, scale and seed always give the
+same rows.
 """
 
 import argparse
@@ -15,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from tslab._files import atomic_write
+from tslab._files import FolderInUseError, atomic_write, read_json
 from tslab.tasks import DATASETS, TaskDataError, load_task
 from tslab.tasks.calibration import calibrate
-from tslab.tasks.native import write_task
+from tslab.tasks.native import task_folder, write_task
 from tslab.tasks.synthetic import CLASS_SPECS, SCALES, STRESS_TASKS
 from tslab_book.stand_ins import compare_with_targets
 
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.report:
             return report(options)
         return write(options)
-    except TaskDataError as error:
+    except (TaskDataError, FolderInUseError) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -56,13 +57,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--calibrate", action="store_true", help="fit the classification stand-ins again")
     options = parser.parse_args(argv)
+    if options.seed < 0:
+        parser.error(f"--seed must not be negative, got {options.seed}")
     if not (options.out or options.report or options.calibrate):
         parser.error("say where to write to: make_synthetic.py OUT")
     return options
 
 
 def write(options: argparse.Namespace) -> int:
-    """Generate and write each task."""
+    """Generate and write each task; nothing at all if one of the folders holds other data."""
+    for name in options.names:
+        task_folder(options.out, name)
     for name in options.names:
         start = time.perf_counter()
         task = load_task(name, scale=options.scale, seed=options.seed)
@@ -87,7 +92,7 @@ def recalibrate(options: argparse.Namespace) -> int:
     for name in options.names:
         if name in CLASS_SPECS:
             fitted = calibrate(name, options.scale)
-            stored = json.loads(CALIBRATION_FILE.read_text()) if CALIBRATION_FILE.is_file() else {}
+            stored = read_json(CALIBRATION_FILE, remedy="restore it") if CALIBRATION_FILE.is_file() else {}
             stored.setdefault(name, {})[options.scale] = fitted
             ordered = {
                 key: {s: stored[key][s] for s in SCALES if s in stored[key]}

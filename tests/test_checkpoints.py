@@ -28,7 +28,9 @@ def test_every_golden_checkpoint_is_tested(golden_of_released):
 
 @pytest.mark.mirror
 @pytest.mark.parametrize("name", NAMES)
-def test_released_checkpoint_gives_the_golden_embeddings_and_probabilities(name, golden_of_released, outputs, mirror):
+def test_released_checkpoint_gives_the_golden_embeddings_and_probabilities(
+    name, golden_of_released, outputs, mirror
+):
     about = json.loads((golden_of_released / "checkpoint_outputs.json").read_text())[name]
     model = tslab.load_released_checkpoint(mirror / "pre_trained_models" / about["file"])
     lonlat = torch.from_numpy(outputs["lonlat"]).float()
@@ -220,6 +222,30 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         tslab.load_released_checkpoint(path)
 
 
+class Pickled:
+    """Something of this very module, harmless, but no tensor."""
+
+
+def test_damaged_files_and_files_with_code_are_told_apart(tmp_path):
+    path = write(tmp_path, {}, ffn_state(24))
+    whole = path.read_bytes()
+    damaged = [
+        whole[: len(whole) // 2],
+        b"not a checkpoint",
+        b"\x80\x02}q\x00",
+        whole.replace(b"PK\x03\x04", b"PK\x00\x00"),
+    ]
+    with_code = [pickle.dumps(Harmful(), protocol=2), pickle.dumps({"a": Pickled()}, protocol=2)]
+    for contents, message in ((damaged, "not a readable torch file"), (with_code, "could run code")):
+        for content in contents:
+            path.write_bytes(content)
+            with pytest.raises(CheckpointError, match=message):
+                tslab.load_released_checkpoint(path)
+    torch.save({"params": PARAMS, "state_dict": Pickled()}, path)
+    with pytest.raises(CheckpointError, match="could run code"):
+        tslab.load_released_checkpoint(path)
+
+
 # tslab's own format
 
 
@@ -244,6 +270,19 @@ def test_a_saved_encoder_comes_back_the_same(key, tmp_path, lonlat):
     assert not again.training and again.config == again.config
     assert torch.equal(again(lonlat), encoder(lonlat))
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".safetensors"]
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel, torch.optim.swa_utils.AveragedModel])
+def test_a_wrapped_encoder_is_saved_as_what_it_wraps(wrap, tmp_path, lonlat):
+    encoder = tslab.location_encoder("xyz", 4, hidden_dim=4).eval()
+    tslab.save_encoder(wrap(encoder), tmp_path)
+    with torch.no_grad():
+        assert torch.equal(tslab.load_encoder(tmp_path)(lonlat), encoder(lonlat))
+    encoder.network = torch.compile(encoder.network)
+    tslab.save_encoder(encoder, tmp_path)
+    assert not any("_orig_mod" in name for name in tslab.load_encoder(tmp_path).state_dict())
+    with pytest.raises(TypeError, match=r"save its \.encoder"):
+        tslab.save_encoder(tslab.position_encoder("xyz"), tmp_path)
 
 
 def test_saving_again_replaces_and_keeps_the_dtype(tmp_path, lonlat):

@@ -152,3 +152,69 @@ def test_sampling_repeats_with_its_seed_and_refuses_negative_numbers():
     assert tslab.sample_sphere(0).shape == (0, 2)
     with pytest.raises(ValueError, match="negative"):
         tslab.sample_sphere(-1)
+
+
+def test_whole_degrees_have_a_distance_with_a_fraction():
+    one_degree = EARTH_RADIUS_KM * math.pi / 180
+    whole = tslab.great_circle_distance(torch.tensor([[0, 0]]), torch.tensor([[0, 1]]))
+    assert whole.dtype == torch.float32 and whole.item() == pytest.approx(one_degree, rel=1e-6)
+    mixed = tslab.great_circle_distance(torch.tensor([[0, 0]]), place(1, 0))
+    assert mixed.dtype == torch.float64 and mixed.item() == pytest.approx(one_degree, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (place(0, 91), place(0, 0), r"a\[0\] = \(0, 91\): latitude 91"),
+        (place(0, 0), place(200, 0), r"b\[0\] = \(200, 0\): longitude 200"),
+        (torch.zeros(2, 3, 2) + torch.tensor([0.0, 95.0]), place(0, 0), r"a\[0, 0\] .* \(and 5 more rows\)"),
+        (place(0, 0), place(math.inf, 0), "infinite"),
+        (torch.zeros(3), place(0, 0), r"a must be a tensor of longitude and latitude"),
+        ([[0.0, 0.0]], place(0, 0), "got list"),
+    ],
+)
+def test_distances_check_their_places(a, b, message):
+    with pytest.raises(CoordinateError, match=message):
+        tslab.great_circle_distance(a, b)
+
+
+@pytest.mark.parametrize("radius_km", [0, -1.0, math.nan, math.inf])
+def test_a_sphere_has_a_radius(radius_km):
+    with pytest.raises(ValueError, match="radius_km"):
+        tslab.great_circle_distance(place(0, 0), place(0, 1), radius_km=radius_km)
+
+
+def test_distances_are_traced_without_a_look_at_the_values():
+    a, b = tslab.sample_sphere(4), tslab.sample_sphere(4)
+    rowwise = torch.func.vmap(lambda x, y: tslab.great_circle_distance(x, y))(a, b)
+    assert torch.allclose(rowwise, tslab.great_circle_distance(a, b))
+    assert tslab.great_circle_distance(a.to("meta"), b.to("meta")).shape == (4,)
+    assert check_lonlat(a.to("meta")).is_meta
+
+
+@pytest.mark.parametrize(
+    ("lonlat", "shown"),
+    [
+        (torch.tensor([[180.00002, 0.0]]), "longitude 180.00002 is"),
+        (torch.tensor([[180.00000000000003, 0.0]], dtype=torch.float64), "longitude 180.00000000000003 is"),
+        (torch.tensor([[0.0, 90.00001]]), "latitude 90.00001 is"),
+        (torch.tensor([[0.0, 91.0]], dtype=torch.float16), "latitude 91 is"),
+    ],
+)
+def test_messages_show_the_digits_that_are_too_many(lonlat, shown):
+    with pytest.raises(CoordinateError, match=shown):
+        check_lonlat(lonlat)
+
+
+@pytest.mark.parametrize("xyz", [torch.zeros(4, 2), torch.ones(3, dtype=torch.int64), [1.0, 0.0, 0.0]])
+def test_vectors_that_are_none_are_refused(xyz):
+    with pytest.raises(CoordinateError, match="xyz must be"):
+        tslab.lonlat_from_unit_vectors(xyz)
+
+
+def test_sampling_refuses_numbers_that_are_none():
+    for n in (2.5, True, "3"):
+        with pytest.raises(ValueError, match="n must be"):
+            tslab.sample_sphere(n)
+    with pytest.raises(ValueError, match="dtype"):
+        tslab.sample_sphere(3, dtype=torch.int64)

@@ -140,6 +140,49 @@ def test_bad_input_is_refused(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("preset", [None, "locbench2024"])
+def test_an_encoder_made_on_the_meta_device_computes_the_same_once_it_is_loaded(key, preset):
+    parameters = SMALL[key] if preset is None else {"hidden_dim": 4} if key != "wrap" else {}
+    saved = tslab.location_encoder(key, 4, preset=preset, **parameters).eval()
+    expected, lonlat = saved(places(9)), places(9)
+    for assign in (False, True):
+        with torch.device("meta"):
+            made = tslab.location_encoder(key, 4, preset=preset, **parameters)
+        if not assign:
+            made.to_empty(device="cpu")
+        made.load_state_dict(saved.state_dict(), assign=assign)
+        assert torch.equal(made.eval()(lonlat), expected)
+    again = saved.to_empty(device="cpu")  # new memory for every weight of an encoder that was a whole one
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(again(lonlat), expected)
+
+
+def test_an_own_constant_without_a_value_is_named():
+    class Mine(tslab.PositionEncoder):
+        out_features = 2
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(2), persistent=False)
+
+        def encode(self, lonlat):
+            return lonlat * self.scale
+
+    with torch.device("meta"):
+        encoder = Mine()
+    with pytest.raises(RuntimeError, match="scale of Mine has no value on the meta device"):
+        encoder.to_empty(device="cpu")
+
+
+def test_parameters_are_those_with_a_name():
+    assert tslab.ENCODERS["xyz"].parameters == ()
+    assert tslab.ENCODERS["wrap"].parameters == ()
+    for name in ("args", "kwargs"):
+        with pytest.raises(TypeError, match=f"does not take {name}; it takes no parameters"):
+            tslab.position_encoder("xyz", **{name: 3})
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_state_dict_carries_every_random_part(key):
     encoder, lonlat = small(key), places()
     other = tslab.position_encoder(key, **SMALL[key])
@@ -226,11 +269,66 @@ def test_unknown_names_are_answered_with_the_known_ones():
         ("rbf", {"anchors": torch.tensor([[0.0, torch.nan]])}, "missing"),
         ("rff", {"num_scales": 0}, "num_scales"),
         ("rff", {"kernel_size": 0.0}, "kernel_size"),
+        ("rff", {"kernel_size": math.inf}, "kernel_size"),
+        ("rff", {"extent": (0, math.inf, 0, 1)}, "extent"),
+        ("rff", {"extent": 5}, "lon_min"),
+        ("rff", {"num_scales": 2.5}, "num_scales"),
+        ("rbf", {"kernel_size": math.inf}, "kernel_size"),
+        ("rbf", {"num_anchors": True}, "num_anchors"),
+        ("rbf", {"anchors": torch.zeros(0, 2)}, "at least one place"),
+        ("tile", {"cell_size": math.inf}, "cell_size"),
+        ("tile", {"num_features": 0}, "num_features"),
+        ("nerf", {"num_scales": 2.5}, "num_scales"),
+        ("siren_sh", {"degree": math.nan}, "degree"),
+        ("space2vec_theory", {"min_radius": math.nan}, "min_radius"),
+        ("space2vec_grid", {"max_radius": math.inf}, "max_radius"),
+        ("sphere2vec_sphereM+", {"num_scales": "4"}, "num_scales"),
+        ("sphere2vec_dfs", {"num_scales": 0}, "num_scales"),
     ],
 )
 def test_values_out_of_range_are_refused(key, parameters, message):
     with pytest.raises(ValueError, match=message):
         tslab.position_encoder(key, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("key", "parameters", "message"),
+    [
+        ("xyz", {"embedding_dim": 0}, "embedding_dim"),
+        ("xyz", {"hidden_dim": -1}, "hidden_dim"),
+        ("xyz", {"hidden_dim": 1.5}, "hidden_dim"),
+        ("xyz", {"num_hidden_layers": -1}, "num_hidden_layers"),
+        ("xyz", {"dropout": 1.0}, "dropout"),
+        ("xyz", {"dropout": math.nan}, "dropout"),
+        ("xyz", {"layer_norm": "no"}, "layer_norm"),
+        ("xyz", {"activation": "Swish", "num_hidden_layers": 0}, "activation"),
+        ("wrap", {"num_blocks": -1}, "num_blocks"),
+        ("wrap", {"dropout": -0.1}, "dropout"),
+        ("siren_sh", {"num_hidden_layers": 0}, "num_hidden_layers"),
+        ("siren_sh", {"omega": 0.0}, "omega"),
+        ("siren_sh", {"first_omega": math.inf}, "first_omega"),
+        ("siren_sh", {"dropout": 2}, "dropout"),
+    ],
+)
+def test_networks_refuse_values_out_of_range(key, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        tslab.location_encoder(key, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "how", "error"),
+    [
+        (("", tslab.PositionEncoder), {}, ValueError),
+        (("mine", 3), {}, TypeError),
+        (("mine", tslab.PositionEncoder), {"presets": {"paper": {}}}, ValueError),
+        (("mine", tslab.PositionEncoder), {"network": ["ffn"]}, ValueError),
+        (("mine", tslab.PositionEncoder), {"family": "own"}, ValueError),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(arguments, how, error):
+    with pytest.raises(error):
+        tslab.register_encoder(*arguments, **how)
+    assert set(tslab.ENCODERS) == set(KEYS)
 
 
 def test_preset_tile_is_one_cell():

@@ -131,19 +131,6 @@ def test_weights_can_be_handed_in_and_differentiated(key):
         assert torch.allclose(gradient, encoder.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("key", [key for key in SMALL if key.startswith("sphere2vec_sphere")])
-def test_the_formula_for_compilers_is_the_formula(key):
-    encoder = build(key).position_encoder
-    lonlat = places(50).double().requires_grad_()
-    shared, in_place = encoder.encode(lonlat), encoder.encode_in_place(lonlat)
-    assert torch.allclose(shared, in_place, rtol=0, atol=1e-12)
-    weights = torch.linspace(-1, 1, shared.numel(), dtype=torch.float64).reshape(shared.shape)
-    gradients = [torch.autograd.grad((out * weights).sum(), lonlat)[0] for out in (shared, in_place)]
-    assert torch.allclose(*gradients, rtol=1e-9, atol=1e-9)
-    missing = torch.full((1, 2), torch.nan)
-    assert encoder.encode_in_place(missing).isnan().all()
-
-
 @pytest.mark.parametrize("key", ["space2vec_grid", "space2vec_theory", "sphere2vec_sphereM+"])
 def test_compiled_waves_are_as_precise_as_eager_ones(key):
     torch._dynamo.reset()

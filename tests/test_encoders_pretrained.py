@@ -12,7 +12,7 @@ import torch
 
 import tslab
 from tslab.encoders import PRETRAINED, CheckpointError
-from tslab.encoders.pretrained import EqualEarthFourier, equal_earth
+from tslab.encoders.pretrained import EqualEarthFourier, ParallelMLPs, equal_earth
 
 
 @pytest.fixture
@@ -201,3 +201,10 @@ def test_damaged_safetensors_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         tslab.load_pretrained("geoclip", tmp_path / "model.safetensors")
+
+
+def test_networks_of_geoclip_share_their_input_evenly():
+    with pytest.raises(ValueError, match="in_features must be a multiple of num_scales"):
+        ParallelMLPs(8, 2, num_scales=3)
+    with pytest.raises(ValueError, match="hidden_dim"):
+        ParallelMLPs(9, 2, num_scales=3, hidden_dim=0)

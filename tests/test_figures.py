@@ -140,12 +140,43 @@ def test_diverging_limits_are_symmetric() -> None:
         ({"lon": LON, "lat": LAT, "values": np.full((45, 90), np.nan)}, "no finite value"),
         ({"points": [1.0, 2.0]}, "points must have shape"),
         ({"lon": LON, "lat": LAT, "values": np.zeros((45, 90)), "scale": "rainbow"}, "scale must be"),
+        ({"lon": [], "lat": [], "values": np.zeros((0, 0))}, "no cell"),
+        ({"lon": LON, "lat": LAT * np.nan, "values": np.zeros((45, 90))}, "lat must be degrees"),
+        ({"lon": LON, "lat": LAT * 2, "values": np.zeros((45, 90))}, "lat must be degrees"),
+        ({"lon": LON * 2, "lat": LAT, "values": np.zeros((45, 90))}, "360 degrees wide"),
+        ({"lon": LON, "lat": LAT, "values": np.zeros((45, 90)), "limits": (1, 1)}, "limits must be"),
+        ({"lon": LON, "lat": LAT, "values": np.zeros((45, 90)), "limits": (0, np.nan)}, "limits"),
+        ({"points": [[0.0, 0.0], [10.0, 95.0]]}, r"points\[1\] = \(10.0, 95.0\)"),
+        ({"points": [[0.0, 0.0]], "point_text": ["a", "b"]}, "one text for each of 1 points, got 2"),
+        ({"height": 0}, "height"),
     ],
 )
 @pytest.mark.parametrize("build", [plot.globe, plot.world_map])
 def test_wrong_input_is_named(build: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**arguments)
+
+
+def test_wrong_colours_sizes_and_views_are_named() -> None:
+    with pytest.raises(ValueError, match="one number for each of 1 points"):
+        plot.world_map(points=[[0.0, 0.0]], point_color=[1.0, 2.0])
+    with pytest.raises(ValueError, match="point_size"):
+        plot.world_map(points=[[0.0, 0.0]], point_size=np.nan)
+    with pytest.raises(ValueError, match="center"):
+        plot.globe(center=(0, 91))
+    with pytest.raises(ValueError, match="projection"):
+        plot.static_map(projection="mercator")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="width"):
+        plot.static_map(width=-1.0)
+
+
+@pytest.mark.parametrize("build", [plot.globe, plot.world_map])
+def test_nothing_to_mark_is_an_empty_map_and_a_missing_place_is_not_drawn(build: Any) -> None:
+    empty = build(points=[])
+    assert len(empty.data[-1].x) == 0
+    hole = build(points=[[0.0, 0.0], [np.nan, np.nan]])
+    assert np.isnan(hole.data[-1].x[1]) and hole.data[-1].text[1] == "no location"
+    build(lon=LON, lat=LAT, values=np.full((45, 90), np.nan), limits=(0, 1))
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from tslab import location_encoder, sample_sphere
+from tslab.encoders import EqualEarthFourier
 from tslab.evaluation import evaluate
+from tslab.fusion import LateFusion
 from tslab.hyperparameters import hyperparameters, recorded_hyperparameters
-from tslab.models import Ensemble, LocationClassifier, Regressor, ScalarFeatures
+from tslab.models import Ensemble, LocationClassifier, Regressor, ScalarFeatures, mlp
 from tslab.strata import cell_corner, continents, grid_cells, strata
 from tslab.tasks import Table, Task, TaskMeta
 from tslab.training import train
@@ -147,6 +149,32 @@ def test_model_parts_that_contradict_each_other_are_refused() -> None:
         Regressor(encoder, 4, fusion="add")
     with pytest.raises(ValueError, match="image features of width 4"):
         Regressor(encoder, 4)(places(2))
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda e: LocationClassifier(e, 0), "num_classes"),
+        (lambda e: LocationClassifier(e, 2.0), "num_classes"),
+        (lambda e: Regressor(e, -1), "image_features"),
+        (lambda e: Regressor(None, 3, fusion="none", embedding_dim=0), "embedding_dim"),
+        (lambda e: Regressor(e, 3, head=(8, 0)), "head"),
+        (lambda e: Regressor(e, 3, dropout=1.0), "dropout"),
+        (lambda e: Regressor(e, 3, dropout=float("nan")), "dropout"),
+        (lambda e: Regressor(e, 3, location_activation="relu"), "location_activation"),
+        (lambda e: ScalarFeatures(1), "num_anchors"),
+        (lambda e: mlp((2, 3), activation="swish"), "activation"),
+        (lambda e: LateFusion(torch.nn.Identity(), 0, e, 2), "width"),
+        (lambda e: LateFusion(torch.nn.Identity(), 2, e, 0), "num_classes"),
+        (lambda e: LateFusion(torch.nn.Identity(), 2, e, 2, missing_rate=float("nan")), "missing_rate"),
+        (lambda e: EqualEarthFourier(sigmas=(1.0, float("inf"))), "sigmas"),
+        (lambda e: EqualEarthFourier(sigmas=()), "sigmas"),
+        (lambda e: EqualEarthFourier(num_frequencies=0), "num_frequencies"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_by_name(build, name) -> None:
+    with pytest.raises(ValueError, match=name):
+        build(location_encoder("xyz", 4))
 
 
 def test_scalar_features_differ_column_by_column() -> None:

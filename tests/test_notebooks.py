@@ -7,8 +7,11 @@ executes it again and compares the cells tagged ``nbval-check-output``.
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,6 +64,30 @@ def test_notebook_is_clean_and_starts_by_installing(path: Path) -> None:
     assert 'find_spec("tslab") is None' in first and "enable_custom_widget_manager" in first
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_name)
+def test_notebook_installs_the_extras_that_its_code_imports(path: Path) -> None:
+    """Every optional package that a cell imports comes with an extra that the first cell names."""
+    code = ["".join(cell["source"]) for cell in _cells(path) if cell["cell_type"] == "code"]
+    named = re.search(r"tslab\[([a-z,]+)\] @ git", code[0])
+    extras = set(named[1].split(",")) if named else set()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert extras <= set(project["optional-dependencies"])
+    brought = {re.split("[<>=]", wish)[0] for extra in extras for wish in project["optional-dependencies"][extra]}
+    always = {re.split("[<>=]", wish)[0] for wish in project["dependencies"]} | {"IPython", "tslab", "__future__"}
+    imported = set(re.findall(r"^ *(?:import|from) +(\w+)", "\n".join(code), flags=re.MULTILINE))
+    imported = {"scikit-learn" if name == "sklearn" else name for name in imported} - set(sys.stdlib_module_names)
+    assert imported - {"google"} <= always | brought
+
+
+def test_needed_extras_are_seen_in_code() -> None:
+    assert make_notebooks.needed_extras("tslab.exporting.export_onnx(encoder, path)") == ["onnx"]
+    assert make_notebooks.needed_extras("import dask.dataframe\nimport geopandas") == ["geo", "sweep"]
+    assert make_notebooks.needed_extras('tslab.fit_baseline("trees", task)') == ["ml"]
+    assert make_notebooks.needed_extras("tslab.plot.static_map()") == ["maps"]
+    assert make_notebooks.needed_extras("tslab.tune(task)  # hyper-parameters") == ["tune"]
+    assert make_notebooks.needed_extras('plot.world_map(title="fine-tuning")') == []
+
+
 def test_the_same_chapter_gives_the_same_notebook() -> None:
     for chapter in make_notebooks.executable_chapters():
         assert make_notebooks.notebook_text(chapter) == make_notebooks.notebook_text(chapter)
@@ -83,7 +110,7 @@ def test_parameterised_notebook_runs_and_repeats(path: Path, tmp_path: Path) -> 
     (work / "sanitize.cfg").write_text(SANITIZE, encoding="utf-8")
     nbval = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env",
-         "--nbval-sanitize-with", "sanitize.cfg", "-p", "no:cacheprovider", "-c", "/dev/null",
+         "--nbval-sanitize-with", "sanitize.cfg", "-p", "no:cacheprovider", "-c", os.devnull,
          "--rootdir", str(tmp_path), executed.name],
         cwd=work, capture_output=True, text=True, check=False,
     )  # fmt: skip

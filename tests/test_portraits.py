@@ -119,3 +119,43 @@ def test_sets_of_different_sizes_are_refused_because_old_curves_would_stay():
     one = [Curve("a", [0, 1], [0, 1])]
     with pytest.raises(ValueError, match="as many curves"):
         plot.curve_slider([one, one * 2], ["1", "2"], x={}, y={})
+
+
+FIELD = np.zeros((4, 8))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plot.map_slider([], []), "nothing to show"),
+        (lambda: plot.map_slider([FIELD, FIELD], ["a"]), "labels must name each of 2 steps"),
+        (lambda: plot.map_slider([FIELD, FIELD[:2]], ["a", "b"]), "all of one shape"),
+        (lambda: plot.map_slider([np.zeros(7)], [""]), "twice as wide as high, got 7"),
+        (lambda: plot.map_slider([FIELD], [""], active=1), "active"),
+        (lambda: plot.map_slider([FIELD], [""], limits=(1.0, 0.0)), "limits"),
+        (lambda: plot.map_slider([FIELD], [""], points=[]), "points must have one entry"),
+        (lambda: plot.globe_slider([FIELD[:3]], [""]), "globe_grid"),
+        (lambda: plot.globe_slider([], []), "nothing to show"),
+        (lambda: plot.curve_slider([], [], x={}, y={}), "as many curves"),
+        (
+            lambda: plot.curve_slider([[Curve("c", [0, 1], [0])]], [""], x={}, y={}),
+            "curve 'c' has 2 values",
+        ),
+        (lambda: plot.equal_area_grid(0, 5), "n_lon"),
+        (lambda: plot.globe_grid(7), "step_deg must divide 180"),
+        (lambda: plot.feature_maps(tslab.position_encoder("xyz"), [3], ["z"]), "columns"),
+        (lambda: encoder_pages.published_gains("r2"), "metric 'r2' is not known"),
+        (lambda: encoder_pages.published_dots("sphereC"), "encoder 'sphereC' is not known"),
+        (lambda: encoder_pages.published_sentence("gpt4v"), "encoder 'gpt4v' is not known"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_field_without_values_is_a_grey_map(value):
+    empty = np.full((4, 8), value)
+    for figure in (plot.map_slider([empty], [""]), plot.map_slider([empty], [""], diverging=False)):
+        assert set(np.unique(decoded(figure.data[0].z))) <= {-128, 127}

@@ -7,6 +7,8 @@ not the editable tslab.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +25,40 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: The committed results, which an installed tslab carries.
 RESULTS = ("book/results", "benchmarks/results")
-#: A chapter that reads them.
-NOTEBOOK = ROOT / "book" / "notebooks" / "reproduction" / "audit.ipynb"
+NOTEBOOKS = ROOT / "book" / "notebooks"
+#: One that reads them, and those with the rarest extras; all with TSLAB_EVERY_NOTEBOOK=1 (`make test-versions`).
+TRIED = ["reproduction/audit", "work/at_scale", "work/export"]
+if os.environ.get("TSLAB_EVERY_NOTEBOOK"):
+    TRIED = [
+        path.relative_to(NOTEBOOKS).with_suffix("").as_posix() for path in sorted(NOTEBOOKS.rglob("*.ipynb"))
+    ]
+#: What the extras of tslab bring, as modules; an extra that a first cell does not name is not there for its notebook.
+MODULES = {
+    "geo": ["geopandas", "pyarrow", "pyogrio"],
+    "maps": ["matplotlib", "cartopy"],
+    "ml": ["sklearn"],
+    "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    "sweep": ["dask", "distributed"],
+    "tune": ["optuna"],
+}
+PROGRAM = """
+import json, pathlib, sys
+from importlib.machinery import PathFinder
+from IPython.core.interactiveshell import InteractiveShell
+
+class WithoutAbsent(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in sys.argv[2:] else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutAbsent
+shell = InteractiveShell.instance()
+for cell in json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))["cells"]:
+    if cell["cell_type"] == "code":
+        shell.run_cell("".join(cell["source"])).raise_error()
+import tslab
+print(tslab.__file__)
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -135,19 +169,17 @@ print(json.dumps({
     assert said["published"] > 0 and said["cells"] == 652 and said["rows"] > 0 and said["script"] > 0
 
 
-def test_a_notebook_runs_with_the_wheel_only(clean_python: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", TRIED)
+def test_a_notebook_runs_with_the_wheel_and_the_extras_it_names(
+    clean_python: Path, tmp_path: Path, name: str
+) -> None:
     """The cells of a generated notebook, in order, the installing one included, in a folder of their own."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    (tmp_path / "notebook.py").write_text(
-        "from IPython.core.interactiveshell import InteractiveShell\n"
-        "shell = InteractiveShell.instance()\n"
-        f"for source in {code!r}:\n"
-        "    shell.run_cell(source).raise_error()\n"
-        "import tslab\nprint(tslab.__file__)\n",
-        encoding="utf-8",
-    )
-    command, bare = [clean_python, "notebook.py"], _bare_environment(tmp_path)
+    notebook = NOTEBOOKS / f"{name}.ipynb"
+    named = re.search(r"tslab\[([a-z,]+)\] @ git", notebook.read_text(encoding="utf-8"))
+    extras = named[1].split(",") if named else []
+    absent = [module for extra, modules in MODULES.items() if extra not in extras for module in modules]
+    (tmp_path / "run.py").write_text(PROGRAM, encoding="utf-8")
+    command, bare = [clean_python, "run.py", str(notebook), *absent], _bare_environment(tmp_path)
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=bare)
     assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-3000:]
     assert str(ROOT) not in run.stdout.splitlines()[-1]

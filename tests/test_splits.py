@@ -1,6 +1,7 @@
 """Splits: disjoint, complete, blocks intact, buffers wide enough; and what the sphere does to a grid."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -140,6 +141,31 @@ def test_a_block_split_keeps_test_places_farther_from_training_places() -> None:
     assert median_gap(*by_block) > 2 * median_gap(*by_chance)
 
 
+def test_folds_without_rows_are_reported() -> None:
+    """A hundred places in one block of ten degrees cannot make five folds."""
+    crowd = torch.rand(100, 2, generator=torch.Generator().manual_seed(0)) + 5
+    with pytest.warns(UserWarning, match=r"fold 1, 2, 3, 4 of 5 has no rows.*1 blocks; use smaller blocks"):
+        fold = block_folds(crowd, 5, size_degrees=10.0)
+    assert fold.tolist() == [0] * 100
+    with pytest.warns(UserWarning, match="part 1, 2 of 3 has no rows"):
+        block_split(crowd, size_km=5000)
+
+
+def test_other_splits_without_rows_are_reported() -> None:
+    with pytest.warns(UserWarning, match="part 1 of 2 has no rows"):
+        random_split(3, (0.9, 0.1))
+    with pytest.warns(UserWarning, match="all 9 lie within 300 km of a test place"):
+        assert len(buffered_leave_out(torch.ones(10, 2), torch.tensor([0]), 300)) == 0
+
+
+def test_parts_that_should_be_empty_are_no_news() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        random_split(10, (1.0, 0.0))
+        random_split(0)
+        block_folds(places(200, 0), 5, size_degrees=10)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -151,6 +177,20 @@ def test_a_block_split_keeps_test_places_farther_from_training_places() -> None:
         (lambda x: spatial_blocks(x, size_km=30_000), "size_km"),
         (lambda x: block_folds(x, 1, size_km=100), "num_folds"),
         (lambda x: buffered_leave_out(x, torch.tensor([0]), -1), "radius_km"),
+        (lambda x: buffered_leave_out(x, torch.tensor([0]), math.inf), "radius_km"),
+        (lambda x: buffered_leave_out(x, torch.tensor([99]), 1), "test names rows 99"),
+        (lambda x: buffered_leave_out(x, torch.tensor([-1]), 1), "test names rows -1"),
+        (lambda x: buffered_leave_out(x, torch.tensor([0, 1, 0, 1]), 1), "more than once"),
+        (lambda x: buffered_leave_out(x, torch.tensor([True]), 1), "test has 1 entries"),
+        (lambda x: random_split(10, (math.nan, 0.5)), "add up to 1"),
+        (lambda x: random_split(10, ()), "add up to 1"),
+        (lambda x: random_split(-1), "n must be"),
+        (lambda x: random_split(10, seed=-1), "seed must be"),
+        (lambda x: spatial_blocks(x, size_degrees=math.nan), "size_degrees"),
+        (lambda x: spatial_blocks(x, size_degrees=1e-300), "size_degrees"),
+        (lambda x: spatial_blocks(x, size_km=1e-9), "size_km"),
+        (lambda x: spatial_blocks(x, size_km=math.inf), "size_km"),
+        (lambda x: block_folds(x, 2.5, size_km=100), "num_folds"),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]

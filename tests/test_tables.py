@@ -41,6 +41,33 @@ def test_an_unknown_column_is_named():
 
 
 @pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        (MADE_UP["value"], {}, "DataFrame, got Series"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), {}, "'a' is twice there"),
+        (MADE_UP, {"caption": ""}, "caption is empty"),
+        (
+            MADE_UP,
+            {"formats": {"name": "{:.1f}"}},
+            r"format '{:.1f}' does not fit the values of column 'name'",
+        ),
+        (MADE_UP, {"formats": {"name": "{value}"}}, "does not fit"),
+    ],
+)
+def test_what_is_no_table_is_named(table, options, message):
+    with pytest.raises(ValueError, match=message):
+        sortable_table(table, **({"caption": "x"} | options))
+
+
+def test_tables_without_rows_and_cells_of_every_kind_are_shown():
+    assert "<tbody>" in sortable_table(MADE_UP[:0], caption="Nobody")._repr_html_()
+    kinds = pd.DataFrame({"cell": [[1, 2], None, pd.NA, pd.NaT, float("inf"), {"a": 1}, True]})
+    assert sortable_table(kinds, caption="Kinds")._repr_html_().count("–") == 3
+    whole = pd.DataFrame({"n": pd.array([1, None], dtype="Int64")})
+    assert 'data-value="1.0"' in sortable_table(whole, caption="Whole")._repr_html_()
+
+
+@pytest.mark.parametrize(
     ("value", "digits", "text"),
     [
         (0.25, 2, "0.25"),

@@ -257,6 +257,35 @@ def test_unknown_names_and_sources_say_what_there_is() -> None:
         load_task("yfcc", source="released")
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load_task("sphere_toy", seed=-1), "seed must be"),
+        (lambda: load_task("sphere_toy", seed=1.5), "seed must be a whole number"),  # type: ignore[arg-type]
+        (lambda: load_task("yfcc", scale="medium"), "scale 'medium' is not known"),  # type: ignore[arg-type]
+        (lambda: load_task("sphere_toy", n_train=-1), "n_train must be"),
+        (lambda: load_task("sphere_toy", n_test=True), "n_test must be"),
+        (lambda: load_task("sphere_toy", spread=math.nan), "spread must be"),
+        (lambda: load_task("sphere_toy", spread=math.inf), "spread must be"),
+        (lambda: load_task("yfcc", split="spatial"), "split 'spatial' is not known"),
+        (lambda: load_task("yfcc", source="native", root=".", image="none"), "takes no image"),
+        (lambda: load_task("yfcc", source="locbench", root=".", fraction=0.0), "fraction must be"),
+        (lambda: load_task("yfcc", source="locbench", root=".", fraction=math.nan), "fraction must be"),
+        (lambda: load_task("yfcc", source="locbench", root=".", image="pixels"), "image 'pixels'"),
+        (lambda: load_task("inat2018", source="locbench", root=".", variant="highres"), "variant 'highres'"),
+        (lambda: load_task("yfcc", source="locbench", root=".", variant="high_res"), "variant 'high_res'"),
+        (lambda: load_task("mosaiks_elevation", source="released", fractions=(0.5, 0.5)), "three"),
+        (lambda: load_task("mosaiks_elevation", source="released", size_km=10), "split='block'"),
+        (lambda: load_task("sphere_toy").with_validation(1.5), "fraction must be"),
+        (lambda: load_task("sphere_toy").resplit((math.nan, 0.5, 0.5)), "add up to 1"),
+        (lambda: load_task("sphere_toy").resplit(seed=-1), "seed must be"),
+    ],
+)
+def test_parameters_out_of_range_are_refused_by_name(call, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 @pytest.mark.mirror
 class TestReleasedPoints:
     """The real MOSAIKS points inside the released results."""

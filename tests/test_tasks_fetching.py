@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import requests
 
-from data_scripts import fetch_locbench
+from data_scripts import fetch_locbench, make_synthetic
 from tests.test_locbench import write_yfcc
+from tslab._files import DamagedFileError, FolderInUseError, only_writer
 from tslab.tasks import fetching
 from tslab.tasks.fetching import (
     FetchLocbenchError,
@@ -314,3 +315,151 @@ def test_recording_keeps_earlier_entries(server: Server, tmp_path: Path) -> None
     record(other, path, tmp_path)
     assert sorted(json.loads((tmp_path / fetching.RECORD).read_text())) == ["birdsnap.tar", "other.zip"]
     assert os.listdir(tmp_path / ".downloads") == ["birdsnap.tar"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.zip", "/etc/evil.zip", "a/b.zip", "..", "", "a\\b.zip", "C:evil", "a\0b"]
+)
+def test_names_of_remote_files_stay_inside_the_root(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FetchLocbenchError, match="outside its folder"):
+        RemoteFile(name, "https://x/1", 5, "ab")
+    listed = [{"name": name, "download_url": "https://x/1", "size": 5, "computed_md5": "ab"}]
+    monkeypatch.setattr(
+        fetching, "doi_to_repository", lambda doi, timeout=None: SimpleNamespace(api_response=listed)
+    )
+    with pytest.raises(FetchLocbenchError, match="do not trust this list"):
+        list_remote()
+
+
+def test_older_pooch_knows_no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [{"name": "a.zip", "download_url": "https://x/1", "size": 5, "computed_md5": "ab"}]
+    monkeypatch.setattr(fetching, "doi_to_repository", lambda doi: SimpleNamespace(api_response=listed))
+    assert [file.name for file in list_remote()] == ["a.zip"]
+
+
+def test_no_more_is_written_than_was_announced(server: Server, tmp_path: Path) -> None:
+    file = remote(server)
+    short = RemoteFile(file.name, file.url, 200_000, file.md5)
+    with pytest.raises(FetchLocbenchError, match="more than the 200,000 bytes"):
+        fetch(short, tmp_path)
+    assert os.listdir(tmp_path / ".downloads") == []
+
+
+def test_addresses_that_cannot_be_fetched_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FetchLocbenchError, match="file:///etc/passwd"):
+        fetch(RemoteFile("a.zip", "file:///etc/passwd", 5, "ab"), tmp_path)
+
+
+@pytest.mark.parametrize("bad", [{"retries": -1}, {"timeout": 0}, {"timeout": float("nan")}, {"pause": -1.0}])
+def test_bad_numbers_are_refused_before_anything_is_written(bad: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        fetch(RemoteFile("a.zip", "https://x/1", 5, "ab"), tmp_path, **bad)
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_fetchers_of_one_file_are_refused(server: Server, tmp_path: Path) -> None:
+    lock = tmp_path / ".downloads" / ".birdsnap.tar.lock"
+    with only_writer(lock, hint=""), pytest.raises(FolderInUseError, match="is being fetched already"):
+        fetch(remote(server), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz"])
+def test_archives_that_would_grow_out_of_proportion_are_refused(kind: str, tmp_path: Path) -> None:
+    """Forty megabytes of zeros from forty kilobytes: a zip bomb in small."""
+    zeros, path = bytes(40 << 20), tmp_path / f"bomb.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.bin", zeros)
+    else:
+        with tarfile.open(path, f"w:{kind[4:]}") as archive:  # type: ignore[call-overload]
+            entry = tarfile.TarInfo("a.bin")
+            entry.size = len(zeros)
+            archive.addfile(entry, io.BytesIO(zeros))
+    with pytest.raises(FetchLocbenchError, match="do not trust this file"):
+        unpack(path, tmp_path / "root", "yfcc")
+    assert os.listdir(tmp_path / "root") == []
+
+
+def test_archives_larger_than_the_disk_are_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tar_of(tmp_path / "a.tar", {"a.bin": CONTENT})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(FetchLocbenchError, match="the disk is full"):
+        unpack(archive, tmp_path / "root", "yfcc")
+
+
+def test_unpacking_needs_no_filter_and_takes_no_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian 12's Python 3.11.2 has no ``extractall(filter=)``."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        folder = tarfile.TarInfo("./")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        entry = tarfile.TarInfo("./yfcc/a.bin")
+        entry.size, entry.mode, entry.uid = len(CONTENT), 0o4777, 0
+        archive.addfile(entry, io.BytesIO(CONTENT))
+    monkeypatch.delattr(tarfile.TarFile, "extractall")
+    monkeypatch.delattr(tarfile.TarFile, "extract")
+    folder_path = unpack(path, tmp_path / "root", "yfcc")
+    assert (folder_path / "a.bin").read_bytes() == CONTENT
+    assert (folder_path / "a.bin").stat().st_mode & 0o7111 == 0
+
+
+def test_encrypted_archives_are_named(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "a.zip", {"a.bin": b"x" * 100})
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    at = content.index(b"PK\x01\x02")
+    content[at + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(FetchLocbenchError, match=r"a\.zip is truncated or damaged .*encrypted"):
+        unpack(path, tmp_path / "root", "yfcc")
+
+
+def test_what_a_killed_unpacking_left_is_cleaned_up(tmp_path: Path) -> None:
+    (tmp_path / "root/.unpacking-yfcc-abcdefgh").mkdir(parents=True)
+    unpack(zip_of(tmp_path / "a.zip", {"a.bin": b"x"}), tmp_path / "root", "yfcc")
+    assert os.listdir(tmp_path / "root") == ["yfcc"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a.zip": 5}', '{"a.zip": {}}', "\udcff"])
+def test_a_damaged_record_of_checksums_names_itself(content: str, tmp_path: Path) -> None:
+    (tmp_path / fetching.RECORD).write_bytes(content.encode(errors="surrogateescape"))
+    (tmp_path / "a.zip").write_bytes(b"x")
+    with pytest.raises(DamagedFileError, match=r"checksums\.json.*remove it and run"):
+        changed_downloads(tmp_path)
+    with pytest.raises(DamagedFileError, match=r"checksums\.json"):
+        record(RemoteFile("a.zip", "", 1, ""), tmp_path / "a.zip", tmp_path)
+
+
+class TestNothingOfTheReaderIsLost:
+    """Converting and generating into a folder that holds downloaded data."""
+
+    def test_converting_in_place_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = write_yfcc(tmp_path)
+        before = sorted(path.name for path in folder.rglob("*"))
+        assert fetch_locbench.main(["--convert", str(tmp_path), "--root", str(tmp_path)]) == 1
+        assert "another folder" in capsys.readouterr().err
+        assert sorted(path.name for path in folder.rglob("*")) == before
+
+    def test_generating_over_an_archive_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = write_yfcc(tmp_path)
+        before = sorted(path.name for path in folder.rglob("*"))
+        names = ["--names", "fmow", "yfcc", "--scale", "tiny"]
+        assert make_synthetic.main([str(tmp_path), *names]) == 1
+        assert "did not write" in capsys.readouterr().err
+        assert sorted(path.name for path in folder.rglob("*")) == before and os.listdir(tmp_path) == ["yfcc"]
+
+    def test_a_damaged_dataset_does_not_block_the_others(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_yfcc(tmp_path / "root")
+        (tmp_path / "root/fmow").mkdir()
+        out = tmp_path / "out"
+        assert fetch_locbench.main(["--convert", str(out), "--root", str(tmp_path / "root")]) == 1
+        assert "fmow" in capsys.readouterr().err and os.listdir(out) == ["yfcc"]

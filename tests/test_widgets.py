@@ -353,6 +353,10 @@ def test_wrong_arguments_of_the_laboratory_are_named(
         ("#a=rbf&a.sigma=1", ValueError, "no control sigma"),
         ("#a=rbf&a.num_anchors=9999", ValueError, "num_anchors=9999 is outside"),
         ("#a=rbf&a.kernel_size=wide", ValueError, "'wide'"),
+        ("#a=rbf&a.kernel_size=nan", ValueError, "kernel_size must be a finite number"),
+        ("#a=rbf&a.kernel_size=1e999", ValueError, "kernel_size must be a finite number"),
+        ("#a=rbf&a.channel=-3", ValueError, "channel must be"),
+        ("#a=constructor", KeyError, "choose one of"),
         ("#a=rbf&place=1,2,3", ValueError, "not the number"),
         ("#a=rbf&place=400,2", ValueError, "place must be"),
         ("#a=rbf&species=y", ValueError, "species must be one of"),
@@ -508,7 +512,13 @@ def test_the_state_survives_the_address() -> None:
     assert {name: getattr(laboratory, name) for name in STATE} == STATE
 
 
-@pytest.mark.parametrize("address", ["", "#key-points", "#a=nothing", "#%E0%A4%A", "#b", "#place=1,2"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "", "#key-points", "#a=nothing", "#%E0%A4%A", "#b", "#place=1,2", "#a=constructor", "#a=__proto__",
+        "#a=toString", "#a=hasOwnProperty&b=valueOf", "#a=", "#__proto__=rbf", "#a=rbf&a=nothing", "#a=RBF",
+    ],
+)  # fmt: skip
 def test_an_address_without_an_encoder_asks_for_nothing(address: str) -> None:
     code = f"return fromHash({json.dumps(address)}, {menu()}, {json.dumps(trained.SPECIES)});"
     assert node(code) is None
@@ -528,6 +538,52 @@ def test_what_an_address_gets_wrong_is_left_out_or_moved_to_the_limits() -> None
             }
         ]
     }
+
+
+@pytest.mark.parametrize(
+    ("address", "parameters", "channel"),
+    [
+        ("#a=rbf&b=constructor&a.constructor=3&a.__proto__=4&constructor=1&__proto__=2", {}, None),
+        ("#a=rbf&a.num_anchors=NaN&a.kernel_size=Infinity&a.channel=NaN", {}, None),
+        ("#a=rbf&a.num_anchors=1e999&a.kernel_size=-1e999&a.channel=1e999", {}, None),
+        ("#a=rbf&a.num_anchors=0x20&a.kernel_size=0b11&a.channel=0x1", {}, None),
+        ("#a=rbf&a.num_anchors=%20&a.kernel_size=&a.channel=1e300", {}, None),
+        ("#a=rbf&a.num_anchors=[]&a.kernel_size=null&a.channel=1.5", {}, None),
+        (
+            "#a=rbf&a.num_anchors=99999999999999999999&a.channel=99999999999999999999",
+            {"num_anchors": 400},
+            None,
+        ),
+        ("#a=rbf&a.num_anchors=20&a.num_anchors=30&a.channel=4&a.channel=5", {"num_anchors": 30}, 5),
+        ("#a=rbf&place=__proto__&measure=constructor&species=toString", {}, None),
+        ("#a=rbf&place=1e999,0&place=0,NaN", {}, None),
+        ("#a=rbf&place=0x10,1", {}, None),
+    ],
+)
+def test_no_address_makes_anything_but_a_state(
+    address: str, parameters: dict[str, int], channel: int | None
+) -> None:
+    code = f"return fromHash({json.dumps(address)}, {menu()}, {json.dumps(trained.SPECIES)});"
+    usual = CONTROLS["rbf"]
+    expected = {
+        "encoder": "rbf",
+        "parameters": {name: int(v) if float(v).is_integer() else v for name, v in usual.defaults.items()}
+        | parameters,
+        "channel": usual.channel if channel is None else channel,
+    }
+    assert node(code) == {"sides": [expected]}
+
+
+@pytest.mark.parametrize("channel", [-1, 1.5, "2", True])
+def test_a_feature_is_a_number_from_zero(channel: Any) -> None:
+    with pytest.raises(ValueError, match="channel must be"):
+        EncoderExplorer(channel=channel)
+
+
+@pytest.mark.parametrize("place", [(1.0,), (1.0, 2.0, 3.0), 5.0, ("x", 1.0), (180.00002, 0.0)])
+def test_a_place_that_is_none_is_shown_as_it_was_given(place: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"got {place!r}")):
+        EncoderExplorer(place=place)
 
 
 def test_copied_python_shows_the_same_state() -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -90,15 +90,18 @@ def read_csv(path: str | os.PathLike[str] | IO[str], **options: Any) -> "pd.Data
 
 
 @contextmanager
-def only_writer(path: str | os.PathLike[str], *, hint: str, wait: float = 0.0) -> Iterator[None]:
+def only_writer(
+    path: str | os.PathLike[str], *, hint: str, wait: float = 0.0, keep: bool = True
+) -> Iterator[None]:
     """Hold the lock file ``path`` while the block runs, so that no other process (or thread) writes at the same time.
 
-    The lock ends with the process, however it ends; the empty lock file may stay.
+    The lock ends with the process, however it ends; the empty lock file may stay then.
 
     Args:
         path: of the lock file, beside or in the folder that it guards.
         hint: the next step, for the message.
         wait: seconds to wait for another writer to end.
+        keep: leave the empty lock file at the end; False removes it, for folders that are others' to look at.
 
     Raises:
         FolderInUseError: another writer holds the lock; names ``path`` and ``hint``.
@@ -115,6 +118,9 @@ def only_writer(path: str | os.PathLike[str], *, hint: str, wait: float = 0.0) -
     try:
         yield
     finally:
+        if not keep:
+            with suppress(OSError):
+                lock.unlink()
         held.release()
 
 

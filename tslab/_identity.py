@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from tslab.encoders.storage import unwrap
 
-BOOKKEEPING = vars(nn.Module()).keys()
-"""Attributes that every module has; weights, buffers and submodules are read in their own way."""
+BOOKKEEPING = {*vars(nn.Module()), "_is_torch_compile", "_compiled_call_impl"}
+"""Attributes that every module has, or that a compiler adds; weights, buffers and submodules are read in their own
+way."""
 
 
 class NoIdentityError(ValueError):

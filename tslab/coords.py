@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tslab._checks import check_count, check_number
+
 EARTH_RADIUS_KM = 6371.0088
 """Mean Earth radius (IUGG), in kilometres."""
 
@@ -41,11 +43,7 @@ def check_lonlat(lonlat: Float[Tensor, "n 2"], *, name: str = "lonlat") -> Float
     check_lonlat_shape(lonlat, name=name)
     if _values_are_hidden(lonlat):
         return lonlat
-    lon, lat = lonlat.detach().unbind(-1)
-    bad = (lon.abs() > LON_LIMIT) | (lat.abs() > LAT_LIMIT)  # false for NaN, true for infinity
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0, 0])
-        raise CoordinateError(_describe_bad_row(name, row, int(bad.sum()), float(lon[row]), float(lat[row])))
+    _check_range(lonlat, name)
     return lonlat
 
 
@@ -85,7 +83,14 @@ def unit_vectors(lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
 
 
 def lonlat_from_unit_vectors(xyz: Float[Tensor, "n 3"]) -> Float[Tensor, "n 2"]:
-    """Inverse of `unit_vectors`, for vectors of any positive length; the longitude of a pole is 0."""
+    """Inverse of `unit_vectors`, for vectors of any positive length; the longitude of a pole is 0.
+
+    Raises:
+        CoordinateError: no floating point tensor whose last axis has three entries.
+    """
+    if not isinstance(xyz, Tensor) or not xyz.is_floating_point() or xyz.ndim == 0 or xyz.shape[-1] != 3:
+        got = f"{xyz.dtype} of shape {tuple(xyz.shape)}" if isinstance(xyz, Tensor) else type(xyz).__name__
+        raise CoordinateError(f"xyz must be a floating point tensor of shape (n, 3), got {got}")
     x, y, z = xyz.unbind(-1)
     lon = torch.atan2(y, x)
     lat = torch.atan2(z, torch.hypot(x, y))
@@ -99,9 +104,25 @@ def great_circle_distance(
 
     Uses the atan2 form (Vincenty on the sphere), which is accurate for neighbouring, distant and antipodal places
     alike; computed in float64 and returned in the dtype of the inputs. NaN if either place is missing.
-    ``radius_km=1`` gives the angle in radians.
+    ``radius_km=1`` gives the angle in radians. Places in whole degrees (integer tensors) give a distance in torch's
+    default dtype.
+
+    Raises:
+        CoordinateError: no tensor, another last axis than (longitude, latitude), or a place that does not exist.
+        ValueError: a radius that is not positive.
     """
+    for name, places in (("a", a), ("b", b)):
+        if not isinstance(places, Tensor) or places.ndim == 0 or places.shape[-1] != 2 or places.is_complex():
+            got = f"shape {tuple(places.shape)}" if isinstance(places, Tensor) else type(places).__name__
+            raise CoordinateError(
+                f"{name} must be a tensor of longitude and latitude, shape (n, 2), got {got}"
+            )
+        if not _values_are_hidden(places):
+            _check_range(places, name)
+    check_number("radius_km", radius_km, above=0)
     dtype = torch.promote_types(a.dtype, b.dtype)
+    if not dtype.is_floating_point:
+        dtype = torch.get_default_dtype()
     lon_a, lat_a = a.double().unbind(-1)
     lon_b, lat_b = b.double().unbind(-1)
     sin_a, cos_a, sin_b, cos_b = _sin_deg(lat_a), _cos_deg(lat_a), _sin_deg(lat_b), _cos_deg(lat_b)
@@ -120,8 +141,9 @@ def sample_sphere(
 
     The result lies on the device of ``generator`` (CPU without one).
     """
-    if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
+    check_count("n", n, at_least=0, hint="a number of places is never negative")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be floating point, got {dtype}")
     device = generator.device if generator is not None else torch.device("cpu")
     u = torch.rand((n, 2), generator=generator, dtype=torch.float64, device=device)
     lon = (2 * u[:, 0] - 1) * LON_LIMIT
@@ -130,26 +152,49 @@ def sample_sphere(
 
 
 def _values_are_hidden(tensor: Tensor) -> bool:
-    """True while torch.compile, torch.export or a torch.func transform looks through the tensor."""
-    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    """True while torch.compile, torch.export or a torch.func transform looks through the tensor, and without values."""
+    return (
+        tensor.is_meta
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
 
 
-def _describe_bad_row(name: str, row: int, count: int, lon: float, lat: float) -> str:
+def _check_range(lonlat: Float[Tensor, "*n 2"], name: str) -> None:
+    """Raise `CoordinateError` for the first place that is outside the world; NaN is not."""
+    lon, lat = lonlat.detach().unbind(-1)
+    bad = (lon.abs() > LON_LIMIT) | (lat.abs() > LAT_LIMIT)  # false for NaN, true for infinity
+    if bool(bad.any()):
+        row = tuple(bad.nonzero()[0].tolist())
+        count = int(bad.sum())
+        shown = ", ".join(map(str, row))
+        raise CoordinateError(_describe_bad_row(name, shown, count, lon[row].cpu(), lat[row].cpu()))
+
+
+def _describe_bad_row(name: str, row: str, count: int, lon_here: Tensor, lat_here: Tensor) -> str:
+    lon, lat = float(lon_here), float(lat_here)
+    lon_text, lat_text = _digits(lon_here), _digits(lat_here)
     others = f" (and {count - 1} more rows)" if count > 1 else ""
-    where = f"{name}[{row}] = ({lon:g}, {lat:g}){others}"
+    where = f"{name}[{row}] = ({lon_text}, {lat_text}){others}"
     if abs(lon) == float("inf") or abs(lat) == float("inf"):
         return f"{where} is infinite; mark a missing place with NaN in both columns"
     if abs(lat) > LAT_LIMIT and abs(lon) <= LAT_LIMIT and abs(lat) <= LON_LIMIT:
         return (
-            f"{where}: latitude {lat:g} is outside [-90, 90]; the order is (longitude, latitude): "
+            f"{where}: latitude {lat_text} is outside [-90, 90]; the order is (longitude, latitude): "
             f"if your columns are swapped, use {name}.flip(-1)"
         )
     if abs(lat) > LAT_LIMIT:
-        return f"{where}: latitude {lat:g} is outside [-90, 90]; coordinates are degrees, not metres"
+        return f"{where}: latitude {lat_text} is outside [-90, 90]; coordinates are degrees, not metres"
     return (
-        f"{where}: longitude {lon:g} is outside [-180, 180]; "
+        f"{where}: longitude {lon_text} is outside [-180, 180]; "
         "bring it into range with (longitude + 180) % 360 - 180"
     )
+
+
+def _digits(value: Tensor) -> str:
+    """A number with as many digits as tell it apart in its own precision: 180.00002, not 180 and not 180.00001526."""
+    exact = value.numpy() if value.dtype in (torch.float32, torch.float64) else float(value)
+    return str(exact).removesuffix(".0")
 
 
 def _sin_deg(degrees: Tensor) -> Tensor:

@@ -19,9 +19,16 @@ def join_processes(device: torch.device) -> None:
 
     The group stays open until Python exits, because one that was closed cannot be opened again in the same
     process.
+
+    Raises:
+        ValueError: WORLD_SIZE, which ``torchrun`` sets, is no number of processes.
     """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone or not torch.distributed.is_available() or torch.distributed.is_initialized():
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if not processes.isdecimal() or int(processes) < 1:
+        raise ValueError(
+            f"the environment variable WORLD_SIZE must be a number of processes, got {processes!r}"
+        )
+    if int(processes) == 1 or not torch.distributed.is_available() or torch.distributed.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)

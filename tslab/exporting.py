@@ -6,6 +6,7 @@ is compared with the module before it is handed over. The chapter *Exporting a m
 """
 
 import contextlib
+import inspect
 import io
 import json
 import logging
@@ -21,8 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab import __version__
+from tslab._checks import check_choice, check_number
 from tslab._files import atomic_path, atomic_write
+from tslab._optional import require
 from tslab.coords import sample_sphere
+from tslab.encoders.storage import unwrap
+from tslab.models import Ensemble, Regressor
 
 OPSET = 20
 """Version of the ONNX operators: the one that torch's exporter writes without converting."""
@@ -54,10 +59,12 @@ def export_onnx(
 ) -> ExportReport:
     """Write a module of places as one ONNX file and compare it with the module in ONNX Runtime.
 
-    The input is ``lonlat`` (n, 2), degrees of type ``dtype``, any n; the output is called ``output``.
+    The input is ``lonlat`` (n, 2), degrees of type ``dtype``, any n; a `tslab.models.Regressor` (or an ensemble) with
+    image features takes them as ``image`` (n, d), float32. The output is called ``output``.
 
     Args:
-        module: encoder or prior on the CPU; it is put in evaluation mode.
+        module: encoder, prior or regressor on the CPU; it is put in evaluation mode. A compiled or data-parallel one
+            is exported as the module that it wraps.
         path: file to write; it appears when the comparison has passed.
         dtype: of the coordinates. float64 where places closer than a few metres matter.
         metadata: strings to store in the file, beside the versions.
@@ -65,35 +72,40 @@ def export_onnx(
 
     Raises:
         ImportError: needs onnx, onnxscript and onnxruntime (``pip install "tslab[onnx]"``).
-        ValueError: the file does not compute what the module does, or a module that is not on the CPU.
+        ValueError: the file does not compute what the module does, a module that is not on the CPU, or an argument out
+            of range.
     """
-    import onnx
-    import onnxruntime
-
-    module = _on_cpu(module)
-    places = torch.export.Dim("places", min=1, max=MAX_PLACES)
-    graph = onnx_graph(
-        module,
-        (torch.zeros(7, 2, dtype=dtype),),
-        dynamic_shapes=({0: places},),
-        input_names=["lonlat"],
-        output_names=[output],
-    )
-    model = onnx.load_from_string(graph)
+    onnx, onnxruntime = (require(package, "onnx") for package in ("onnx", "onnxruntime"))
+    check_number("tolerance", tolerance, above=0)
     facts = {
         "tslab": __version__,
         "torch": torch.__version__,
         "opset": OPSET,
         "input": "longitude, latitude in degrees",
     }
-    for name, value in (facts | dict(metadata or {})).items():
+    facts = _as_text(facts | dict(metadata or {}))
+    module = _on_cpu(module)
+    inputs = example_inputs(module, dtype)
+    if not isinstance(output, str) or not output or output in inputs:
+        raise ValueError(f"output must be a name other than {' and '.join(inputs)}, got {output!r}")
+    expected = _expected(module, inputs)
+    places = torch.export.Dim("places", min=1, max=MAX_PLACES)
+    graph = onnx_graph(
+        module,
+        tuple(value[:7] for value in inputs.values()),
+        dynamic_shapes=_shapes(module, inputs, places),
+        input_names=list(inputs),
+        output_names=[output],
+    )
+    model = onnx.load_from_string(graph)
+    for name, value in facts.items():
         entry = model.metadata_props.add()
-        entry.key, entry.value = name, value if isinstance(value, str) else json.dumps(value)
+        entry.key, entry.value = name, value
     content = model.SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    lonlat = check_places(dtype)
-    found = torch.from_numpy(session.run(None, {"lonlat": lonlat.numpy()})[0])
-    report = _compared(module, lonlat, found, Path(path), len(content), tolerance)
+    taken = {entry.name for entry in session.get_inputs()}
+    found = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in taken})[0]
+    report = _compared(expected, torch.from_numpy(found), Path(path), len(content), tolerance)
     atomic_write(path, content)
     return report
 
@@ -109,19 +121,24 @@ def export_program(
 
     Arguments and errors as in `export_onnx`; loading needs torch, but not tslab.
     """
+    check_number("tolerance", tolerance, above=0)
+    if Path(path).suffix != ".pt2":
+        raise ValueError(f"an exported program is a file that ends in .pt2, got {Path(path).name}")
     module = _on_cpu(module)
+    inputs = example_inputs(module, dtype)
+    expected = _expected(module, inputs)
     places = torch.export.Dim("places", min=2, max=MAX_PLACES)
-    program = torch.export.export(module, (torch.zeros(7, 2, dtype=dtype),), dynamic_shapes=({0: places},))
+    args = tuple(value[:7] for value in inputs.values())
+    program = torch.export.export(module, args, dynamic_shapes=_shapes(module, inputs, places))
     with atomic_path(path) as temporary:
         with (
             warnings.catch_warnings()
         ):  # about weights that are a view, and might not be on the CPU: they are
             warnings.simplefilter("ignore")
             torch.export.save(program, temporary)
-        lonlat = check_places(dtype)
         with torch.no_grad():
-            found = torch.export.load(temporary).module()(lonlat)
-        return _compared(module, lonlat, found, Path(path), temporary.stat().st_size, tolerance)
+            found = torch.export.load(temporary).module()(*inputs.values())
+        return _compared(expected, found, Path(path), temporary.stat().st_size, tolerance)
 
 
 def onnx_graph(module: nn.Module, args: tuple[Tensor, ...], **options: Any) -> bytes:
@@ -133,6 +150,8 @@ def onnx_graph(module: nn.Module, args: tuple[Tensor, ...], **options: Any) -> b
     Raises:
         ImportError: the exporter of torch needs the packages onnx and onnxscript.
     """
+    for package in ("onnx", "onnxscript"):
+        require(package, "onnx")
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -165,6 +184,38 @@ def check_places(dtype: torch.dtype = torch.float32) -> Float[Tensor, "n 2"]:
     return torch.cat([random, torch.tensor(special, dtype=dtype)])
 
 
+def example_inputs(module: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """What the module is compared on, by the names of its inputs: `check_places`, and random image features for a
+    `tslab.models.Regressor` that takes some (positive ones where it takes the logarithm).
+
+    Raises:
+        ValueError: ``dtype`` is not float32 or float64.
+    """
+    check_choice("dtype", dtype, (torch.float32, torch.float64))
+    inputs = {"lonlat": check_places(dtype)}
+    part = module.members[0] if isinstance(module, Ensemble) else module
+    if isinstance(part, Regressor) and part.image is not None:
+        shape = (len(inputs["lonlat"]), len(part.image_mean))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        scaled = noise * part.image_scale.float() + part.image_mean.float()
+        inputs["image"] = noise.exp() if part.scalar is not None else scaled
+    return inputs
+
+
+def _shapes(module: nn.Module, inputs: Mapping[str, Tensor], places: Any) -> tuple[Any, ...]:
+    """The open number of rows of each input, in the structure that the signature of the module asks for."""
+    shapes = tuple({0: places} for _ in inputs)
+    first = next(iter(inspect.signature(module.forward).parameters.values()))
+    return (shapes,) if first.kind == inspect.Parameter.VAR_POSITIONAL else shapes
+
+
+def _as_text(facts: Mapping[str, Any]) -> dict[str, str]:
+    try:
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be text, or what JSON can hold: {error}") from error
+
+
 def _exact_constant(value: float, dtype: int = 1, **_: Any) -> Any:
     """A Python number as an ONNX constant of its own type; the exporter's way through float32 would lose
     half of its digits."""
@@ -192,24 +243,35 @@ def _quiet() -> Iterator[None]:
 
 
 def _on_cpu(module: nn.Module) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"a torch module is exported, got {type(module).__name__}")
+    module = unwrap(module)
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type != "cpu":
             raise ValueError(f"the module is on {tensor.device}; export it from the CPU with module.cpu()")
     return module.eval()
 
 
-def _compared(
-    module: nn.Module, lonlat: Tensor, found: Tensor, path: Path, size: int, tolerance: float
-) -> ExportReport:
+def _expected(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What the module answers; a refusal comes from here, in its own words, and not from the depths of an exporter."""
     with torch.no_grad():
-        expected = module(lonlat)
+        out = module(*inputs.values())
+    if not isinstance(out, Tensor) or out.ndim not in (1, 2) or len(out) != len(inputs["lonlat"]):
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"the module must answer n places with (n,) or (n, k) numbers, got {got}")
+    if bool(out.isnan().all()):
+        raise ValueError("the module answers every place with NaN; was it trained?")
+    return out
+
+
+def _compared(expected: Tensor, found: Tensor, path: Path, size: int, tolerance: float) -> ExportReport:
     present = ~expected.isnan()
     if found.shape != expected.shape or not torch.equal(found.isnan(), expected.isnan()):
         raise ValueError(f"{path.name} gives other rows, or other missing ones, than the module")
     error = float((found - expected)[present].abs().max())
-    relative = error / float(expected[present].abs().max())
-    if relative > tolerance:
+    relative = error / (float(expected[present].abs().max()) or 1.0)
+    if not relative <= tolerance:
         raise ValueError(
             f"{path.name} differs from the module by {relative:.1e} of the largest output, over {tolerance:.0e}"
         )
-    return ExportReport(path, size, expected.shape[1], error, relative)
+    return ExportReport(path, size, expected[:1].numel(), error, relative)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tslab._checks import check_count, check_number
 from tslab.coords import has_location
 from tslab.encoders import LocationEncoder
 from tslab.models import LocationClassifier
@@ -71,8 +72,8 @@ class LateFusion(nn.Module):
         missing_rate: float = 0.1,
     ) -> None:
         super().__init__()
-        if not 0 <= missing_rate < 1:
-            raise ValueError(f"missing_rate is a share in [0, 1), got {missing_rate}")
+        width, num_classes = check_count("width", width), check_count("num_classes", num_classes)
+        check_number("missing_rate", missing_rate, at_least=0, below=1)
         self.backbone = backbone
         self.encoder = encoder
         self.missing = nn.Parameter(torch.zeros(encoder.out_features))

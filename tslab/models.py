@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tslab._checks import check_choice
+from tslab._checks import check_choice, check_count, check_number
 from tslab.coords import has_location
 from tslab.encoders import LocationEncoder
 from tslab.encoders.networks import ACTIVATIONS, Dropout, xavier_linear
@@ -40,8 +40,7 @@ class LocationClassifier(nn.Module):
         self, encoder: LocationEncoder, num_classes: int, *, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        num_classes = check_count("num_classes", num_classes)
         self.encoder = encoder
         self.classes: nn.Linear = nn.utils.skip_init(nn.Linear, encoder.out_features, num_classes, bias=False)
         nn.init.kaiming_uniform_(self.classes.weight, a=5**0.5, generator=generator)
@@ -105,7 +104,11 @@ class Regressor(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        image_features = check_count("image_features", image_features, at_least=0)
         _check_parts(encoder, image_features, fusion, image_kind, location_activation)
+        embedding_dim = check_count("embedding_dim", embedding_dim)
+        head = tuple(check_count("head", width, hint="it is a tuple of widths") for width in head)
+        check_number("dropout", dropout, at_least=0, below=1)
         self.fusion = fusion
         self.encoder = encoder
         self.location_activation: nn.Module = (
@@ -200,6 +203,7 @@ class ScalarFeatures(nn.Module):
 
     def __init__(self, num_anchors: int = 32) -> None:
         super().__init__()
+        num_anchors = check_count("num_anchors", num_anchors, at_least=2)
         self.out_features = num_anchors + 1
         self.register_buffer("anchors", torch.linspace(0, 5, num_anchors))
         self.register_buffer("width", torch.tensor(5 / num_anchors))
@@ -252,6 +256,8 @@ def mlp(
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
     """Linear layers of the given widths with activation and dropout between them, and none after the last."""
+    check_choice("activation", activation, ACTIVATIONS)
+    check_number("dropout", dropout, at_least=0, below=1)
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(pairwise(widths)):
         layers.append(xavier_linear(a, b, generator))

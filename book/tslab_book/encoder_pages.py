@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from tslab._checks import check_choice
 from tslab.plot import NEUTRAL, encoder_color, readable
 from tslab.plot.sliders import short
 from tslab.published import CLASSIFICATION_DATASETS, encoder_row_name, published_tables
@@ -55,6 +56,7 @@ def report_card(measured: Mapping[str, Any], features: int) -> str:
 def published_gains(metric: str = "top1") -> pd.DataFrame:
     """Published Top-1 minus that of the image model alone, in points: one row per encoder, one column per dataset."""
     table = published_tables()
+    check_choice("metric", metric, sorted(set(table.metric[table.dataset.isin(CLASSIFICATION_DATASETS)])))
     table = table[
         (table.metric == metric) & table.dataset.isin(CLASSIFICATION_DATASETS) & (table.encoder != "gpt4v")
     ]
@@ -68,6 +70,8 @@ def published_dots(keys: str | Sequence[str]) -> go.Figure:
     """Published Top-1 gain over the image model alone: rows ``keys`` in colour, the other encoders in grey."""
     chosen = [keys] if isinstance(keys, str) else list(keys)
     gains = published_gains()
+    for key in chosen:
+        check_choice("encoder", key, gains.index)
     names = list(CLASSIFICATION_DATASETS.values())
     figure = go.Figure()
     others = gains.drop(index=chosen)
@@ -111,6 +115,7 @@ def published_dots(keys: str | Sequence[str]) -> go.Figure:
 def published_sentence(key: str) -> str:
     """The published Top-1 row of an encoder in words, with its rank among the fifteen encoders on each dataset."""
     gains = published_gains()
+    check_choice("encoder", key, gains.index)
     order = gains.rank(ascending=False, method="min").loc[key]
     parts = [
         f"{CLASSIFICATION_DATASETS[d]} {gains.loc[key, d]:+.2f} (rank {int(order[d])})"

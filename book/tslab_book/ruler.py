@@ -24,9 +24,10 @@ from torch import Tensor
 from tslab._files import atomic_write
 from tslab.coords import unit_vectors
 from tslab.geobias.background import background_grid
-from tslab.geobias.neighbors import NeighborGraph, neighbor_graph, squared_chord
+from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.relative import sri
 from tslab.geobias.released import released_models
+from tslab.geobias.search import squared_chord
 from tslab.geobias.self_information import Marks, _mark_values, ssi_on_graph
 from tslab_book import RESULTS
 

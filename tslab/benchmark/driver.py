@@ -288,8 +288,8 @@ def _trained_samples(
 
 def _train(spec: RunSpec, task: Any, device: str, folder: Path | None) -> Any:
     """Train, or continue a training that was interrupted."""
-    from tslab.training.loop import NonFiniteLossError
     from tslab.training import CHECKPOINT_FILE, train
+    from tslab.training.loop import NonFiniteLossError
 
     if folder is not None and (folder / CHECKPOINT_FILE).is_file():
         try:

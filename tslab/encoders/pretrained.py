@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tslab._checks import check_count, check_number
 from tslab.encoders.base import PositionEncoder, sin_cos
 from tslab.encoders.location import LocationEncoder
+from tslab.encoders.networks import check_widths
 from tslab.encoders.registry import location_encoder
 from tslab.encoders.storage import CheckpointError, load_weights, read_torch_file
 
@@ -70,8 +72,11 @@ class EqualEarthFourier(PositionEncoder):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if num_frequencies < 1 or not sigmas or not all(sigma > 0 for sigma in sigmas):
-            raise ValueError(f"need positive sigmas and num_frequencies, got {sigmas} and {num_frequencies}")
+        num_frequencies = check_count("num_frequencies", num_frequencies)
+        if not sigmas:
+            raise ValueError("sigmas must hold at least one number, got none")
+        for sigma in sigmas:
+            check_number("sigmas", sigma, above=0)
         self.sigmas, self.num_frequencies = tuple(sigmas), num_frequencies
         self.out_features = 2 * num_frequencies * len(self.sigmas)
         normal = torch.randn((len(self.sigmas), num_frequencies, 2), generator=generator)
@@ -97,6 +102,11 @@ class ParallelMLPs(nn.Module):
         self, in_features: int, out_features: int, *, num_scales: int = 3, hidden_dim: int = 1024
     ) -> None:
         super().__init__()
+        check_widths(
+            in_features=in_features, out_features=out_features, num_scales=num_scales, hidden_dim=hidden_dim
+        )
+        if in_features % num_scales:
+            raise ValueError(f"in_features must be a multiple of num_scales={num_scales}, got {in_features}")
         self.num_scales = num_scales
         self.branches = nn.ModuleList(
             nn.Sequential(
@@ -123,7 +133,7 @@ def load_pretrained(kind: str, path: str | os.PathLike[str]) -> LocationEncoder:
         FileNotFoundError: no such file, with where to get it.
         CheckpointError: damaged, or not a file of this encoder; the message names the tensors that do not fit.
     """
-    if kind not in PRETRAINED:
+    if not isinstance(kind, str) or kind not in PRETRAINED:
         raise KeyError(f"pre-trained encoder {kind!r} is not known; choose one of {', '.join(PRETRAINED)}")
     info = PRETRAINED[kind]
     if not Path(path).is_file():

@@ -14,31 +14,16 @@ from torch import Tensor
 
 from tslab._checks import check_choice, check_count
 from tslab.coords import unit_vectors
-from tslab.encoders.base import (
-    QUARTER,
-    MultiScaleEncoder,
-    PositionEncoder,
-    WaveEncoder,
-    geometric_scales,
-    interleave,
-    sin_cos,
-    sin_turns,
-)
+from tslab.encoders.base import MultiScaleEncoder, PositionEncoder, WaveEncoder, geometric_scales, sin_cos
 
 TURNS_PER_DEGREE = 1 / 360
 
 
-class Wave(NamedTuple):
-    """A sine of an angle: its share of the scaled and of the whole angle, and the turns that it is ahead."""
+class Waves(NamedTuple):
+    """Sine and cosine of an angle: (n, f) for its scaled copies, (n, 1) for the angle itself."""
 
-    scaled: int
-    whole: int
-    ahead: float
-
-
-ONE = Wave(0, 0, QUARTER)
-SIN, COS = Wave(0, 1, 0.0), Wave(0, 1, QUARTER)
-SIN_F, COS_F = Wave(1, 0, 0.0), Wave(1, 0, QUARTER)
+    sin: Tensor
+    cos: Tensor
 
 
 class XYZ(PositionEncoder):
@@ -95,8 +80,8 @@ class NeRF(WaveEncoder):
 
 
 class Sphere2Vec(MultiScaleEncoder):
-    """What the Sphere2Vec encoders share: scales of an angle in degrees, and products of a wave of longitude and
-    a wave of latitude. A subclass lists its `products`.
+    """What the Sphere2Vec encoders share: waves of the scaled angles and of the angles themselves. A subclass says in
+    `encode` which of them it multiplies, and how many features that makes for each scale.
 
     Args:
         num_scales: F, the number of scales.
@@ -108,12 +93,11 @@ class Sphere2Vec(MultiScaleEncoder):
     """
 
     turns_per_unit: ClassVar[float] = TURNS_PER_DEGREE
-    products: ClassVar[tuple[tuple[Wave, Wave], ...]]
-    """The features of one scale: (wave of longitude, wave of latitude)."""
+    features_per_scale: ClassVar[int]
 
     def __init__(self, num_scales: int = 64, min_radius: float = 1e-3, max_radius: float = 1.0) -> None:
         super().__init__(num_scales, min_radius, max_radius)
-        self.out_features = len(self.products) * num_scales
+        self.out_features = self.features_per_scale * num_scales
 
     def collapse_scales(self, scales: str) -> None:
         """Keep the geometric scales, or set every scale to ``max_radius`` as the released code does for M+
@@ -123,38 +107,20 @@ class Sphere2Vec(MultiScaleEncoder):
             ones = geometric_scales(self.num_scales, self.max_radius, self.max_radius)
             self.register_constant("frequencies", self.frequencies_of(ones))
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
-        if torch.compiler.is_dynamo_compiling():
-            return self.encode_in_place(lonlat)
-        sin_f, cos_f = sin_cos(lonlat[:, :, None], self.frequencies, lonlat.dtype)  # (n, coordinate, f)
-        whole = self.frequencies.new_full((1,), TURNS_PER_DEGREE)
-        sin, cos = sin_cos(lonlat[:, :, None], whole, lonlat.dtype)  # (n, coordinate, 1)
-        lon, lat = ({SIN_F: sin_f[:, c], COS_F: cos_f[:, c], SIN: sin[:, c], COS: cos[:, c]} for c in (0, 1))
-        features = [lat[b] if a is ONE else lon[a] if b is ONE else lon[a] * lat[b] for a, b in self.products]
-        return torch.stack(features, dim=-1).flatten(1)
+    def scaled(self, lonlat: Float[Tensor, "n 2"]) -> tuple[Waves, Waves]:
+        """Waves of lambda_f and of phi_f, each (n, f)."""
+        sin, cos = sin_cos(lonlat[:, :, None], self.frequencies, lonlat.dtype)  # (n, coordinate, f)
+        return Waves(sin[:, 0], cos[:, 0]), Waves(sin[:, 1], cos[:, 1])
 
-    def encode_in_place(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
-        """The same, both waves of each feature computed where it is written.
+    def whole(self, lonlat: Float[Tensor, "n 2"]) -> tuple[Waves, Waves]:
+        """Waves of lambda and of phi, each (n, 1)."""
+        sin, cos = sin_cos(lonlat, self.frequencies.new_full((1,), TURNS_PER_DEGREE), lonlat.dtype)
+        return Waves(sin[:, :1], cos[:, :1]), Waves(sin[:, 1:], cos[:, 1:])
 
-        These are more sines than `encode` takes, but no intermediate result is stored and shuffled: faster as
-        soon as a compiler makes one loop of it, and only then.
-        """
-        degrees = lonlat.double().split(1, dim=-1)
-        lon, lat = (
-            sin_turns(angle * self.table_of(waves) + self.ahead_of(waves), lonlat.dtype)
-            for angle, waves in zip(degrees, zip(*self.products, strict=True), strict=True)
-        )
-        return lon * lat
 
-    def table_of(self, waves: tuple[Wave, ...]) -> Float[Tensor, " k*f"]:
-        """Turns per degree of each feature, scale by scale."""
-        f = self.frequencies
-        return interleave(*(wave.scaled * f + wave.whole * TURNS_PER_DEGREE for wave in waves))
-
-    def ahead_of(self, waves: tuple[Wave, ...]) -> Float[Tensor, " k*f"]:
-        """Turns that each feature is ahead of a sine, scale by scale."""
-        zero = torch.zeros_like(self.frequencies)
-        return interleave(*(zero + wave.ahead for wave in waves))
+def scale_by_scale(*features: Float[Tensor, "n f"]) -> Float[Tensor, "n k*f"]:
+    """k features of each scale, (n, f) each, in the order of the output: all of the first scale, then the second."""
+    return torch.stack(features, dim=-1).flatten(1)
 
 
 class SphereC(Sphere2Vec):
@@ -166,8 +132,11 @@ class SphereC(Sphere2Vec):
     single-valued only at scales where cos phi_f vanishes there, that is where 1 / s_f is an odd whole number.
     """
 
-    # (wave of longitude, wave of latitude) of each feature
-    products = ((ONE, SIN_F), (COS_F, COS_F), (SIN_F, COS_F))
+    features_per_scale = 3
+
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+        lon_f, lat_f = self.scaled(lonlat)
+        return scale_by_scale(lat_f.sin, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin)
 
 
 class SphereCPlus(Sphere2Vec):
@@ -180,8 +149,13 @@ class SphereCPlus(Sphere2Vec):
     Date line: as `SphereC`. Poles: the two waves of longitude alone keep its value at a pole, at every scale.
     """
 
-    # (wave of longitude, wave of latitude) of each feature
-    products = ((ONE, SIN_F), (ONE, COS_F), (SIN_F, ONE), (COS_F, ONE), (COS_F, COS_F), (SIN_F, COS_F))
+    features_per_scale = 6
+
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+        lon_f, lat_f = self.scaled(lonlat)
+        return scale_by_scale(
+            lat_f.sin, lat_f.cos, lon_f.sin, lon_f.cos, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin
+        )
 
 
 class SphereM(Sphere2Vec):
@@ -194,8 +168,13 @@ class SphereM(Sphere2Vec):
     features with cos phi vanish there, those with cos phi_f keep longitude unless 1 / s_f is odd.
     """
 
-    # (wave of longitude, wave of latitude) of each feature; the index means scaled
-    products = ((ONE, SIN_F), (COS, COS_F), (COS_F, COS), (SIN, COS_F), (SIN_F, COS))
+    features_per_scale = 5
+
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+        (lon_f, lat_f), (lon, lat) = self.scaled(lonlat), self.whole(lonlat)
+        return scale_by_scale(
+            lat_f.sin, lat_f.cos * lon.cos, lat.cos * lon_f.cos, lat_f.cos * lon.sin, lat.cos * lon_f.sin
+        )
 
 
 class SphereMPlus(Sphere2Vec):
@@ -220,11 +199,7 @@ class SphereMPlus(Sphere2Vec):
         scales: "geometric" or "released".
     """
 
-    # (wave of longitude, wave of latitude) of each feature; the index means scaled
-    products = (
-        *((ONE, SIN_F), (ONE, COS_F), (SIN_F, ONE), (COS_F, ONE)),
-        *((COS, COS_F), (COS_F, COS), (SIN, COS_F), (SIN_F, COS)),
-    )
+    features_per_scale = 8
 
     def __init__(
         self,
@@ -235,6 +210,19 @@ class SphereMPlus(Sphere2Vec):
     ) -> None:
         super().__init__(num_scales, min_radius, max_radius)
         self.collapse_scales(scales)
+
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+        (lon_f, lat_f), (lon, lat) = self.scaled(lonlat), self.whole(lonlat)
+        return scale_by_scale(
+            lat_f.sin,
+            lat_f.cos,
+            lon_f.sin,
+            lon_f.cos,
+            lat_f.cos * lon.cos,
+            lat.cos * lon_f.cos,
+            lat_f.cos * lon.sin,
+            lat.cos * lon_f.sin,
+        )
 
 
 class DFS(Sphere2Vec):
@@ -258,7 +246,7 @@ class DFS(Sphere2Vec):
         scales: "geometric" or "released".
     """
 
-    products = ()  # not one scale at a time
+    features_per_scale = 0  # its features are pairs of scales
 
     def __init__(
         self,
@@ -272,9 +260,6 @@ class DFS(Sphere2Vec):
         self.out_features = 4 * num_scales**2 + 4 * num_scales
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 4*f*f+4*f"]:
-        sine, cosine = sin_cos(lonlat[:, :, None], self.frequencies, lonlat.dtype)  # (n, coordinate, f)
-        (sin_lon, sin_lat), (cos_lon, cos_lat) = sine.unbind(1), cosine.unbind(1)
-        lon_waves, lat_waves = torch.cat([sin_lon, cos_lon], dim=-1), torch.cat([sin_lat, cos_lat], dim=-1)
-        products = (lon_waves[:, :, None] * lat_waves[:, None, :]).flatten(1)
-        single = torch.stack([sin_lat, cos_lat, sin_lon, cos_lon], dim=-1).flatten(1)
-        return torch.cat([products, single], dim=-1)
+        lon, lat = self.scaled(lonlat)
+        products = torch.cat(lon, dim=-1)[:, :, None] * torch.cat(lat, dim=-1)[:, None, :]  # (n, 2 f, 2 f)
+        return torch.cat([products.flatten(1), scale_by_scale(lat.sin, lat.cos, lon.sin, lon.cos)], dim=-1)

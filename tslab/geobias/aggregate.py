@@ -8,28 +8,28 @@ into one object.
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Unpack
 
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tslab._checks import check_count, check_number
 from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran, two_sided_p
-from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
+from tslab.geobias.inputs import as_outcomes, check_seed
+from tslab.geobias.neighbors import NeighborGraph
 from tslab.geobias.relative import SRIResult
-from tslab.geobias.self_information import (
-    Form,
-    Marks,
-    MomentKind,
-    Preset,
-    SSIResult,
-    formulation,
-    ssi_on_graph,
-)
+from tslab.geobias.self_information import Neighborhoods, SSIOptions, SSIResult, formulation, graph_of, ssi
 from tslab.geobias.torchspatial import BaseRelative, base_and_relative
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BLOCK_KM = 500.0
 """Edge of a bootstrap block: wider than the neighbourhoods in use, narrow enough for hundreds of blocks."""
+
+QUARTER_KM = 10_007.543
+"""From the equator to a pole."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,10 @@ class GeoBiasSummary:
     moran: LocalMoran | None = field(repr=False)
     getis_ord: GetisOrd | None = field(repr=False)
 
-    def to_series(self) -> pd.Series:
+    def to_series(self) -> "pd.Series":
         """The numbers by name."""
+        import pandas as pd
+
         values = {
             "mean": self.mean,
             "weighted_mean": self.weighted_mean,
@@ -95,7 +97,7 @@ class GeoBiasSummary:
                 values[name] = getattr(self.base_relative, name)
         return pd.Series(values)
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """One row per centre: the parts of the score, z, p, q, significance and the local statistics."""
         table = self.scores.to_pandas()
         for name in ("z", "p", "q", "significant"):
@@ -108,57 +110,78 @@ class GeoBiasSummary:
         return table
 
 
+class SummaryOptions(SSIOptions, total=False):
+    """All keyword arguments of `summary`."""
+
+    alpha: float
+    block_km: float
+    num_resamples: int
+    seed: int
+    base_relative: bool
+    num_seeds: int
+    max_centers: int | None
+
+
 def summary(
-    lonlat: Float[Tensor, "n 2"],
+    samples: Float[Tensor, "n 2"] | NeighborGraph,
     performance: Float[Tensor, " n"],
     *,
-    radius_km: float | None = None,
-    radius_rad: float | None = None,
-    k: int = 4,
-    max_neighbors: int | None = 100,
-    neighbors: NeighborGraph | None = None,
-    marks: Marks | None = None,
-    moments: MomentKind | None = None,
-    form: Form | None = None,
-    preset: Preset | None = None,
     alpha: float = 0.05,
     block_km: float = BLOCK_KM,
     num_resamples: int = 1000,
+    seed: int = 0,
     base_relative: bool = False,
     num_seeds: int = 3,
     max_centers: int | None = None,
-    seed: int = 0,
-    device: str | torch.device | None = None,
+    **score: Unpack[SSIOptions],
 ) -> GeoBiasSummary:
-    """Everything about one model on one data set; the arguments up to ``preset`` are those of `tslab.geobias.ssi`.
+    """Everything about one model on one data set.
 
     Args:
+        samples, performance: as for `tslab.geobias.ssi`; a graph must be of all samples as centres for the local
+            statistics.
         alpha: share of false discoveries that the significance map accepts.
         block_km, num_resamples, seed: of the block bootstrap.
         base_relative: also compute TorchSpatial's base and relative scores (slow: minutes for large data sets) over
-            ``num_seeds`` seeds, from at most ``max_centers`` misses.
+            ``num_seeds`` seeds, from at most ``max_centers`` misses. Needs the places as ``samples``.
+        score: the keyword arguments of `tslab.geobias.ssi`: radius, neighbours, marks, moments, form, preset, ...
 
     The significance map always uses the exact moments, whatever the score uses.
     """
-    chosen = formulation(preset, marks=marks, moments=moments, form=form)
-    graph = neighbors
-    if graph is None:
-        graph = neighbor_graph(
-            lonlat, radius_km=radius_km, radius_rad=radius_rad, max_neighbors=max_neighbors, device=device
+    check_number("alpha", alpha, above=0, below=1)
+    _check_bootstrap(block_km, num_resamples, 0.95, seed)
+    if base_relative and isinstance(samples, NeighborGraph):
+        raise ValueError(
+            "base_relative needs the places themselves: give lonlat first, and the graph as neighbors=graph"
         )
-    scores = ssi_on_graph(graph, performance, k=k, **chosen)
+    search = {name: score[name] for name in (*Neighborhoods.__annotations__, "neighbors") if name in score}  # type: ignore[literal-required]
+    rule = {name: value for name, value in score.items() if name not in search}
+    formulation(
+        score.get("preset"), marks=score.get("marks"), moments=score.get("moments"), form=score.get("form")
+    )
+    graph = graph_of(samples, **search)  # type: ignore[arg-type]
+    scores = ssi(graph, performance, **rule)  # type: ignore[arg-type]
+    if scores.score.ndim != 1:
+        raise ValueError(
+            f"a summary is of one model, got {scores.score.shape[1]}; take one with performance[:, i]"
+        )
     tested = scores
-    if chosen["moments"] != "exact":
-        tested = ssi_on_graph(graph, performance, k=k, marks=chosen["marks"])
+    if scores.moments != "exact":
+        rule = {name: rule[name] for name in ("k", "density") if name in rule}
+        tested = ssi(graph, performance, marks=scores.marks, **rule)  # type: ignore[arg-type]
     significance = significance_map(tested, alpha=alpha)
-    values = torch.as_tensor(performance).double()
-    varied = bool((values[graph.order.cpu()] != values[graph.order.cpu()][:1]).any()) if len(graph.order) else False
-    scored = ~scores.score.isnan()
     located = graph.neighborhood >= 0
+    scored = ~scores.score.isnan()
+    local = performance is not None and _can_be_local(graph, performance)
     pair = None
     if base_relative:
         pair = base_and_relative(
-            lonlat, performance, num_seeds=num_seeds, seed=seed, max_centers=max_centers, device=device
+            samples,
+            performance,
+            num_seeds=num_seeds,
+            seed=seed,
+            max_centers=max_centers,
+            device=score.get("device"),
         )
     return GeoBiasSummary(
         mean=_weighted(scores.score, torch.ones_like(scores.score)),
@@ -167,13 +190,23 @@ def summary(
         num_centers=int(located.sum()),
         num_scored=int(scored.sum()),
         saturated=float(scores.saturated[located].double().mean()) if bool(located.any()) else math.nan,
-        significant=float(significance.significant[scored].double().mean()) if bool(scored.any()) else math.nan,
+        significant=float(significance.significant[scored].double().mean())
+        if bool(scored.any())
+        else math.nan,
         base_relative=pair,
         scores=scores,
         significance=significance,
-        moran=local_moran(graph, values) if varied else None,
-        getis_ord=getis_ord(graph, values) if varied else None,
+        moran=local_moran(graph, performance) if local else None,
+        getis_ord=getis_ord(graph, performance) if local else None,
     )
+
+
+def _can_be_local(graph: NeighborGraph, performance: Tensor) -> bool:
+    """True if the local statistics exist: the centres are samples, and the values are not all equal."""
+    if len(graph.order) == 0 or bool((graph.center_rows < 0).any()):
+        return False
+    values, _ = as_outcomes(performance, graph.num_samples, graph.order)
+    return bool((values != values[:1]).any())
 
 
 def significance_map(result: SSIResult, *, alpha: float = 0.05) -> SignificanceMap:
@@ -182,6 +215,7 @@ def significance_map(result: SSIResult, *, alpha: float = 0.05) -> SignificanceM
     The p-value is two-sided under a normal law with the result's own mean and sigma; use exact moments. Centres at one
     place are one test: they share samples, statistic and decision.
     """
+    check_number("alpha", alpha, above=0, below=1)
     if result.score.ndim != 1:
         raise ValueError("a significance map is of one model; take one with result.select(i)")
     z = torch.where(result.sigma > 0, (result.statistic - result.mean) / result.sigma, torch.nan)
@@ -208,6 +242,7 @@ def block_bootstrap(
     ``block_km`` wide. Every block keeps all its centres. NaN if fewer than two blocks hold scores.
     ``weighted=True`` gives the interval of the mean weighted with the size of the neighbourhood.
     """
+    _check_bootstrap(block_km, num_resamples, confidence, seed)
     score = result.score
     if score.ndim != 1:
         raise ValueError("the bootstrap is of one model; take one with result.select(i)")
@@ -225,22 +260,29 @@ def block_bootstrap(
         drawn = torch.randint(len(total), (min(100, num_resamples), len(total)), generator=generator)
         means.append(total[drawn].sum(1) / mass[drawn].sum(1))
     tail = (1 - confidence) / 2
-    low, high = torch.quantile(torch.cat(means)[:num_resamples], torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    low, high = torch.quantile(
+        torch.cat(means)[:num_resamples], torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    )
     return float(low), float(high)
 
 
 def spatial_blocks(lonlat: Float[Tensor, "c 2"], block_km: float) -> Tensor:
     """Index of the block of about ``block_km`` by ``block_km`` that each place lies in, counted from 0."""
-    if block_km <= 0:
-        raise ValueError(f"block_km must be positive, got {block_km}")
-    quarter = 10_007.543  # km from the equator to a pole
-    bands = max(1, round(2 * quarter / block_km))
+    check_number("block_km", block_km, at_least=1, at_most=2 * QUARTER_KM)
+    bands = max(1, round(2 * QUARTER_KM / block_km))
     lon, lat = lonlat.double().unbind(-1)
     band = ((lat + 90) / 180 * bands).floor().clamp(0, bands - 1)
     middle = torch.deg2rad((band + 0.5) / bands * 180 - 90)
-    columns = (4 * quarter * middle.cos() / block_km).round().clamp_min(1)
+    columns = (4 * QUARTER_KM * middle.cos() / block_km).round().clamp_min(1)
     column = (torch.remainder(lon + 180, 360) / 360 * columns).floor()
     return torch.unique(band * 100_000 + column, return_inverse=True)[1]
+
+
+def _check_bootstrap(block_km: float, num_resamples: int, confidence: float, seed: int) -> None:
+    check_number("block_km", block_km, at_least=1, at_most=2 * QUARTER_KM)
+    check_count("num_resamples", num_resamples)
+    check_number("confidence", confidence, above=0, below=1)
+    check_seed(seed)
 
 
 def _weighted(values: Tensor, weight: Tensor) -> float:

@@ -15,21 +15,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tslab.coords import lonlat_from_unit_vectors
+from tslab._checks import check_count, check_number
+from tslab.coords import check_lonlat, lonlat_from_unit_vectors
 
 BACKGROUND_PER_SAMPLE = 5
 """Automatic density: this many background points per sample, over the disc of the neighbourhood."""
 
+MOST_POINTS = 2**24
+"""Background points of one neighbourhood that are still made."""
+
 
 def background_density(n: int | Int[Tensor, "*s"], radius_rad: float) -> Tensor:
     """Automatic density ceil(5 n / (pi r^2)), in points per steradian, for neighbourhoods of ``n`` samples."""
+    check_radius(radius_rad)
     n = torch.as_tensor(n)
+    if bool((n < 0).any()):
+        raise ValueError(f"n must not be negative, got {int(n.min())}")
     return torch.ceil(BACKGROUND_PER_SAMPLE * n.double() / (math.pi * radius_rad**2))
 
 
 def background_count(density: float | Tensor, radius_rad: float) -> Int[Tensor, "*s"]:
     """Number of background points: rings j = 1 .. ceil(r sqrt(density)), ceil(2 pi j) points on ring j."""
-    rings = _num_rings(torch.as_tensor(density, dtype=torch.float64), radius_rad)
+    check_radius(radius_rad)
+    values = torch.as_tensor(density, dtype=torch.float64)
+    if not bool((values >= 0).all()) or bool((values * math.pi * radius_rad**2 > MOST_POINTS).any()):
+        raise ValueError(
+            f"density must lie between 0 and {MOST_POINTS / (math.pi * radius_rad**2):.3g} for this radius"
+        )
+    rings = _num_rings(values, radius_rad)
     return ring_starts(int(rings.max()) if rings.numel() else 0).to(rings.device)[rings]
 
 
@@ -44,12 +57,25 @@ def background_grid(
     """
     if (n is None) == (density is None):
         raise ValueError("give n (number of samples, automatic density) or density (points per steradian)")
+    check_radius(radius_rad)
+    place = torch.as_tensor(center, dtype=torch.float64)
+    rounded = place.round(decimals=9)  # a pole that came through radians
+    check_lonlat(rounded[None] if place.ndim == 1 else rounded, name="center")
+    if place.shape != (2,) or bool(place.isnan().any()):
+        raise ValueError(f"center must be one place (longitude, latitude), got {center}")
+    if n is not None:
+        check_count("n", n)
     value = float(background_density(n, radius_rad)) if n is not None else float(density)  # type: ignore[arg-type]
     lattice = make_lattice([value], radius_rad, torch.device("cpu"))
     grid = torch.arange(int(lattice.count[0]))
     offset = lattice.local(grid, torch.zeros_like(grid))
-    south, east, up = local_frame(torch.as_tensor(center, dtype=torch.float64)[None])
+    south, east, up = local_frame(place[None])
     return lonlat_from_unit_vectors(up + offset[:, :1] * south + offset[:, 1:2] * east + offset[:, 2:] * up)
+
+
+def check_radius(radius_rad: float) -> None:
+    """Raise ``ValueError`` unless the radius, in radians, lies between 0 and a quarter of the globe."""
+    check_number("radius_rad", radius_rad, above=0, below=math.pi / 2)
 
 
 def local_frame(lonlat: Float[Tensor, "c 2"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,8 +120,13 @@ class Lattice:
 def make_lattice(density: list[float] | Tensor, radius_rad: float, device: torch.device) -> Lattice:
     """Ring patterns for the given densities, in points per steradian."""
     values = torch.as_tensor(density, dtype=torch.float64)
-    if not bool((values > 0).all()):
-        raise ValueError('density must be positive, in points per steradian, or "auto"')
+    if not bool(((values > 0) & values.isfinite()).all()):
+        raise ValueError('density must be positive and finite, in points per steradian, or "auto"')
+    if float(values.max()) * math.pi * radius_rad**2 > MOST_POINTS:
+        raise ValueError(
+            f"a density of {float(values.max()):g} points per steradian puts more than {MOST_POINTS:,} points "
+            f'around a centre; take at most {MOST_POINTS / (math.pi * radius_rad**2):.3g} here, or density="auto"'
+        )
     rings = _num_rings(values, radius_rad)
     spacing = 1 / values.sqrt()
     if bool((rings * spacing >= math.pi / 2).any()):
@@ -144,6 +175,18 @@ class SearchWindow:
     azimuths: int
 
 
+WINDOW_LIMIT = 32
+"""Largest k that has a window: beyond, finding one takes longer than looking at all points."""
+
+
+def window_for(k: int, lattice: Lattice) -> SearchWindow:
+    """The window for the patterns of a lattice; all points for a large k."""
+    if k > WINDOW_LIMIT:
+        return SearchWindow(small=int(lattice.rings.max()), near=0.0, near_rings=0, rings=0, azimuths=0)
+    outer = float((lattice.rings * lattice.spacing).max())
+    return search_window(k, int(20 * torch.sinc(torch.tensor(outer / torch.pi))) / 20)
+
+
 @cache
 def search_window(k: int, shrink: float = 1.0) -> SearchWindow:
     """A window that contains the k nearest pattern points and all points that can prefer a sample at the place.
@@ -159,7 +202,11 @@ def search_window(k: int, shrink: float = 1.0) -> SearchWindow:
     best = _window(max(reach[alike:]), shrink, alike, alike)
     for small in range(alike - 1, 0, -1):
         window = _window(max(reach[small:]), shrink, small, alike)
-        if window.rings > best.rings or window.azimuths > best.azimuths or window.near_rings > best.near_rings:
+        if (
+            window.rings > best.rings
+            or window.azimuths > best.azimuths
+            or window.near_rings > best.near_rings
+        ):
             break
         best = window
     return best
@@ -187,7 +234,9 @@ def _reach(k: int, num_rings: int) -> float:
         sine2 = (distance**2 - (ring - u) ** 2) / (4 * ring * u)
         arc = 2 * torch.asin(sine2.clamp(0, 1).sqrt()) * torch.ceil(2 * math.pi * ring) / math.pi + 1e-9
         held = torch.floor(arc).sum(-1)
-        own = torch.floor(arc) - 2 * torch.floor(arc / 2)  # counted too many if the place is a point of that ring
+        own = torch.floor(arc) - 2 * torch.floor(
+            arc / 2
+        )  # counted too many if the place is a point of that ring
         held[-num_rings:] -= torch.diagonal(own[-num_rings:])
         enough = (held >= k)[:, None]
         low, high = torch.where(enough, low, distance), torch.where(enough, distance, high)

@@ -5,13 +5,18 @@ gradient. `marked_ssi_loss` uses the straight-through trick: the forward pass ha
 the slope of a soft version. The graph does not depend on the model, so it is built once for the training samples.
 """
 
+from typing import get_args
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tslab._checks import check_number
+from tslab.geobias.inputs import check_word
 from tslab.geobias.moments import Form, surprisal
 from tslab.geobias.neighbors import NeighborGraph
-from tslab.geobias.self_information import _evaluate
+from tslab.geobias.self_information import evaluate
+from tslab.geobias.weights import weight_graphs
 
 
 def straight_through_marks(
@@ -21,6 +26,8 @@ def straight_through_marks(
 
     ``performance`` is any per-sample score that grows with quality, such as the probability of the true class.
     """
+    check_number("threshold", threshold)
+    check_number("temperature", temperature, above=0)
     soft = torch.tanh((performance - threshold) / temperature)
     hard = torch.where(performance > threshold, 1.0, -1.0).to(soft)
     return hard + soft - soft.detach()
@@ -50,12 +57,22 @@ def marked_ssi_loss(
     The value has the dtype of ``performance``; the sums are in float64. Centres without a score do not count; 0 with
     zero gradient if none is left.
     """
+    check_word("form", form, get_args(Form))
+    if performance.shape != (graph.num_samples,) or not performance.is_floating_point():
+        raise ValueError(
+            f"performance must be a floating point tensor of shape ({graph.num_samples},), got {performance.dtype} of "
+            f"shape {tuple(performance.shape)}"
+        )
     marks = straight_through_marks(performance, threshold=threshold, temperature=temperature)
     z = marks.to(graph.device, torch.float64)[graph.order][:, None]
+    if bool(z.isnan().any()):
+        raise ValueError("performance is NaN for samples that have a location; a score of them has no value")
     repeats = torch.bincount(graph.neighborhood[graph.neighborhood >= 0], minlength=len(graph.sizes)).double()
     total, weight = z.sum() * 0, z.new_zeros(())
-    for chunk in graph.weights(k):
-        statistic, mean, sigma, _ = (part[:, 0] if part.ndim > 1 else part for part in _evaluate(chunk, z, "exact"))
+    for chunk in weight_graphs(graph, k):
+        statistic, mean, sigma, _ = (
+            part[:, 0] if part.ndim > 1 else part for part in evaluate(chunk, z, "exact")
+        )
         usable = sigma > 0
         if clustering_only:
             usable &= statistic > mean
@@ -74,7 +91,8 @@ def density_weights(graph: NeighborGraph, *, strength: float = 1.0) -> Float[Ten
     The plain baseline beside `marked_ssi_loss`: multiply the per-sample training loss with them. Needs a graph whose
     centres are all rows; samples without a location get weight 1.
     """
-    if len(graph.center_rows) != graph.num_samples or bool((graph.center_rows < 0).any()):
+    check_number("strength", strength)
+    if not torch.equal(graph.center_rows.cpu(), torch.arange(graph.num_samples)):
         raise ValueError("density weights need a graph with all rows as centers; make it with centers=None")
     n = graph.n.double()
     located = n > 0

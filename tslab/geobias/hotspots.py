@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tslab._checks import check_number
+from tslab.geobias.inputs import as_outcomes, as_tensor
 from tslab.geobias.neighbors import NeighborGraph
 
 
@@ -60,7 +62,9 @@ def local_moran(graph: NeighborGraph, values: Float[Tensor, " n"]) -> LocalMoran
     high, around = own > 0, total > 0
     quadrant = torch.where(high, torch.where(around, 1, 4), torch.where(around, 2, 3))
     usable = ~(own.isnan() | (count == 0))
-    statistic, mean, sigma, score = (torch.where(usable, x, torch.nan) for x in (statistic, mean, sigma, score))
+    statistic, mean, sigma, score = (
+        torch.where(usable, x, torch.nan) for x in (statistic, mean, sigma, score)
+    )
     return LocalMoran(statistic, mean, sigma, score, two_sided_p(score), torch.where(usable, quadrant, 0))
 
 
@@ -83,26 +87,26 @@ def two_sided_p(z: Float[Tensor, "*c"]) -> Float[Tensor, "*c"]:
     return torch.special.erfc(z.abs() / math.sqrt(2))
 
 
-def false_discovery(p: Float[Tensor, " c"], alpha: float = 0.05) -> tuple[Bool[Tensor, " c"], Float[Tensor, " c"]]:
+def false_discovery(
+    p: Float[Tensor, " c"], alpha: float = 0.05
+) -> tuple[Bool[Tensor, " c"], Float[Tensor, " c"]]:
     """Benjamini and Hochberg (1995): which tests to call, and the q-value of each; NaN p-values take no part.
 
     A test is called if its q-value, min over larger p of p m / rank, is at most ``alpha``. Among the called tests the
     expected share of false ones is then at most ``alpha``, for independent or positively dependent tests: the
     overlapping neighbourhoods of near-by centres are positively dependent.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
-    q = torch.full_like(p, torch.nan)
-    tested = ~p.isnan()
-    ordered, order = torch.sort(p[tested])
-    m = len(ordered)
-    if m == 0:
-        return torch.zeros_like(p, dtype=torch.bool), q
-    scaled = ordered * m / torch.arange(1, m + 1, device=p.device)
-    smallest = torch.cummin(scaled.flip(0), 0)[0].flip(0).clamp_max(1)
-    values = torch.empty_like(ordered)
-    values[order] = smallest
-    q[tested] = values
+    check_number("alpha", alpha, above=0, below=1)
+    values = as_tensor("p", p).detach()
+    if values.ndim != 1 or bool(((values < 0) | (values > 1)).any()):
+        raise ValueError("p must be probabilities, between 0 and 1, in one dimension; NaN for no test")
+    q = torch.full_like(values, torch.nan, dtype=torch.float64)
+    tested = ~values.isnan()
+    if bool(tested.any()):
+        from scipy.stats import false_discovery_control
+
+        found = false_discovery_control(values[tested].double().cpu().numpy())
+        q[tested] = torch.from_numpy(found).to(q.device)
     return q <= alpha, q
 
 
@@ -110,14 +114,14 @@ def _sums(
     graph: NeighborGraph, values: Tensor, *, include_self: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Deviations of all located samples; per centre its own, the sum over its neighbourhood, and the count."""
-    values = torch.as_tensor(values)
-    if values.shape != (graph.num_samples,):
-        raise ValueError(f"values must have shape ({graph.num_samples},), got {tuple(values.shape)}")
     if bool((graph.center_rows < 0).any()):
-        raise ValueError("local statistics need centres that are samples; make the graph with centers=None or rows")
-    located = values.to(graph.device, torch.float64)[graph.order]
-    if bool(located.isnan().any()):
-        raise ValueError("values are NaN for samples that have a location; set their coordinates to NaN to skip them")
+        raise ValueError(
+            "local statistics need centres that are samples; make the graph with centers=None or rows"
+        )
+    columns, single = as_outcomes(values, graph.num_samples, graph.order, name="values")
+    if not single:
+        raise ValueError(f"values must have shape ({graph.num_samples},): local statistics are of one model")
+    located = columns[:, 0]
     z = located - located.mean()
     if bool(z.square().sum() <= 1e-14 * located.square().sum()):
         raise ValueError("values are all equal: there is nothing to be hot or cold")

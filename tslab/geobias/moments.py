@@ -71,7 +71,11 @@ def published_moments(values: Float[Tensor, " v"], counts: Int[Tensor, "*c v"]) 
 
 
 def exact_moments(
-    weight_sum: Tensor, s1: Tensor, s2: Tensor, num_nodes: Tensor, power_sums: tuple[Tensor, Tensor, Tensor, Tensor]
+    weight_sum: Tensor,
+    s1: Tensor,
+    s2: Tensor,
+    num_nodes: Tensor,
+    power_sums: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> Moments:
     """Mean and sigma of sum_ij w_ij x_i x_j over all permutations of the values (Cliff and Ord 1981).
 

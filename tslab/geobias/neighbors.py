@@ -9,35 +9,22 @@ marks and shuffles of the same samples can share. Three decisions make it exact 
 - ties have one stated rule: of two samples at equal distance the one whose *place* appears first in the data comes
   first, and at the same place the lower row does. Internally samples are renumbered in that order, so that the rule
   is "lower number first" everywhere.
-
-The tree search runs on the CPU (SciPy's k-d tree); on a GPU, sets of up to a few hundred thousand places are
-searched there by blocked brute force, which gives the same neighbours.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.spatial import cKDTree
 from torch import Tensor
 
-from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
-
-if TYPE_CHECKING:
-    from tslab.geobias.weights import WeightChunk
-
-SEARCH_CHUNK = 20_000
-"""Places searched at a time on the CPU."""
-
-BRUTE_FORCE_LIMIT = 300_000
-"""On a GPU, more places than this are searched by the tree on the CPU instead."""
-
-KEPT_WEIGHT_BYTES = 1 << 30
-"""Weight graphs larger than this are built again for each use instead of being kept."""
+from tslab._checks import check_count
+from tslab.coords import check_lonlat, has_location, unit_vectors
+from tslab.geobias.inputs import as_places, as_radius, as_rows, as_tensor
+from tslab.geobias.search import SEARCH_CHUNK, place_finder, samples_within
 
 
 @dataclass
@@ -56,6 +43,7 @@ class NeighborGraph:
             place share a neighbourhood.
         frame_lonlat: place of each distinct neighbourhood's centre in degrees.
         indptr, indices: the neighbourhoods as compressed rows; ``indices`` are internal samples, ascending.
+        cache: what scores have derived from the graph and may need again.
     """
 
     num_samples: int
@@ -70,8 +58,7 @@ class NeighborGraph:
     frame_lonlat: Float[Tensor, "d 2"]
     indptr: Int[Tensor, " d_plus_1"]
     indices: Int[Tensor, " e"]
-    _weights: dict[tuple[int, float | None, bool], list["WeightChunk"]] = field(default_factory=dict, repr=False)
-    _nearest: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +84,7 @@ class NeighborGraph:
 
     def rows_of(self, center: int) -> Int[Tensor, " n"]:
         """Input rows in the neighbourhood of one centre (an index into ``center_rows``), in tie order."""
+        check_count("center", center, at_least=0, at_most=len(self.center_rows) - 1)
         which = int(self.neighborhood[center])
         if which < 0:
             return self.order[:0]
@@ -107,38 +95,6 @@ class NeighborGraph:
         absent = self.neighborhood < 0
         padded = torch.cat([values, values.new_full((1, *values.shape[1:]), missing)])
         return padded[torch.where(absent, len(values), self.neighborhood)]
-
-    def weights(
-        self, k: int = 4, density: float | None = None, *, overfull: bool = False
-    ) -> Iterator["WeightChunk"]:
-        """Weight graphs of all neighbourhoods with their background points, in chunks; kept if they are small.
-
-        ``density=None`` is the automatic background density. See `tslab.geobias.weights` for this and
-        for ``overfull``.
-        """
-        from tslab.geobias.weights import build_weights
-
-        key = (k, density, overfull)
-        if key in self._weights:
-            yield from self._weights[key]
-            return
-        keep = len(self.indices) * k * 8 <= KEPT_WEIGHT_BYTES
-        kept = []
-        for chunk in build_weights(self, k=k, density=density, overfull=overfull):
-            if keep:
-                kept.append(chunk)
-            yield chunk
-        if keep:
-            self._weights[key] = kept
-
-    def nearest_samples(self, count: int) -> tuple[Int[Tensor, "u count"], Float[Tensor, "u count"]]:
-        """For each place the ``count`` nearest samples (its own first) and their squared chords; -1 and inf beyond.
-
-        A sample that ties with one beyond the list is left out, so what stands in the list is always decided.
-        """
-        if count not in self._nearest:
-            self._nearest[count] = _nearest_samples(self, count)
-        return self._nearest[count]
 
 
 def neighbor_graph(
@@ -158,20 +114,21 @@ def neighbor_graph(
         radius_km, radius_rad: give one; kilometres are divided by the mean Earth radius 6371.0088 km. The boundary
             belongs to the neighbourhood.
         max_neighbors: cut, or None for all samples in the radius.
-        centers: rows of ``lonlat`` (integers), or places in degrees (float, shape (c, 2)); all rows by default.
+        centers: rows of ``lonlat`` (integers), a mask of them (bool), or places in degrees (float, shape (c, 2)); all
+            rows by default.
         neighbors: (indptr, indices) with the rows of ``lonlat`` near each centre: takes the place of the search.
         device: of the result; that of ``lonlat`` by default.
 
     Errors: ``ValueError`` for a missing, doubled or impossible radius, and for neighbours that do not fit the centres.
     """
-    check_lonlat(lonlat)
-    radius = _radius_in_radians(radius_km, radius_rad)
-    if max_neighbors is not None and max_neighbors < 1:
-        raise ValueError(f"max_neighbors must be at least 1, or None for no cut, got {max_neighbors}")
+    lonlat = as_places(lonlat)
+    radius = as_radius(radius_km, radius_rad)
+    if max_neighbors is not None:
+        check_count("max_neighbors", max_neighbors, hint="None is no cut")
     target = torch.device(device) if device is not None else lonlat.device
     degrees = lonlat.detach().to("cpu", torch.float64)
-    order, xyz, location, first_of_place = _places_in_order(degrees)
-    center_rows, center_lonlat = _centers(centers, degrees)
+    order, xyz, location, first_of_place = places_in_order(degrees)
+    center_rows, center_lonlat = read_centers(centers, degrees)
 
     if neighbors is not None:
         located = has_location(center_lonlat)
@@ -179,9 +136,11 @@ def neighbor_graph(
         neighborhood = torch.where(located, torch.arange(len(center_rows)), -1)
         frame_lonlat = center_lonlat.nan_to_num()
     else:
-        neighborhood, frame_lonlat = _distinct_places(center_lonlat)
+        neighborhood, frame_lonlat = distinct_places(center_lonlat)
         starts = torch.cat([first_of_place, torch.tensor([len(order)])])
-        indptr, indices = _search(unit_vectors(frame_lonlat), xyz, starts, radius, max_neighbors, target)
+        indptr, indices = samples_within(
+            unit_vectors(frame_lonlat), xyz, starts, radius, max_neighbors, target
+        )
     return NeighborGraph(
         num_samples=len(degrees),
         order=order.to(target),
@@ -198,28 +157,33 @@ def neighbor_graph(
     )
 
 
-def squared_chord(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
-    """Squared straight-line distance between unit vectors, each operation rounded on its own.
+def nearest_samples(
+    graph: NeighborGraph, count: int
+) -> tuple[Int[Tensor, "u count"], Float[Tensor, "u count"]]:
+    """For each place the ``count`` nearest samples (its own first) and their squared chords; -1 and inf beyond.
 
-    Equal inputs give equal bits whatever their position in the tensor, which is what ties are decided by.
+    A sample that ties with one beyond the list is left out, so what stands in the list is always decided. The lists
+    are kept with the graph.
     """
-    dx, dy, dz = a[..., 0] - b[..., 0], a[..., 1] - b[..., 1], a[..., 2] - b[..., 2]
-    return dx * dx + dy * dy + dz * dz
+    key = ("nearest samples", count)
+    if key not in graph.cache:
+        graph.cache[key] = _nearest_samples(graph, count)
+    return graph.cache[key]
 
 
-def _radius_in_radians(radius_km: float | None, radius_rad: float | None) -> float:
-    if (radius_km is None) == (radius_rad is None):
-        raise ValueError("give the radius once: radius_km=100 or radius_rad=0.05")
-    radius = radius_rad if radius_rad is not None else radius_km / EARTH_RADIUS_KM  # type: ignore[operator]
-    if not 0 < radius < math.pi / 2:
-        raise ValueError(
-            f"the radius must lie between 0 and a quarter of the globe (pi/2 rad, 10,007 km), got {radius:g} rad; "
-            "kilometres go into radius_km, radians into radius_rad"
-        )
-    return float(radius)
+def read_centers(centers: Any, degrees: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
+    """Input row (-1 for a place) and place of each centre, from rows, a mask of rows, places, or None for all rows."""
+    if centers is None:
+        return torch.arange(len(degrees)), degrees
+    given = as_tensor("centers", centers).detach().cpu()
+    if given.is_floating_point() and given.numel():
+        check_lonlat(given, name="centers")
+        return torch.full((len(given),), -1), given.double()
+    rows = as_rows("centers", given.flatten() if not given.numel() else given, len(degrees))
+    return rows, degrees[rows]
 
 
-def _places_in_order(degrees: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def places_in_order(degrees: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sort located rows by (first row of their place, row): order, xyz, place of each, first sample of each place."""
     rows = has_location(degrees).nonzero()[:, 0]
     xyz = unit_vectors(degrees[rows])
@@ -246,23 +210,7 @@ def _first_rows(xyz: Tensor) -> tuple[Tensor, int]:
     return torch.from_numpy(first), int(run[-1]) + 1
 
 
-def _centers(centers: Tensor | None, degrees: Tensor) -> tuple[Tensor, Tensor]:
-    if centers is None:
-        return torch.arange(len(degrees)), degrees
-    centers = torch.as_tensor(centers).detach().cpu()
-    if centers.is_floating_point():
-        check_lonlat(centers, name="centers")
-        return torch.full((len(centers),), -1), centers.double()
-    rows = centers.long()
-    if rows.ndim != 1 or bool(((rows < 0) | (rows >= len(degrees))).any()):
-        raise ValueError(
-            f"centers must be rows of lonlat, integers in [0, {len(degrees)}) in one dimension, "
-            "or float places of shape (c, 2) in degrees"
-        )
-    return rows, degrees[rows]
-
-
-def _distinct_places(center_lonlat: Tensor) -> tuple[Tensor, Tensor]:
+def distinct_places(center_lonlat: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the distinct place of each centre (-1 without one), and those places in degrees."""
     located = has_location(center_lonlat)
     places = center_lonlat[located]
@@ -276,14 +224,21 @@ def _distinct_places(center_lonlat: Tensor) -> tuple[Tensor, Tensor]:
 def _given_neighbors(
     neighbors: tuple[Tensor, Tensor], located: Tensor, order: Tensor, num_samples: int
 ) -> tuple[Tensor, Tensor]:
-    indptr, rows = (torch.as_tensor(part).detach().cpu().long() for part in neighbors)
-    if len(indptr) != len(located) + 1 or int(indptr[-1]) != len(rows) or bool((indptr.diff() < 0).any()):
+    if not isinstance(neighbors, tuple | list) or len(neighbors) != 2:
+        raise ValueError("neighbors must be a NeighborGraph or a pair (indptr, indices)")
+    parts = [as_tensor("neighbors", part).detach().cpu() for part in neighbors]
+    if any(
+        part.ndim != 1 or (part.is_floating_point() and len(part)) or part.dtype == torch.bool for part in parts
+    ):
+        raise ValueError("neighbors must be (indptr, indices), both of whole numbers in one dimension")
+    indptr, rows = (part.long() for part in parts)
+    fits = len(indptr) == len(located) + 1 and int(indptr[0]) == 0 and int(indptr[-1]) == len(rows)
+    if not fits or bool((indptr.diff() < 0).any()):
         raise ValueError(
             f"neighbors must be (indptr, indices) with one row per centre: {len(located)} centres need an indptr of "
-            f"{len(located) + 1} ascending entries that ends at len(indices) = {len(rows)}, got {len(indptr)} entries"
+            f"{len(located) + 1} ascending entries from 0 to len(indices) = {len(rows)}, got {len(indptr)} entries"
         )
-    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= num_samples):
-        raise ValueError(f"neighbors hold rows outside [0, {num_samples})")
+    rows = as_rows("indices of neighbors", rows, num_samples)
     internal = torch.full((num_samples,), -1)
     internal[order] = torch.arange(len(order))
     ids = internal[rows]
@@ -292,75 +247,10 @@ def _given_neighbors(
     segment = torch.repeat_interleave(torch.arange(len(located)), indptr.diff())
     ids = torch.sort(segment * max(len(order), 1) + ids)[0] - segment * max(len(order), 1)
     if bool(((ids[1:] == ids[:-1]) & (segment[1:] == segment[:-1])).any()):
-        raise ValueError("neighbors name the same row twice for one centre; make the rows of each centre unique")
+        raise ValueError(
+            "neighbors name the same row twice for one centre; make the rows of each centre unique"
+        )
     return indptr, ids.int()
-
-
-def _search(
-    centers: Tensor, xyz: Tensor, starts: Tensor, radius: float, max_neighbors: int | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Compressed rows of internal samples near each centre, ascending within a row."""
-    if len(xyz) == 0 or len(centers) == 0:
-        return torch.zeros(len(centers) + 1, dtype=torch.long), torch.zeros(0, dtype=torch.int32)
-    places = xyz[starts[:-1]]
-    finder = _place_finder(places, device)
-    sizes, parts = [], []
-    for chunk in centers.split(SEARCH_CHUNK):
-        owner, place = _places_within(finder, chunk, places, starts, radius, max_neighbors)
-        owner, ids = _expand(owner, place, starts, max_neighbors)
-        key = torch.sort(owner * len(xyz) + ids)[0]
-        parts.append((key % len(xyz)).int())
-        sizes.append(torch.bincount(owner, minlength=len(chunk)))
-    indptr = torch.zeros(len(centers) + 1, dtype=torch.long)
-    torch.cumsum(torch.cat(sizes), 0, out=indptr[1:])
-    return indptr, torch.cat(parts)
-
-
-def _places_within(
-    finder: "_PlaceFinder",
-    centers: Tensor,
-    places: Tensor,
-    starts: Tensor,
-    radius: float,
-    max_neighbors: int | None,
-) -> tuple[Tensor, Tensor]:
-    """(owner, place) pairs within the radius, per owner ordered by distance; enough of them to fill the cut."""
-    limit = 4 * math.sin(radius / 2) ** 2
-    if max_neighbors is None:
-        owner, place = finder.within(centers, radius)
-        d2 = squared_chord(centers[owner], places[place])
-        keep = d2 <= limit
-        return owner[keep], place[keep]
-    multiplicity = starts.diff()
-    want = min(max_neighbors + 1, len(places))
-    while True:
-        place, d2 = finder.nearest(centers, want)
-        filled = torch.cumsum(multiplicity[place] * (d2 <= limit), 1) >= max_neighbors
-        cut = torch.where(filled.any(1), filled.int().argmax(1), want - 1)
-        cut_d2 = d2.gather(1, cut[:, None])
-        # a place beyond the list may tie with the last one that is needed
-        undecided = (cut_d2[:, 0] == d2[:, -1]) & (d2[:, -1] <= limit) & (want < len(places))
-        if not bool(undecided.any()):
-            break
-        want = min(4 * want, len(places))
-    keep = (d2 <= limit) & (torch.arange(want) <= cut[:, None])
-    owner = torch.arange(len(centers))[:, None].expand(-1, want)
-    return owner[keep], place[keep]
-
-
-def _expand(owner: Tensor, place: Tensor, starts: Tensor, max_neighbors: int | None) -> tuple[Tensor, Tensor]:
-    """From places to samples: all of each place, in order, cut at ``max_neighbors`` samples per owner."""
-    count = starts[place + 1] - starts[place]
-    before = torch.cumsum(count, 0) - count
-    if max_neighbors is not None:
-        new = torch.ones(len(owner), dtype=torch.bool)
-        new[1:] = owner[1:] != owner[:-1]
-        base = torch.cummax(torch.where(new, before, 0), 0)[0]
-        count = torch.minimum(count, max_neighbors - (before - base)).clamp_min(0)
-        before = torch.cumsum(count, 0) - count
-    total = int(count.sum())
-    ids = torch.repeat_interleave(starts[place] - before, count) + torch.arange(total)
-    return torch.repeat_interleave(owner, count), ids
 
 
 def _nearest_samples(graph: NeighborGraph, count: int) -> tuple[Tensor, Tensor]:
@@ -371,7 +261,7 @@ def _nearest_samples(graph: NeighborGraph, count: int) -> tuple[Tensor, Tensor]:
     new[1:] = location[1:] != location[:-1]
     starts = torch.cat([new.nonzero()[:, 0], torch.tensor([len(location)])])
     places = xyz[starts[:-1]]
-    finder = _place_finder(places, graph.device)
+    finder = place_finder(places, graph.device)
     want = min(count + 1, len(places))
     ids = torch.full((len(places), count), -1, dtype=torch.int32)
     squared = torch.full((len(places), count), math.inf, dtype=torch.float64)
@@ -391,57 +281,3 @@ def _nearest_samples(graph: NeighborGraph, count: int) -> tuple[Tensor, Tensor]:
         ids[begin:end] = torch.where(valid, starts[place.gather(1, slot)] + offset, -1).int()
         squared[begin:end] = torch.where(valid, d2.gather(1, slot), math.inf)
     return ids.to(graph.device), squared.to(graph.device)
-
-
-class _PlaceFinder:
-    """Nearest places by a k-d tree, in the order (squared chord in float64, place)."""
-
-    def __init__(self, places: Tensor) -> None:
-        self.places = places
-        self.tree = cKDTree(places.numpy())
-
-    def nearest(self, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        index = self.tree.query(points.numpy(), k=[*range(1, count + 1)], workers=-1)[1]
-        return self.sort(points, torch.from_numpy(index))
-
-    def within(self, points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-        chord = 2 * math.sin(radius / 2) * (1 + 1e-9)
-        pairs = cKDTree(points.numpy()).sparse_distance_matrix(self.tree, chord, output_type="ndarray")
-        owner, place = torch.from_numpy(pairs["i"].copy()), torch.from_numpy(pairs["j"].copy())
-        order = torch.argsort(owner, stable=True)
-        return owner[order].long(), place[order].long()
-
-    def sort(self, points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Put each row in order; only rows with ties or rounding differences need it."""
-        d2 = squared_chord(points[:, None], self.places[index])
-        rows = (d2[:, 1:] <= d2[:, :-1]).any(1).nonzero()[:, 0]
-        if len(rows):
-            by_place, columns = torch.sort(index[rows], dim=1)
-            by_d2, columns_2 = torch.sort(d2[rows].gather(1, columns), dim=1, stable=True)
-            index[rows] = by_place.gather(1, columns_2)
-            d2[rows] = by_d2
-        return index, d2
-
-
-class _BruteForceFinder(_PlaceFinder):
-    """The same on a GPU: blocks of all distances, then the smallest of each row."""
-
-    def __init__(self, places: Tensor, device: torch.device, block_bytes: int = 1 << 30) -> None:
-        super().__init__(places)
-        self.on_device = places.to(device)
-        self.block = max(1, block_bytes // (24 * max(len(places), 1)))
-
-    def nearest(self, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        found = []
-        spare = min(count + 8, len(self.places))  # rounding may order near-equal distances differently
-        for block in points.to(self.on_device.device).split(self.block):
-            d2 = squared_chord(block[:, None], self.on_device[None])
-            found.append(torch.topk(d2, spare, dim=1, largest=False)[1].cpu())
-        index, d2 = self.sort(points, torch.cat(found))
-        return index[:, :count], d2[:, :count]
-
-
-def _place_finder(places: Tensor, device: torch.device) -> _PlaceFinder:
-    if device.type == "cuda" and len(places) <= BRUTE_FORCE_LIMIT:
-        return _BruteForceFinder(places, device)
-    return _PlaceFinder(places)

@@ -8,22 +8,18 @@ Kullback-Leibler divergence. A model that is right and wrong in the same proport
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
 from torch import Tensor
 
-from tslab.coords import check_lonlat, has_location, unit_vectors
-from tslab.geobias.neighbors import (
-    _centers,
-    _distinct_places,
-    _places_in_order,
-    _radius_in_radians,
-    squared_chord,
-)
+from tslab._checks import check_count, check_number
+from tslab.coords import has_location, unit_vectors
+from tslab.geobias.inputs import as_hits, as_outcomes, as_places, as_radius, check_word
+from tslab.geobias.neighbors import distinct_places, places_in_order, read_centers
+from tslab.geobias.search import squared_chord
 
 Partition = Literal["scale_grid", "distance_lag", "direction_sector"]
 
@@ -32,6 +28,12 @@ SMALL = 1e-8
 
 PAIRS_PER_CHUNK = 2_000_000
 """(centre, place) pairs held at a time."""
+
+MOST_PARTS = 1_000_000
+"""Parts of one neighbourhood."""
+
+MOST_PARTS_IN_ALL = 1_000_000_000
+"""Parts of all neighbourhoods together: minutes of work."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def sri(
             "direction_sector": ``size`` equal sectors of azimuth, samples at the centre's own place left out.
         size: default radius / 5, radius / 10 and 8 sectors.
         min_samples: smallest part that counts.
-        centers: rows of ``lonlat`` or places (c, 2) in degrees; all rows by default.
+        centers: rows of ``lonlat``, a mask of them, or places (c, 2) in degrees; all rows by default.
         histogram: "fixed" (default) has one bin for misses and one for hits. "published" derives the bins from the
             data, so that a part of misses only counts as a part of hits only.
         azimuth: "correct" (default) is measured from south toward east. "published" mirrors the longitude of southern
@@ -98,26 +100,35 @@ def sri(
 
     Errors: ``ValueError`` for shapes, marks and sizes that cannot be.
     """
-    if preset not in (None, "pygbs2025"):
-        raise ValueError(f"unknown preset {preset!r}; known: pygbs2025")
+    if preset is not None:
+        check_word("preset", preset, ("pygbs2025",))
+    for name, word, words in (
+        ("histogram", histogram, ("fixed", "published")),
+        ("azimuth", azimuth, ("correct", "published")),
+    ):
+        if word is not None:
+            check_word(name, word, words)
+    check_count("min_samples", min_samples)
     published = preset == "pygbs2025"
     old_bins = (histogram or ("published" if published else "fixed")) == "published"
     old_azimuth = (azimuth or ("published" if published else "correct")) == "published"
     wrap = wrap_longitude if wrap_longitude is not None else not published
-    check_lonlat(lonlat)
-    radius = _radius_in_radians(radius_km, radius_rad)
+    lonlat = as_places(lonlat)
+    radius = as_radius(radius_km, radius_rad)
     parting = _parting(partition, size, radius)
     target = torch.device(device) if device is not None else lonlat.device
 
     degrees = lonlat.detach().to("cpu", torch.float64)
-    order, xyz, location, first = _places_in_order(degrees)
-    hits, single = _hits(performance, len(degrees), order)
+    order, xyz, location, first = places_in_order(degrees)
+    outcomes, single = as_outcomes(performance, len(degrees), order)
+    hits = as_hits(outcomes, "spatial relative information").double()
     num_places = len(first)
     counts = torch.zeros((num_places, 1 + hits.shape[1]), dtype=torch.float64)
     counts.index_add_(0, location, torch.cat([torch.ones_like(hits[:, :1]), hits], 1))
     places = _Places(degrees[order[first]], xyz[first], counts)
-    center_rows, center_lonlat = _centers(centers, degrees)
-    which, frames = _distinct_places(center_lonlat)
+    center_rows, center_lonlat = read_centers(centers, degrees)
+    which, frames = distinct_places(center_lonlat)
+    _check_work(parting, len(frames), hits.shape[1] + 1)
 
     outputs = [
         _scores(places, frames[begin:end], radius, parting, min_samples, old_bins, old_azimuth, wrap, target)
@@ -155,13 +166,16 @@ def parts_of(
     The arguments are those of `sri`, ``center`` is (longitude, latitude) in degrees. Rings and cells count from the
     centre outward and from the south-west corner; sectors from azimuth -pi, north, over west, south and east.
     """
-    check_lonlat(lonlat)
-    radius = _radius_in_radians(radius_km, radius_rad)
+    lonlat = as_places(lonlat)
+    check_word("azimuth", azimuth, ("correct", "published"))
+    radius = as_radius(radius_km, radius_rad)
     parting = _parting(partition, size, radius)
     rows = has_location(lonlat.detach().cpu()).nonzero()[:, 0]
     degrees = lonlat.detach().to("cpu", torch.float64)[rows]
     places = _Places(degrees, unit_vectors(degrees), degrees[:, :0])
-    frame = torch.as_tensor(center, dtype=torch.float64).reshape(1, 2)
+    frame = as_places(torch.as_tensor(center, dtype=torch.float64)[None], "center")
+    if bool(frame.isnan().any()):
+        raise ValueError("center must be a place; it is missing (NaN)")
     _, place, part, _ = _partition(places, frame, radius, parting, azimuth == "published", wrap_longitude)
     result = torch.full((len(lonlat),), -1)
     result[rows[place]] = part
@@ -183,31 +197,37 @@ class _Parting:
 
 
 def _parting(kind: Partition, size: float | int | None, radius: float) -> _Parting:
-    if kind not in ("scale_grid", "distance_lag", "direction_sector"):
-        raise ValueError(f'partition must be "scale_grid", "distance_lag" or "direction_sector", got {kind!r}')
-    if size is not None and size <= 0:
-        raise ValueError(f"size must be positive, got {size}")
+    check_word("partition", kind, get_args(Partition))
     if kind == "direction_sector":
+        if size is not None and check_number("size", size, at_least=1, at_most=MOST_PARTS) != int(size):
+            raise ValueError(
+                f"a direction_sector partition takes a whole number of sectors as size, got {size}"
+            )
         sectors = 8 if size is None else int(size)
-        if size is not None and sectors != size:
-            raise ValueError(f"a direction_sector partition takes a whole number of sectors as size, got {size}")
         return _Parting(kind, 2 * math.pi / sectors, sectors, sectors)
+    if size is not None:
+        steps = MOST_PARTS if kind == "distance_lag" else math.isqrt(MOST_PARTS) // 2
+        hint = f"radians; a smaller size would cut a neighbourhood into more than {MOST_PARTS:,} parts"
+        check_number("size", size, at_least=radius / steps, at_most=math.pi / 2, hint=hint)
     width = float(size) if size is not None else radius / (5 if kind == "scale_grid" else 10)
     steps = math.ceil(radius / width - (0 if size is not None else 1e-9))
     return _Parting(kind, width, steps, steps if kind == "distance_lag" else (2 * steps) ** 2)
 
 
-def _hits(performance: Tensor, num_samples: int, order: Tensor) -> tuple[Tensor, bool]:
-    values = torch.as_tensor(performance).detach().cpu().double()
-    if values.ndim not in (1, 2) or len(values) != num_samples:
-        raise ValueError(
-            f"performance must have shape ({num_samples},) or ({num_samples}, models), got {tuple(values.shape)}"
-        )
-    single = values.ndim == 1
-    values = (values[:, None] if single else values)[order]
-    if not bool(((values == 0) | (values.abs() == 1)).all()):
-        raise ValueError("spatial relative information takes hits and misses: bool, 1 and 0, or +1 and -1")
-    return (values > 0).double(), single
+def _check_work(parting: _Parting, num_centers: int, columns: int) -> None:
+    """Raise ``ValueError`` before hours of work, with a size that takes minutes."""
+    total = num_centers * parting.count * columns
+    if total <= MOST_PARTS_IN_ALL:
+        return
+    fewer = total / MOST_PARTS_IN_ALL
+    if parting.kind == "direction_sector":
+        better = f"{max(1, int(parting.count / fewer))} sectors"
+    else:
+        better = f"{parting.size * (fewer if parting.kind == 'distance_lag' else fewer**0.5) * 1.01:.3g} rad"
+    raise ValueError(
+        f"this size cuts each of {num_centers:,} neighbourhoods into {parting.count:,} parts, too many; "
+        f"take a size of {better}, or fewer centers"
+    )
 
 
 @dataclass(frozen=True)
@@ -229,6 +249,8 @@ def _center_chunks(
     """Ranges of centres that have about `PAIRS_PER_CHUNK` pairs of centre and place."""
     if len(frames) == 0 or len(places.xyz) == 0:
         return
+    from scipy.spatial import cKDTree
+
     tree = cKDTree(places.xyz.numpy())
     chord = 2 * math.sin(_reach(radius, parting) / 2)
     pairs = tree.query_ball_point(unit_vectors(frames).numpy(), chord, return_length=True, workers=-1)
@@ -253,7 +275,9 @@ def _scores(
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score (c, e), samples within the radius and parts kept of each centre."""
-    owner, place, part, (near_owner, near_place) = _partition(places, frames, radius, parting, old_azimuth, wrap)
+    owner, place, part, (near_owner, near_place) = _partition(
+        places, frames, radius, parting, old_azimuth, wrap
+    )
     whole = _total(near_owner, places.counts[near_place], len(frames), device)
     n = whole[:, 0]
     key = owner * parting.count + part
@@ -306,6 +330,8 @@ def _total(key: Tensor, values: Tensor, size: int, device: torch.device) -> Tens
 def _pairs(points: Tensor, others: Tensor, radius: float, norm: float) -> tuple[Tensor, Tensor]:
     if len(points) == 0 or len(others) == 0:
         return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    from scipy.spatial import cKDTree
+
     tree = cKDTree(others.numpy())
     pairs = cKDTree(points.numpy()).sparse_distance_matrix(tree, radius, p=norm, output_type="ndarray")
     return torch.from_numpy(pairs["i"].astype(np.int64)), torch.from_numpy(pairs["j"].astype(np.int64))

@@ -1,19 +1,21 @@
 """Geo-bias of any released (dataset, encoder) pair, ready for a map."""
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab.geobias.aggregate import GeoBiasSummary, summary
-from tslab.geobias.neighbors import NeighborGraph
-from tslab.geobias.self_information import Form, Marks, MomentKind, Preset
+from tslab._checks import check_count
+from tslab.geobias.aggregate import GeoBiasSummary, SummaryOptions, summary
+from tslab.geobias.inputs import check_word
 from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Outcome = Literal["hit1", "hit3"]
 
@@ -23,23 +25,14 @@ def released_geobias(
     encoder: str,
     *,
     outcome: Outcome = "hit1",
-    radius_km: float = 100.0,
-    k: int = 4,
-    max_neighbors: int | None = 100,
-    neighbors: NeighborGraph | None = None,
-    marks: Marks | None = None,
-    moments: MomentKind | None = None,
-    form: Form | None = None,
-    preset: Preset | None = None,
-    alpha: float = 0.05,
-    base_relative: bool = False,
-    seed: int = 0,
     root: str | os.PathLike[str] | None = None,
+    **options: Unpack[SummaryOptions],
 ) -> GeoBiasSummary:
     """Geo-bias of a released result, by one call: ``released_geobias("fmow", "rbf").to_pandas()`` is a map's data.
 
+    The radius is 100 km unless ``options`` say another; they are the keyword arguments of `tslab.geobias.summary`.
     A hit is ``outcome`` for classification, and for regression (MOSAIKS) an absolute error that is at most the mean
-    absolute error of the table. Other arguments: `tslab.geobias.summary`.
+    absolute error of the table.
 
     Pass ``neighbors=neighbor_graph(...)`` to share one graph between the encoders of a classification dataset, whose
     rows are the same images; regression tables hold other rows for each encoder.
@@ -54,21 +47,9 @@ def released_geobias(
             f"the released results of {encoder} on {dataset} have no coordinates, and no other released file of "
             f"{dataset} lends them any: there is nothing to map; take another dataset"
         )
-    return summary(
-        lonlat,
-        torch.from_numpy(released_hits(table, outcome)),
-        radius_km=None if neighbors is not None else radius_km,
-        k=k,
-        max_neighbors=max_neighbors,
-        neighbors=neighbors,
-        marks=marks,
-        moments=moments,
-        form=form,
-        preset=preset,
-        alpha=alpha,
-        base_relative=base_relative,
-        seed=seed,
-    )
+    if options.get("neighbors") is None and options.get("radius_rad") is None:
+        options = {"radius_km": 100.0, **options}
+    return summary(lonlat, torch.from_numpy(released_hits(table, outcome)), **options)
 
 
 def released_models(
@@ -83,6 +64,8 @@ def released_models(
 
     Models whose file was released empty are left out. Errors: ``FileNotFoundError`` if a file is missing.
     """
+    if at_most is not None:
+        check_count("at_most", at_most)
     names: list[str] = []
     columns: list[np.ndarray] = []
     lonlat = torch.zeros((0, 2), dtype=torch.float64)
@@ -101,10 +84,9 @@ def released_models(
     return lonlat, torch.from_numpy(np.stack(columns, 1)), names
 
 
-def released_hits(table: pd.DataFrame, outcome: Outcome = "hit1") -> np.ndarray:
+def released_hits(table: "pd.DataFrame", outcome: Outcome = "hit1") -> np.ndarray:
     """Hits of a released table as float64 1 and 0: its ``outcome`` column, or errors at most the mean error."""
-    if outcome not in ("hit1", "hit3"):
-        raise ValueError(f'outcome must be "hit1" or "hit3", got {outcome!r}')
+    check_word("outcome", outcome, get_args(Outcome))
     if outcome in table:
         return table[outcome].to_numpy(dtype=np.float64)
     error = (table["prediction"] - table["label"]).abs().to_numpy(dtype=np.float64)

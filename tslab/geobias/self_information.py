@@ -9,19 +9,24 @@ for every centre and any number of models at once. The marks decide what is meas
 - ``"raw"``: the performance itself. With hits 1 and misses 0, a miss cannot be told from background.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypedDict, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tslab._checks import check_count, check_number
+from tslab.geobias.inputs import as_hits, as_outcomes, as_radius, as_tensor, check_word
 from tslab.geobias.moments import Form, Moments, exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
-from tslab.geobias.weights import WeightChunk
+from tslab.geobias.weights import MOST_NEIGHBORS, WeightChunk, weight_graphs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Marks = Literal["unmarked", "signed", "raw"]
 MomentKind = Literal["published", "exact"]
@@ -71,10 +76,14 @@ class SSIResult:
     moments: MomentKind
     form: Form
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """One row per centre (single performance only): lon, lat, n, background, statistic, mean, sigma, score."""
+        import pandas as pd
+
         if self.score.ndim != 1:
-            raise ValueError(f"this result holds {self.score.shape[1]} models; take one with result.select(i)")
+            raise ValueError(
+                f"this result holds {self.score.shape[1]} models; take one with result.select(i)"
+            )
         columns = {name: getattr(self, name).cpu().numpy() for name in ("n", "background", "saturated")}
         parts = {name: getattr(self, name).cpu().numpy() for name in ("statistic", "mean", "sigma", "score")}
         lon, lat = self.lonlat.cpu().unbind(-1)
@@ -82,46 +91,69 @@ class SSIResult:
 
     def select(self, index: int) -> "SSIResult":
         """The result of one model out of several."""
-        from dataclasses import replace
-
+        if self.score.ndim != 2:
+            raise ValueError("this result is of one model already")
+        check_count("index", index, at_least=0, at_most=self.score.shape[1] - 1)
         parts = {name: getattr(self, name)[:, index] for name in ("score", "statistic", "mean", "sigma")}
         return replace(self, **parts)
 
 
+class Neighborhoods(TypedDict, total=False):
+    """Keyword arguments that say where the neighbourhoods are: those of `neighbor_graph`."""
+
+    radius_km: float | None
+    radius_rad: float | None
+    max_neighbors: int | None
+    centers: Tensor | None
+    device: str | torch.device | None
+
+
+class Scoring(TypedDict, total=False):
+    """Keyword arguments that say what is measured in a neighbourhood: those of `ssi`."""
+
+    k: int
+    density: float | Literal["auto"]
+    marks: Marks | None
+    moments: MomentKind | None
+    form: Form | None
+    preset: Preset | None
+
+
+class SSIOptions(Neighborhoods, Scoring, total=False):
+    """All keyword arguments of `ssi`."""
+
+    neighbors: tuple[Tensor, Tensor] | NeighborGraph | None
+
+
 def ssi(
-    lonlat: Float[Tensor, "n 2"],
+    samples: Float[Tensor, "n 2"] | NeighborGraph,
     performance: Float[Tensor, "n *e"] | None,
     *,
-    radius_km: float | None = None,
-    radius_rad: float | None = None,
-    k: int = 4,
-    max_neighbors: int | None = 100,
-    centers: Tensor | None = None,
     neighbors: tuple[Tensor, Tensor] | NeighborGraph | None = None,
+    k: int = 4,
     density: float | Literal["auto"] = "auto",
     marks: Marks | None = None,
     moments: MomentKind | None = None,
     form: Form | None = None,
     preset: Preset | None = None,
-    device: str | torch.device | None = None,
+    **where: Unpack[Neighborhoods],
 ) -> SSIResult:
     """Spatial self-information of every centre.
 
     Args:
-        lonlat: samples, (longitude, latitude) in degrees; rows with NaN take no part and get NaN.
+        samples: (longitude, latitude) in degrees, (n, 2), rows with NaN take no part and get NaN; or the graph that
+            `neighbor_graph` has made of them: make it once to score many models.
         performance: one value per sample, or one column per model, (n, e); not needed for ``marks="unmarked"``.
             ``"signed"`` takes hits and misses as bool, 1/0 or +1/-1.
-        radius_km, radius_rad: of the neighbourhood; not needed if ``neighbors`` is a graph.
+        neighbors: the graph, where ``samples`` are the places; or (indptr, indices) to take the neighbourhoods as
+            given: then ``radius`` sets the background only.
         k: nearest nodes in the weight graph.
-        max_neighbors: neighbourhoods are cut at so many nearest samples; None: no cut.
-        centers: rows of ``lonlat``, or places (c, 2) in degrees; all rows by default.
-        neighbors: a graph from `neighbor_graph` (shared by all calls on the same samples), or (indptr, indices) to
-            take the neighbourhoods as given; then ``radius`` sets the background only.
         density: background points per steradian, or "auto": ceil(5 n / (pi r^2)).
         marks, moments, form: default "signed", "exact", "tail"; see `tslab.geobias.moments`.
         preset: "pygbs2025" makes the defaults those of the published per-sample tables: raw marks, published moments,
             density form, and overfull nodes (see `tslab.geobias.weights`). Arguments that you give are kept.
-        device: where to compute; that of the graph, or of ``lonlat``, by default.
+        where: ``radius_km`` or ``radius_rad``, ``max_neighbors`` (100; None: no cut), ``centers`` and ``device`` of the
+            neighbourhoods, see `neighbor_graph`; not for a graph, which has them.
 
     Warns if published moments meet more samples than background points (a density that is too low).
 
@@ -131,23 +163,45 @@ def ssi(
     Errors: ``ValueError`` for wrong shapes, marks that are no marks, missing or doubled radius.
     """
     chosen = formulation(preset, marks=marks, moments=moments, form=form)
-    if isinstance(neighbors, NeighborGraph):
-        graph = neighbors
-        if centers is not None:
-            raise ValueError("a NeighborGraph has its own centers; give centers to neighbor_graph instead")
-        if graph.num_samples != len(lonlat):
-            raise ValueError(f"the graph is of {graph.num_samples} samples, but lonlat has {len(lonlat)}")
-    else:
-        graph = neighbor_graph(
-            lonlat,
-            radius_km=radius_km,
-            radius_rad=radius_rad,
-            max_neighbors=max_neighbors,
-            centers=centers,
-            neighbors=neighbors,
-            device=device,
-        )
+    check_count("k", k, at_most=MOST_NEIGHBORS)
+    if density != "auto":
+        check_number("density", density, above=0, hint='points per steradian, or "auto"')
+    graph = graph_of(samples, neighbors=neighbors, **where)
     return ssi_on_graph(graph, performance, k=k, density=density, **chosen)
+
+
+def graph_of(
+    samples: Float[Tensor, "n 2"] | NeighborGraph,
+    *,
+    neighbors: tuple[Tensor, Tensor] | NeighborGraph | None = None,
+    **where: Unpack[Neighborhoods],
+) -> NeighborGraph:
+    """The graph that the arguments of a score mean: a given one, or the one that a search finds.
+
+    A radius beside a graph must be the graph's.
+    """
+    given = samples if isinstance(samples, NeighborGraph) else neighbors
+    if not isinstance(given, NeighborGraph):
+        assert not isinstance(samples, NeighborGraph)
+        return neighbor_graph(samples, neighbors=given, **where)
+    if given is not neighbors and neighbors is not None:
+        raise ValueError("the samples are a graph already; leave out neighbors")
+    if where.get("centers") is not None:
+        raise ValueError("a NeighborGraph has its own centers; give centers to neighbor_graph instead")
+    if not isinstance(samples, NeighborGraph) and given.num_samples != len(samples):
+        raise ValueError(f"the graph is of {given.num_samples} samples, but lonlat has {len(samples)}")
+    if unknown := set(where) - set(Neighborhoods.__annotations__):
+        raise TypeError(
+            f"unknown argument {sorted(unknown)[0]!r}; known: {', '.join(Neighborhoods.__annotations__)}"
+        )
+    radius_km, radius_rad = where.get("radius_km"), where.get("radius_rad")
+    if radius_km is not None or radius_rad is not None:
+        radius = as_radius(radius_km, radius_rad)
+        if not math.isclose(radius, given.radius_rad, rel_tol=1e-6):
+            raise ValueError(
+                f"the graph has a radius of {given.radius_rad:g} rad, but {radius:g} rad is asked for"
+            )
+    return given
 
 
 def ssi_on_graph(
@@ -161,10 +215,11 @@ def ssi_on_graph(
     form: Form = "tail",
     overfull: bool = False,
 ) -> SSIResult:
-    """`ssi` on neighbourhoods that are already known: the way to score many models on one set of samples."""
+    """`ssi` of a graph, with each part of the formulation given by itself."""
+    formulation(None, marks=marks, moments=moments, form=form)
     z, single = _mark_values(graph, performance, marks)
-    value = None if density == "auto" else float(density)
-    parts = [_evaluate(chunk, z, moments) for chunk in graph.weights(k, value, overfull=overfull)]
+    value = None if density == "auto" else density
+    parts = [evaluate(chunk, z, moments) for chunk in weight_graphs(graph, k, value, overfull=overfull)]
     empty = z.new_zeros((0, z.shape[1]))
     columns = [torch.cat([part[i] for part in parts]) if parts else empty for i in range(3)]
     statistic, mean, sigma = (graph.per_center(column) for column in columns)
@@ -199,13 +254,13 @@ def formulation(
     preset: str | None, *, marks: Marks | None, moments: MomentKind | None, form: Form | None
 ) -> Formulation:
     """Marks, moments and form: what is given, else the preset's, else the defaults."""
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    if preset is not None:
+        check_word("preset", preset, PRESETS)
     base = PRESETS[preset] if preset is not None else DEFAULT
     chosen = {
-        "marks": marks or base["marks"],
-        "moments": moments or base["moments"],
-        "form": form or base["form"],
+        "marks": base["marks"] if marks is None else marks,
+        "moments": base["moments"] if moments is None else moments,
+        "form": base["form"] if form is None else form,
         "overfull": base["overfull"],
     }
     allowed: dict[str, Sequence[str]] = {
@@ -213,44 +268,28 @@ def formulation(
         "moments": ("published", "exact"),
         "form": ("density", "tail", "tail_plus_one"),
     }
-    for name, names in allowed.items():
-        if chosen[name] not in names:
-            raise ValueError(f"{name} must be one of {', '.join(names)}, got {chosen[name]!r}")
+    for name, words in allowed.items():
+        check_word(name, chosen[name], words)
     return cast(Formulation, chosen)
 
 
 def _mark_values(graph: NeighborGraph, performance: Tensor | None, marks: Marks) -> tuple[Tensor, bool]:
     """Marks of the internal samples, (v, e) in float64, and whether there is a single column without an axis."""
+    if performance is None and marks != "unmarked":
+        raise ValueError(
+            f'marks="{marks}" needs a performance value for each sample; only "unmarked" does without'
+        )
     if marks == "unmarked":
-        columns = 1 if performance is None or performance.ndim == 1 else performance.shape[1]
-        single = performance is None or performance.ndim == 1
-        return torch.ones((len(graph.order), columns), dtype=torch.float64, device=graph.device), single
-    if performance is None:
-        raise ValueError(f'marks="{marks}" needs a performance value for each sample; only "unmarked" does without')
-    performance = torch.as_tensor(performance)
-    if performance.ndim not in (1, 2) or len(performance) != graph.num_samples:
-        raise ValueError(
-            f"performance must have shape ({graph.num_samples},) or ({graph.num_samples}, models), "
-            f"got {tuple(performance.shape)}"
-        )
-    single = performance.ndim == 1
-    values = (performance[:, None] if single else performance).to(graph.device, torch.float64)[graph.order]
-    if bool(values.isnan().any()):
-        raise ValueError(
-            f"performance is NaN for {int(values.isnan().any(1).sum())} samples that have a location; "
-            "drop these rows, or set their coordinates to NaN to leave them out"
-        )
+        shape = () if performance is None else as_tensor("performance", performance).shape[1:]
+        ones = torch.ones((len(graph.order), *shape[:1]), dtype=torch.float64, device=graph.device)
+        return (ones, False) if shape else (ones[:, None], True)
+    values, single = as_outcomes(performance, graph.num_samples, graph.order)
     if marks == "raw":
         return values, single
-    if not bool(((values == 0) | (values.abs() == 1)).all()) or bool((values == 0).any() and (values == -1).any()):
-        raise ValueError(
-            'marks="signed" takes hits and misses: bool, 1 and 0, or +1 and -1; for graded performance use "raw" or '
-            "make it hits first, for example performance > performance.median()"
-        )
-    return torch.where(values > 0, 1.0, -1.0), single
+    return torch.where(as_hits(values, 'marks="signed"'), 1.0, -1.0).double(), single
 
 
-def _evaluate(chunk: WeightChunk, z: Tensor, moments: MomentKind) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def evaluate(chunk: WeightChunk, z: Tensor, moments: MomentKind) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Statistic, mean and sigma, each (neighbourhoods, e), and the number of background points."""
     edges = edge_products(chunk, z)
     sums = [_segment_sum(z_power, chunk.n) for z_power in _powers(z[chunk.sample.long()])]
@@ -299,7 +338,9 @@ def _is_constant(chunk: WeightChunk, z: Tensor) -> Tensor:
 def _published(chunk: WeightChunk, z: Tensor) -> Moments:
     values = torch.unique(torch.cat([z.flatten(), z.new_zeros(1)]))
     if len(values) > 64:
-        return published_moments(values, torch.zeros_like(values, dtype=torch.long))  # raises, naming the way out
+        return published_moments(
+            values, torch.zeros_like(values, dtype=torch.long)
+        )  # raises, naming the way out
     mine = z[chunk.sample.long()]
     counts = torch.stack([_segment_sum((mine == value).double(), chunk.n) for value in values], -1)
     counts[..., values == 0] += chunk.m[:, None, None].double()

@@ -17,15 +17,21 @@ Both are therefore marked scores. Expect values within a few per cent of the pub
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tslab._checks import check_count
+from tslab.coords import has_location
 from tslab.geobias.background import local_frame
+from tslab.geobias.inputs import as_hits, as_outcomes, as_places, check_seed
 from tslab.geobias.moments import published_moments
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NUM_NODES = 400
 NUM_ASKED = 4
@@ -80,8 +86,11 @@ def base_and_relative(
 
     Centres at one place share neighbourhood, background and shuffles. NaN if there is no centre to average over.
     """
+    check_count("num_seeds", num_seeds)
+    check_count("min_samples", min_samples)
+    check_count("min_samples_relative", min_samples_relative)
+    check_count("num_shuffles", num_shuffles)
     graph, marks, repeats, size = _centers(lonlat, hits, max_centers, seed, radius_rad, chunk, device)
-
     base, relative = [], []
     used = graph.sizes >= min_samples
     used_relative = graph.sizes >= min_samples_relative
@@ -115,7 +124,7 @@ def center_scores(
     radius_rad: float = RADIUS_RAD,
     chunk: int | None = None,
     device: str | torch.device | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The scores behind `base_and_relative`, one row for each centre, for one seed.
 
     Returns:
@@ -123,9 +132,13 @@ def center_scores(
         shuffles); both scores are NaN where n < ``min_samples``. Base is the mean of score cut at `DENSITY_CEILING`,
         relative the mean of score - lowest over finite scores.
     """
+    check_count("min_samples", min_samples)
+    check_count("num_shuffles", num_shuffles)
     graph, marks, _, size = _centers(lonlat, hits, max_centers, seed, radius_rad, chunk, device)
     generator = torch.Generator(device=graph.device).manual_seed(seed)
     score, lowest = _scores(graph, marks, graph.sizes >= min_samples, num_shuffles, generator, size)
+    import pandas as pd
+
     of = graph.neighborhood
     columns = {"row": graph.center_rows, "n": graph.sizes[of], "score": score[of], "lowest": lowest[of]}
     return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
@@ -141,11 +154,19 @@ def _centers(
     device: str | torch.device | None,
 ) -> tuple[NeighborGraph, Tensor, Tensor, int]:
     """Neighbourhoods of the misses, marks of all samples, centres for each neighbourhood, and a chunk size."""
-    outcome = torch.as_tensor(hits)
-    if outcome.shape != (len(lonlat),):
-        raise ValueError(f"hits must have shape ({len(lonlat)},), got {tuple(outcome.shape)}")
-    right = outcome > 0
-    misses = (~right.cpu() & ~lonlat.detach().cpu().isnan().any(-1)).nonzero()[:, 0]
+    lonlat = as_places(lonlat)
+    check_seed(seed)
+    if max_centers is not None:
+        check_count("max_centers", max_centers, hint="None takes all misses")
+    if chunk is not None:
+        check_count("chunk", chunk)
+    rows = has_location(lonlat.detach().cpu()).nonzero()[:, 0]
+    outcome, single = as_outcomes(hits, len(lonlat), rows, name="hits")
+    if not single:
+        raise ValueError(f"hits must have shape ({len(lonlat)},): base and relative scores are of one model")
+    right = torch.zeros(len(lonlat), dtype=torch.bool)
+    right[rows] = as_hits(outcome[:, 0], "a base or relative score")
+    misses = rows[~right[rows]]
     if max_centers is not None and len(misses) > max_centers:
         drawn = torch.randperm(len(misses), generator=torch.Generator().manual_seed(seed))[:max_centers]
         misses = misses[drawn.sort()[0]]
@@ -164,7 +185,12 @@ def _mean(values: Tensor, weight: Tensor) -> float:
 
 
 def _scores(
-    graph: NeighborGraph, marks: Tensor, used: Tensor, num_shuffles: int, generator: torch.Generator, chunk: int
+    graph: NeighborGraph,
+    marks: Tensor,
+    used: Tensor,
+    num_shuffles: int,
+    generator: torch.Generator,
+    chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """Score of each neighbourhood and the smallest among its shuffles."""
     score = torch.full((len(used),), torch.nan, dtype=torch.float64, device=graph.device)
@@ -204,7 +230,9 @@ def _chunk_scores(
     local = torch.stack([(offset * axis[:, None]).sum(-1) for axis in (south, east, up)], -1)
     norm = local.square().sum(-1)
     d2 = norm[:, :, None] + norm[:, None, :] - 2 * local @ local.transpose(1, 2)
-    d2 = torch.where(d2 < COINCIDENT, torch.arange(NUM_NODES, device=device) * 1e-20, d2)  # the lower node first
+    d2 = torch.where(
+        d2 < COINCIDENT, torch.arange(NUM_NODES, device=device) * 1e-20, d2
+    )  # the lower node first
     nearest = torch.topk(d2, NUM_ASKED, dim=2, largest=False, sorted=False)[1]
     joined = torch.zeros_like(d2, dtype=torch.bool).scatter_(2, nearest, True)
     joined = joined | joined.transpose(1, 2)

@@ -18,7 +18,7 @@ two sums over the whole graph (for exact moments). Background points carry the v
 Ties: of two nodes at equal distance a sample comes before a background point (to a relative 1e-9 of the squared
 distance: the centre ties with whole rings by construction), a lower sample before a higher one, a lower point number
 before a higher one. Distances among samples are compared as float64; around background points, distances that agree
-to 2^-32 of the squared spacing count as equal.
+to 2^-32 of the squared spacing count as equal (fewer bits for k > 32, whose neighbours are far).
 
 The released code asks its search tree for k + 1 nodes and removes the node itself. Where more than k + 1 samples
 coincide the tree need not return the node itself, and such a node keeps k + 1 targets. ``overfull=True`` reproduces
@@ -29,36 +29,46 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tslab._checks import check_count, check_number
 from tslab.geobias.background import (
     Lattice,
     SearchWindow,
     background_density,
     local_frame,
     make_lattice,
-    search_window,
+    window_for,
 )
-from tslab.geobias.neighbors import squared_chord
-
-if TYPE_CHECKING:
-    from tslab.geobias.neighbors import NeighborGraph
+from tslab.geobias.neighbors import NeighborGraph, nearest_samples
+from tslab.geobias.patterns import (
+    CHUNK_SAMPLES,
+    PatternGraph,
+    blocks,
+    candidates_near,
+    graph_of_patterns,
+    rounded,
+    smallest,
+)
+from tslab.geobias.search import squared_chord
 
 SAMPLE_FIRST = 1 - 1e-9
 """Squared distances to samples are compared with those to background points after this factor."""
 
-KEY_BITS = 32
-"""Squared distances around background points are rounded to 2^-32 of the squared spacing."""
-
-CHUNK_SAMPLES = 16_384
-"""Samples (over all neighbourhoods) worked on at a time on a CPU: their arrays stay in the cache."""
-
 CHUNK_BYTES_PER_SAMPLE = 8_000
 """Measured working memory per sample of a chunk; decides the chunk on a GPU."""
+
+CHUNK_NEIGHBORS = 8
+"""The k up to which a chunk has its full size; beyond, it shrinks as k grows, so that memory does not grow."""
+
+MOST_NEIGHBORS = 1000
+"""The largest k: the work grows with its square."""
+
+KEPT_WEIGHT_BYTES = 1 << 30
+"""Weight graphs larger than this are built again for each use instead of being kept."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,29 @@ class WeightChunk:
     s2: Float[Tensor, " c"]
 
 
+def weight_graphs(
+    graph: NeighborGraph, k: int = 4, density: float | None = None, *, overfull: bool = False
+) -> Iterator[WeightChunk]:
+    """Weight graphs of all neighbourhoods with their background points, in chunks; kept with the graph if small.
+
+    ``density=None`` is the automatic background density. Errors and ``overfull``: see `build_weights`.
+    """
+    key = ("weights", k, density, overfull)
+    if key in graph.cache:
+        yield from graph.cache[key]
+        return
+    keep = len(graph.indices) * k * 8 <= KEPT_WEIGHT_BYTES
+    kept = []
+    for chunk in build_weights(graph, k=k, density=density, overfull=overfull):
+        if keep:
+            kept.append(chunk)
+        yield chunk
+    if keep:
+        graph.cache[key] = kept
+
+
 def build_weights(
-    graph: "NeighborGraph",
+    graph: NeighborGraph,
     *,
     k: int = 4,
     density: float | None = None,
@@ -106,31 +137,32 @@ def build_weights(
         overfull: let nodes among more than k + 1 coincident samples point to k + 1, as the released code does.
         chunk_samples: samples per chunk; by default what suits the cache of a CPU or the free memory of a GPU.
 
-    Errors: ``ValueError`` if a neighbourhood has too few nodes for k neighbours.
+    Errors: ``ValueError`` if k or the density cannot be, or a neighbourhood has too few nodes for k neighbours.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    check_count("k", k, at_most=MOST_NEIGHBORS)
+    if density is not None:
+        check_number("density", density, above=0, hint='points per steradian, or "auto"')
     sizes = graph.sizes
     if len(sizes) == 0:
         return
     pattern_of, pattern_sizes = _patterns(sizes, density)
     values = background_density(pattern_sizes, graph.radius_rad) if density is None else [float(density)]
     lattice = make_lattice(values, graph.radius_rad, graph.device)
-    outer = float((lattice.rings * lattice.spacing).max())
-    window = search_window(k, int(20 * torch.sinc(torch.tensor(outer / torch.pi))) / 20)
-    pattern_graph = _graph_of_patterns(lattice, k, window)
-
     nodes = sizes + lattice.count[pattern_of]
     if bool((nodes[sizes > 0] <= k).any()):
         raise ValueError(
             f"a neighbourhood has only {int(nodes[sizes > 0].min())} nodes (samples and background points), too few "
             f"for k = {k} neighbours; lower k or raise the density"
         )
-    nearest = graph.nearest_samples(min(k + 12, 64))
-    limit = chunk_samples or _chunk_samples(graph.device)
+    window = window_for(k, lattice)
+    pattern_graph = graph_of_patterns(lattice, k, window)
+    nearest = nearest_samples(graph, min(k + 12, 64))
+    limit = chunk_samples or max(1, _chunk_samples(graph.device) * CHUNK_NEIGHBORS // max(k, CHUNK_NEIGHBORS))
 
     def build(bounds: tuple[int, int]) -> WeightChunk:
-        return _Builder(graph, lattice, window, pattern_graph, pattern_of, k, *bounds).build(nearest, overfull)
+        return _Builder(graph, lattice, window, pattern_graph, pattern_of, k, *bounds).build(
+            nearest, overfull
+        )
 
     ranges = _chunks(graph.indptr.cpu(), lattice.count[pattern_of].cpu(), limit)
     yield from _in_threads(build, ranges, graph.device)
@@ -188,125 +220,15 @@ def _chunks(indptr: Tensor, background: Tensor, limit: int) -> Iterator[tuple[in
         first = last
 
 
-@dataclass(frozen=True)
-class _PatternGraph:
-    """The k-nearest-neighbour graph of each ring pattern; rows of pattern t start at ``offset[t]``."""
-
-    offset: Tensor
-    d2: Tensor  # (rows, k) squared chords to the k nearest points, ascending
-    target: Tensor  # (rows, k) their numbers, -1 beyond
-    reverse_rank: Tensor  # (rows, k) rank of the point in the list of its target; k if not there
-    in_degree: Tensor  # (rows,)
-    mutual: Tensor  # (patterns,) number of edges whose reverse is an edge
-    squares: Tensor  # (patterns,) sum over points of (out-degree + in-degree)^2
-
-
-def _graph_of_patterns(lattice: Lattice, k: int, window: SearchWindow) -> _PatternGraph:
-    device = lattice.count.device
-    offset = torch.cumsum(lattice.count, 0) - lattice.count
-    total = int(lattice.count.sum())
-    d2 = torch.full((total, k), torch.inf, dtype=torch.float64, device=device)
-    target = torch.full((total, k), -1, device=device)
-    pattern = torch.repeat_interleave(torch.arange(len(lattice.count), device=device), lattice.count)
-    point = torch.arange(total, device=device) - offset[pattern]
-    for rows in torch.arange(total, device=device).split(4 * CHUNK_SAMPLES):
-        place = lattice.local(point[rows], pattern[rows])
-        for part, candidate, distance2 in _candidates(lattice, window, place, pattern[rows]):
-            distance2 = torch.where(candidate == point[rows[part], None], torch.inf, distance2)
-            best, column = _smallest(distance2, candidate, lattice.spacing[pattern[rows[part]]], k)
-            width = best.shape[1]
-            d2[rows[part], :width] = best
-            chosen = torch.where(best < torch.inf, candidate.gather(1, column), -1)
-            target[rows[part], :width] = chosen
-    exists = target >= 0
-    flat = offset[pattern][:, None] + target.clamp_min(0)
-    in_degree = torch.bincount(flat[exists], minlength=total)
-    back = target[flat] == point[:, None, None]  # (rows, k, k): does the target's slot hold this point?
-    reverse_rank = torch.where(back.any(-1) & exists, back.int().argmax(-1), k)
-    mutual = torch.bincount(pattern, weights=(reverse_rank < k).sum(1).double(), minlength=len(offset))
-    squares = torch.bincount(pattern, weights=((k + in_degree) ** 2).double(), minlength=len(offset))
-    return _PatternGraph(offset, d2, target, reverse_rank, in_degree, mutual, squares)
-
-
-def _candidates(
-    lattice: Lattice, window: SearchWindow, place: Tensor, pattern: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Pattern points that can matter to each place (given in its centre's frame), in groups of equal width.
-
-    Yields (rows, candidate, squared chord); candidate -1 and chord infinity where there is none.
-    """
-    sine = (place.square().sum(-1).sqrt() / 2).clamp_max(1)
-    u = 2 * torch.asin(sine) / lattice.spacing[pattern]
-    rings = lattice.rings[pattern]
-    everything = (rings <= window.small) | (u > rings + 1e-6)
-    near = ~everything & (u < window.near)
-    windowed = ~(everything | near)
-
-    by_width = everything.nonzero()[:, 0]
-    by_width = by_width[torch.argsort(rings[by_width], stable=True)]
-    for rows in _nonempty(by_width.split(CHUNK_SAMPLES // 4)):
-        width = int(lattice.count[pattern[rows]].max())
-        candidate = torch.arange(width, device=place.device).expand(len(rows), -1)
-        candidate = torch.where(candidate < lattice.count[pattern[rows], None], candidate, -1)
-        yield rows, candidate, _chords(lattice, place[rows], pattern[rows], candidate)
-
-    rows = near.nonzero()[:, 0]
-    if len(rows):
-        width = int(lattice.starts[window.near_rings] + lattice.points_on_ring[window.near_rings])
-        candidate = torch.arange(width, device=place.device).expand(len(rows), -1)
-        yield rows, candidate, _chords(lattice, place[rows], pattern[rows], candidate)
-
-    rows = windowed.nonzero()[:, 0]
-    if len(rows):
-        span = torch.arange(-window.rings, window.rings + 1, device=place.device)
-        ring = torch.round(u[rows])[:, None].long() + span
-        exists = (ring >= 1) & (ring <= rings[rows, None])
-        ring = ring.clamp(1, len(lattice.points_on_ring) - 1)
-        points = lattice.points_on_ring[ring]
-        azimuth = torch.atan2(place[rows, 1], place[rows, 0])
-        turn = torch.round((azimuth[:, None] / (2 * torch.pi) + 0.5) * points).long()
-        side = torch.arange(-window.azimuths, window.azimuths + 1, device=place.device)
-        number = torch.remainder(turn[..., None] + side, points[..., None])
-        inside = exists[..., None] & (side + window.azimuths < points[..., None])
-        candidate = torch.where(inside, lattice.starts[ring][..., None] + number, -1).flatten(1)
-        yield rows, candidate, _chords(lattice, place[rows], pattern[rows], candidate)
-
-
-def _nonempty(parts: tuple[Tensor, ...]) -> list[Tensor]:
-    return [part for part in parts if len(part)]
-
-
-def _chords(lattice: Lattice, place: Tensor, pattern: Tensor, candidate: Tensor) -> Tensor:
-    point = candidate.clamp_min(0)
-    colatitude = lattice.ring[point] * lattice.spacing[pattern][:, None]
-    sine, half = colatitude.sin(), (colatitude / 2).sin()
-    dx = place[:, 0:1] - sine * lattice.cos_azimuth[point]
-    dy = place[:, 1:2] - sine * lattice.sin_azimuth[point]
-    dz = place[:, 2:3] + 2 * half * half
-    return torch.where(candidate >= 0, dx * dx + dy * dy + dz * dz, torch.inf)
-
-
-def _smallest(d2: Tensor, candidate: Tensor, spacing: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest candidates of each row: squared chords and columns, by (rounded distance, point number)."""
-    key = _rounded(d2, spacing[:, None]) * (1 << 24) + candidate.clamp_min(0)
-    column = torch.topk(key, min(k, key.shape[1]), dim=1, largest=False, sorted=True)[1]
-    return d2.gather(1, column), column
-
-
-def _rounded(d2: Tensor, spacing: Tensor) -> Tensor:
-    """Squared chords as integers, in units of 2^-32 squared spacings, at most 2^38."""
-    return (d2 / (spacing * spacing)).clamp_max(64).mul(1 << KEY_BITS).round().long()
-
-
 class _Builder:
     """Builds one chunk. Nodes are the samples of its neighbourhoods, one after another."""
 
     def __init__(
         self,
-        graph: "NeighborGraph",
+        graph: NeighborGraph,
         lattice: Lattice,
         window: SearchWindow,
-        pattern_graph: _PatternGraph,
+        pattern_graph: PatternGraph,
         pattern_of: Tensor,
         k: int,
         first: int,
@@ -339,8 +261,11 @@ class _Builder:
         edge = target < self.size
         in_degree = in_degree + torch.bincount(target[edge], minlength=self.size)
         padded = torch.cat([target, target.new_full((1, target.shape[1]), -1)])
-        back = (padded[target] == node[:, None, None]).any(-1)
-        mutual_edges = mutual_edges + self._per_neighborhood((back & edge).sum(1).double())
+        back = torch.zeros(self.size, dtype=torch.double, device=device)
+        for rows in blocks(node, target.shape[1] ** 2):
+            mutual = (padded[target[rows]] == rows[:, None, None]).any(-1) & edge[rows]
+            back[rows] = mutual.sum(1).double()
+        mutual_edges = mutual_edges + self._per_neighborhood(back)
         num_edges = k * (self.n + self.m) + self._per_neighborhood((out_degree - k).double()).long()
         return WeightChunk(
             first=self.first,
@@ -356,7 +281,9 @@ class _Builder:
         )
 
     def _per_neighborhood(self, values: Tensor) -> Tensor:
-        return torch.zeros(len(self.n), dtype=torch.float64, device=values.device).index_add_(0, self.owner, values)
+        return torch.zeros(len(self.n), dtype=torch.float64, device=values.device).index_add_(
+            0, self.owner, values
+        )
 
     def _nearest_targets(self, near: Tensor, near_d2: Tensor) -> tuple[Tensor, Tensor]:
         """The k nearest other samples of each node within its neighbourhood (node numbers), squared chords."""
@@ -425,15 +352,15 @@ class _Builder:
         extra_in = torch.zeros(len(self.m) * width, dtype=torch.long, device=device)
         accepted = torch.ones_like(target, dtype=torch.bool)
         pairs = []
-        for rows, candidate, d2 in _candidates(lattice, self.window, place, pattern):
+        for rows, candidate, d2 in candidates_near(lattice, self.window, place, pattern):
             spacing = lattice.spacing[pattern[rows]]
-            best, column = _smallest(d2, candidate, spacing, k)
+            best, column = smallest(d2, candidate, spacing, k, self.pattern_graph.key_bits)
             if best.shape[1] < k:
                 best = torch.nn.functional.pad(best, (0, k - best.shape[1]), value=torch.inf)
                 column = torch.nn.functional.pad(column, (0, k - column.shape[1]))
             # a sample of rank s stays if fewer than k - s background points are nearer
             accepted[rows] = key[rows] <= best.flip(1)
-            ahead = (key[rows][:, None] <= best[..., None]).sum(-1)
+            ahead = torch.searchsorted(key[rows], best, right=True)
             chosen = (ahead + torch.arange(k, device=device) < k) & (best < torch.inf)
             cell = self.owner[rows, None] * width + candidate.clamp_min(0)
             extra_in += torch.bincount(cell.gather(1, column)[chosen], minlength=len(extra_in))
@@ -442,9 +369,7 @@ class _Builder:
             reachable = (d2 * SAMPLE_FIRST <= self.pattern_graph.d2[table, k - 1]) & (candidate >= 0)
             pointed = torch.zeros_like(reachable).scatter_(1, column, chosen)
             row, slot = reachable.nonzero().unbind(1)
-            pairs.append(
-                (cell[row, slot], rows[row], d2[row, slot], table[row, slot], pointed[row, slot])
-            )
+            pairs.append((cell[row, slot], rows[row], d2[row, slot], table[row, slot], pointed[row, slot]))
         target = torch.where(accepted, target, self.size)
         if not pairs:
             none = torch.zeros(0, dtype=torch.long, device=device)
@@ -476,8 +401,8 @@ class _Builder:
             return torch.zeros(0, dtype=torch.bool, device=cell.device)
         by_node = torch.argsort(node, stable=True)
         spacing = self.lattice.spacing[self.pattern[self.owner[node]]]
-        rounded = _rounded(d2, spacing)
-        order = by_node[torch.argsort(rounded[by_node], stable=True)]
+        distance = rounded(d2, spacing, self.pattern_graph.key_bits)
+        order = by_node[torch.argsort(distance[by_node], stable=True)]
         order = order[torch.argsort(cell[order], stable=True)]
         ordered = cell[order]
         position = torch.arange(len(order), device=cell.device)

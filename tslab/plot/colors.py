@@ -10,6 +10,7 @@ import numpy as np
 import plotly.colors
 from numpy.typing import NDArray
 
+from tslab._checks import check_number
 from tslab.encoders import ENCODERS
 
 FAMILY_COLORS = {
@@ -159,10 +160,15 @@ def value_range(
     field: NDArray[np.float64], scale: ScaleName | Scale, limits: tuple[float, float] | None
 ) -> tuple[float, float]:
     if limits is not None:
-        return limits
+        low, high = check_number("limits[0]", limits[0]), check_number("limits[1]", limits[1])
+        if low >= high:
+            raise ValueError(f"limits must be (lowest, highest), got {limits}")
+        return low, high
     finite = field[np.isfinite(field)]
     if not finite.size:
-        raise ValueError("the field has no finite value to draw")
+        raise ValueError(
+            "the field has no finite value to draw; give limits=(lowest, highest) to draw it empty"
+        )
     if scale == "diverging":
         largest = float(np.abs(finite).max()) or 1.0
         return -largest, largest

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from tslab import diagnostics
+from tslab._checks import check_count
 from tslab.diagnostics import Encoder, encodings
 from tslab.plot.colors import NEUTRAL
 from tslab.plot.projection import Place, equal_area_grid
@@ -30,7 +31,10 @@ def feature_maps(
 ) -> go.Figure:
     """A world map of one feature at a time, with a slider over the features ``columns`` named ``labels``."""
     _, _, places = equal_area_grid(n_lon, n_lat)
-    features = encodings(encoder, places)[:, list(columns)].reshape(n_lat, n_lon, -1)
+    every = encodings(encoder, places)
+    for column in columns:
+        check_count("columns", column, at_least=0, at_most=every.shape[1] - 1)
+    features = every[:, list(columns)].reshape(n_lat, n_lon, -1)
     return map_slider(list(features.unbind(-1)), labels, prefix=prefix, colorbar="value")
 
 
@@ -152,4 +156,6 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
 def _similarity(
     encoder: Encoder, one: Float[Tensor, "1 2"], places: Float[Tensor, "n 2"]
 ) -> Float[Tensor, " n"]:
-    return torch.cosine_similarity(encodings(encoder, one), encodings(encoder, places), dim=-1)
+    return torch.cosine_similarity(
+        encodings(encoder, one), encodings(encoder, places), dim=-1
+    )

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
+from tslab._checks import check_choice, check_count, check_number
 from tslab.land import land_lines, land_polygons
 from tslab.plot.colors import DARK_LINE, LIGHT_LINE, NEUTRAL, Scale, ScaleName, named_scale, value_range
 from tslab.plot.projection import (
@@ -62,6 +63,8 @@ def globe(
         center: the place in the middle.
         height: pixels.
     """
+    check_count("height", height)
+    _check_place("center", center)
     figure = go.Figure()
     if values is not None:
         lon_deg, lat_deg, field = _closed_grid(lon, lat, values)
@@ -104,7 +107,7 @@ def globe(
         showlegend=False,
     )
     if points is not None:
-        places = _places(points)
+        places = _places(points, point_text)
         figure.add_scatter3d(
             **_on_globe(places, 1.012),
             mode="markers",
@@ -154,6 +157,8 @@ def world_map(
     Arguments as in `globe`; ``point_color`` may also be (n,) numbers, which are then drawn on the colour
     scale. The field is resampled, without smoothing, to cells of two degrees.
     """
+    check_count("height", height)
+    check_number("point_size", point_size, above=0)
     figure = go.Figure()
     if values is not None:
         figure.add_heatmap(
@@ -181,9 +186,14 @@ def world_map(
         showlegend=False,
     )
     if points is not None:
-        places = _places(points)
+        places = _places(points, point_text)
         x, y = equal_earth(*places.T)
         colored = not isinstance(point_color, str)
+        if colored and np.shape(point_color) != (len(places),):
+            raise ValueError(
+                f"point_color must be a colour or one number for each of {len(places)} points, got shape "
+                f"{np.shape(point_color)}"
+            )
         marker: dict[str, Any] = {
             "size": point_size,
             "color": point_color,
@@ -191,12 +201,7 @@ def world_map(
         }
         if colored:
             low, high = value_range(np.asarray(point_color, np.float64), scale, limits)
-            marker |= {
-                "colorscale": named_scale(scale),
-                "cmin": low,
-                "cmax": high,
-                "colorbar": _colorbar(label),
-            }
+            marker |= {"colorscale": named_scale(scale), "cmin": low, "cmax": high, "colorbar": _colorbar(label)}
         figure.add_scatter(
             x=_f4(x), y=_f4(y), mode="markers", marker=marker, showlegend=False, **_hover(places, point_text)
         )
@@ -233,6 +238,9 @@ def static_map(
     import matplotlib.pyplot as plt
     from cartopy import crs
 
+    check_choice("projection", projection, ("equal_earth", "globe"))
+    check_number("width", width, above=0)
+    _check_place("center", center)
     globe_like = projection == "globe"
     target = crs.Orthographic(*center) if globe_like else crs.EqualEarth(center[0])
     with matplotlib_style():
@@ -277,6 +285,14 @@ def _checked_grid(
             f"values must have shape (len(lat), len(lon)) = ({lat_deg.size}, {lon_deg.size}), got {field.shape}; "
             "transpose them if longitude comes first"
         )
+    if field.size == 0:
+        raise ValueError("the field has no cell: lon, lat or values are empty")
+    for name, degrees, most in (("lon", lon_deg, 540), ("lat", lat_deg, 90)):
+        if not (np.abs(degrees) <= most).all():
+            span = f"{degrees.min():g} ... {degrees.max():g}"
+            raise ValueError(f"{name} must be degrees, at most {most} and none missing; got {span}")
+    if np.ptp(lon_deg) > 360 + 1e-9:
+        raise ValueError(f"lon spans {np.ptp(lon_deg):g} degrees; a grid is at most 360 degrees wide")
     if np.any(np.diff(lon_deg) <= 0):
         raise ValueError("lon must increase; sort it, and the columns of values with it")
     if lat_deg[0] > lat_deg[-1]:
@@ -326,11 +342,27 @@ def _hover(places: NDArray[np.float64], text: Sequence[str] | None) -> dict[str,
     return {"text": shown, "hovertemplate": "%{text}<extra></extra>"}
 
 
-def _places(points: ArrayLike) -> NDArray[np.float64]:
+def _places(points: ArrayLike, text: Sequence[str] | None) -> NDArray[np.float64]:
     places = np.asarray(points, np.float64)
+    if places.size == 0:
+        places = places.reshape(0, 2)
     if places.ndim != 2 or places.shape[1] != 2:
         raise ValueError(f"points must have shape (n, 2), longitude then latitude, got {places.shape}")
+    outside = np.flatnonzero((np.abs(places) > (180, 90)).any(axis=1))
+    if len(outside):
+        raise ValueError(
+            f"points[{outside[0]}] = {tuple(places[outside[0]].tolist())} is no (longitude, latitude) in degrees"
+        )
+    if text is not None and len(text) != len(places):
+        raise ValueError(f"point_text must have one text for each of {len(places)} points, got {len(text)}")
     return places
+
+
+def _check_place(name: str, place: Place) -> None:
+    """Raise ``ValueError`` unless the place exists."""
+    values = np.asarray(place, np.float64)
+    if values.shape != (2,) or not (np.abs(values) <= (180, 90)).all():
+        raise ValueError(f"{name} must be (longitude, latitude) in degrees, got {place!r}")
 
 
 _RADIUS = 10_000
@@ -341,9 +373,7 @@ _NO_HIGHLIGHT = {axis: {"highlight": False} for axis in "xyz"}
 
 
 def _on_globe(places: NDArray[np.float64], radius: float) -> dict[str, NDArray[np.float32]]:
-    return {
-        axis: _f4(np.round(a * radius * _RADIUS)) for axis, a in zip("xyz", on_sphere(*places.T), strict=True)
-    }
+    return {axis: _f4(np.round(a * radius * _RADIUS)) for axis, a in zip("xyz", on_sphere(*places.T), strict=True)}
 
 
 def _int16(values: NDArray[np.float64]) -> NDArray[np.int16]:

@@ -1,4 +1,5 @@
-"""Places on paper: the Equal Earth projection, grids of cells to draw fields on, coastlines and the edge of the map."""
+"""Places on paper: the Equal Earth projection, grids of cells to draw fields on, coastlines and the edge of the map.
+"""
 
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from tslab._checks import check_count
 from tslab.land import land_lines
 
 Place = tuple[float, float]
@@ -63,6 +65,8 @@ def equal_area_grid(n_lon: int = 120, n_lat: int = 60) -> tuple[np.ndarray, np.n
 
     Places are ordered by latitude, then longitude, south to north.
     """
+    check_count("n_lon", n_lon)
+    check_count("n_lat", n_lat)
     lon = (np.arange(n_lon) + 0.5) * 360 / n_lon - 180
     sin_lat = (np.arange(n_lat) + 0.5) * 2 / n_lat - 1
     grid = np.stack(np.meshgrid(lon, np.rad2deg(np.arcsin(sin_lat))), axis=-1).reshape(-1, 2)
@@ -71,14 +75,19 @@ def equal_area_grid(n_lon: int = 120, n_lat: int = 60) -> tuple[np.ndarray, np.n
 
 def globe_grid(step_deg: int = 4) -> tuple[np.ndarray, np.ndarray, Float[Tensor, "n 2"]]:
     """Cell centres of a regular grid for `globe_slider`: longitudes, latitudes and the places (n_lat * n_lon, 2)."""
+    check_count("step_deg", step_deg, at_most=90)
+    if 180 % step_deg:
+        raise ValueError(f"step_deg must divide 180, for example 2, 4 or 5, got {step_deg}")
     lon = np.arange(-180 + step_deg / 2, 180, step_deg)
     lat = np.arange(-90 + step_deg / 2, 90, step_deg)
     return lon, lat, torch.from_numpy(np.stack(np.meshgrid(lon, lat), axis=-1).reshape(-1, 2))
 
 
 def place_name(place: Place) -> str:
-    """A place in words: (2.35, 48.85) is "48.85°N 2.35°E"."""
+    """A place in words: (2.35, 48.85) is "48.85°N 2.35°E"; a missing place is "no location"."""
     lon, lat = place
+    if np.isnan(lon) or np.isnan(lat):
+        return "no location"
     return f"{abs(lat):.2f}°{'N' if lat >= 0 else 'S'} {abs(lon):.2f}°{'E' if lon >= 0 else 'W'}"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from torch import Tensor
 
+from tslab._checks import check_count
 from tslab.plot.colors import (
     DARK_LINE,
     DIVERGING_SCALE,
@@ -65,7 +66,8 @@ def map_slider(
         height: pixels.
     """
     grids = [_as_grid(field) for field in fields]
-    low, high = value_range(np.stack(grids), "diverging" if diverging else "field", limits)
+    _check_steps(grids, labels, active, points)
+    low, high = _range(grids, diverging, limits)
     n_lat, n_lon = grids[0].shape
     lon, sin_lat, _ = equal_area_grid(n_lon, n_lat)
     scale = DIVERGING_SCALE if diverging else FIELD_SCALE
@@ -121,8 +123,14 @@ def globe_slider(
     grids = [
         np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64) for field in fields
     ]
-    low, high = value_range(np.stack(grids), "diverging" if diverging else "field", limits)
-    lon, lat, _ = globe_grid(360 // grids[0].shape[1])
+    _check_steps(grids, labels, active, None)
+    low, high = _range(grids, diverging, limits)
+    n_lat, n_lon = grids[0].shape
+    if n_lon != 2 * n_lat or 180 % n_lat:
+        raise ValueError(
+            f"fields must lie on a grid of globe_grid, (180 / step, 360 / step), got {grids[0].shape}"
+        )
+    lon, lat, _ = globe_grid(180 // n_lat)
     scale = DIVERGING_SCALE if diverging else FIELD_SCALE
 
     def drawn(grid: np.ndarray) -> go.Figure:
@@ -157,10 +165,17 @@ def curve_slider(
     """A set of curves at a time, with a slider over the sets; ``x`` and ``y`` are plotly axes (title, range, type).
 
     Raises:
-        ValueError: sets of different sizes; an empty curve, ``Curve("", [], [])``, fills a place.
+        ValueError: no set, or sets of different sizes; an empty curve, ``Curve("", [], [])``, fills a place.
     """
     if len({len(curves) for curves in frames}) != 1:
         raise ValueError("every set needs as many curves as the others; fill up with Curve('', [], [])")
+    for curves in frames:
+        for curve in curves:
+            if np.shape(short(curve.x)) != np.shape(short(curve.y)):
+                raise ValueError(
+                    f"curve {curve.name!r} has {len(curve.x)} values of x, but {len(curve.y)} of y"
+                )
+    _check_labels(len(frames), labels, active)
 
     def traces(curves: Sequence[Curve]) -> list[go.Scatter]:
         return [
@@ -225,11 +240,43 @@ LAT_TICKS = (-90, -60, -30, 0, 30, 60, 90)
 
 def _as_grid(field: Any) -> np.ndarray:
     """A field as (n_lat, n_lon); a flat one is taken to be twice as wide as high."""
-    grid = np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64)
+    grid = np.asarray(field.detach().cpu() if isinstance(field, Tensor) else field, np.float64)
     if grid.ndim == 1:
         n_lat = round((grid.size / 2) ** 0.5)
+        if not grid.size or 2 * n_lat**2 != grid.size:
+            raise ValueError(
+                f"a flat field must fill a grid twice as wide as high, got {grid.size} values; shape it (n_lat, n_lon)"
+            )
         grid = grid.reshape(n_lat, -1)
     return grid
+
+
+def _check_steps(
+    grids: Sequence[np.ndarray], labels: Sequence[str], active: int, points: Sequence[Any] | None
+) -> None:
+    """Raise ``ValueError`` unless there are fields, all of one shape, each with a label (and with its points)."""
+    _check_labels(len(grids), labels, active)
+    if any(grid.ndim != 2 or grid.shape != grids[0].shape or not grid.size for grid in grids):
+        shapes = ", ".join(sorted({str(grid.shape) for grid in grids}))
+        raise ValueError(f"fields must be (n_lat, n_lon), not empty and all of one shape, got {shapes}")
+    if points is not None and len(points) != len(grids):
+        raise ValueError(f"points must have one entry for each of {len(grids)} fields, got {len(points)}")
+
+
+def _check_labels(steps: int, labels: Sequence[str], active: int) -> None:
+    if steps == 0:
+        raise ValueError("there is nothing to show: give at least one field or set of curves")
+    if steps > 1 and len(labels) != steps:
+        raise ValueError(f"labels must name each of {steps} steps of the slider, got {len(labels)}")
+    check_count("active", active, at_least=0, at_most=steps - 1)
+
+
+def _range(grids: Sequence[np.ndarray], diverging: bool, limits: tuple[float, float] | None) -> tuple[float, float]:
+    """Limits of the colours; of fields without any value those of a field of zeros."""
+    every = np.stack(grids)
+    if not np.isfinite(every).any():
+        every = np.zeros(1)
+    return value_range(every, "diverging" if diverging else "field", limits)
 
 
 def as_bytes(grid: np.ndarray, low: float, high: float) -> np.ndarray:

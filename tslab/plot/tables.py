@@ -14,6 +14,8 @@ from importlib.resources import files
 
 import pandas as pd
 
+from tslab._checks import check_count
+
 WHOLE_ROWS = 20
 """Tables of so many rows are shown whole; longer ones scroll."""
 
@@ -56,8 +58,16 @@ def sortable_table(
         max_height: CSS height beyond which a table of more than twenty rows scrolls.
 
     Raises:
-        ValueError: a column named in ``labels``, ``formats`` or ``filters`` is not in the table.
+        ValueError: no table, columns of one name, a format that does not fit, or a column named in ``labels``,
+            ``formats`` or ``filters`` that is not in the table.
     """
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"table must be a pandas DataFrame, got {type(table).__name__}")
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"columns must have different names; {twice!r} is twice there")
+    if not isinstance(caption, str) or not caption.strip():
+        raise ValueError("caption is empty; say in one sentence what the table shows")
     for column in (*(labels or {}), *(formats or {}), *filters):
         if column not in table:
             raise ValueError(
@@ -106,6 +116,7 @@ def readable(value: float, digits: int = 2) -> str:
         value: any number.
         digits: how many digits count; zeros at the end are left out.
     """
+    check_count("digits", digits)
     text = f"{value:.{digits}g}"
     if "e" not in text:
         return text
@@ -120,7 +131,7 @@ def _row(
     cells = []
     for place, column in enumerate(table.columns):
         value, text = table[column].iloc[position], html.escape(shown[column][position])
-        exact = "" if pd.isna(value) or not numeric[column] else repr(float(value))
+        exact = "" if not numeric[column] or _is_missing(value) else repr(float(value))
         sort = f' data-value="{exact}"' if numeric[column] else ""
         tag = 'th scope="row"' if place == 0 else f"td{_kind(numeric[column])}"
         cells.append(f"<{tag}{sort}>{text}</{tag.split()[0]}>")
@@ -129,7 +140,17 @@ def _row(
 
 def _shown(column: pd.Series, form: str) -> list[str]:
     """The text of each cell of a column."""
-    return ["–" if pd.isna(value) else _formatted(value, form) for value in column]
+    try:
+        return ["–" if _is_missing(value) else _formatted(value, form) for value in column]
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"the format {form!r} does not fit the values of column {column.name!r}: {error}"
+        ) from None
+
+
+def _is_missing(value: object) -> bool:
+    """True for None, NaN and their like; a cell that holds a list is not missing."""
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def _formatted(value: object, form: str) -> str:

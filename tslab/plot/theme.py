@@ -29,7 +29,7 @@ def show(figure: Any, *, alt: str, caption: str | None = None) -> None:
     """
     from IPython.display import HTML, display
 
-    if not alt.strip():
+    if not isinstance(alt, str) or not alt.strip():
         raise ValueError("alt is empty; say in one or two sentences what the figure shows")
     if not isinstance(figure, go.Figure):
         display(HTML(_matplotlib_html(figure, alt, caption)))

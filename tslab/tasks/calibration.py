@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp, ndtri
 
+from tslab._checks import check_choice
 from tslab.tasks.datasets import DATASETS
-from tslab.tasks.synthetic import CLASS_SPECS, Scale, calibration, class_world
+from tslab.tasks.synthetic import CLASS_SPECS, SCALES, Scale, calibration, class_world
 from tslab.tasks.synthetic_classes import NO_FADE, ImageModel, draw_images, fade_tail, genera, predictions
 from tslab.tasks.world import random_stream
 
@@ -38,6 +39,8 @@ CONFIDENCE: dict[str, tuple[float, float, float]] = {
 
 def calibrate(name: str, scale: Scale) -> dict[str, float]:
     """Parameters of the image model and the floor w of one stand-in, rounded to three decimals."""
+    check_choice("name", name, CLASS_SPECS)
+    check_choice("scale", scale, SCALES)
     model = fit_image_model(name, scale)
     return {**vars(model), "floor": fit_floor(name, scale, model)}
 

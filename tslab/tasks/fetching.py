@@ -4,6 +4,9 @@ An archive is downloaded into ``<root>/.downloads/`` under a name that ends in `
 what an interrupted download got stays there and the next run continues behind it. Archives are unpacked into a
 temporary folder next to the datasets, every member checked to stay inside, and then moved into place, so no dataset
 folder is ever half there. Checksums of what was fetched are recorded in ``<root>/checksums.json``.
+
+Nothing that comes from the network is trusted: names must be plain file names, no more bytes are written than were
+announced, and `tslab.tasks.unpacking` looks at an archive before it unpacks it.
 """
 
 import errno
@@ -12,20 +15,19 @@ import inspect
 import json
 import os
 import shutil
-import stat
-import tarfile
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import requests
 from pooch.downloaders import doi_to_repository
 
-from tslab._files import atomic_write
+from tslab._checks import check_count, check_number
+from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
 from tslab.tasks.datasets import DATASETS, DOI, DatasetInfo
+from tslab.tasks.unpacking import FetchLocbenchError, unpack
 
 CHUNK = 1 << 16
 DOWNLOADS = ".downloads"
@@ -44,18 +46,28 @@ FOLDER_WORDS: dict[str, tuple[str, ...]] = {
 """Words by which the name of an archive (letters and digits only) gives away its dataset folder."""
 
 
-class FetchLocbenchError(RuntimeError):
-    """An archive that could not be had. The message says what was left where, and the next step."""
-
-
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of the figshare item."""
+    """One file of the figshare item.
+
+    Raises:
+        FetchLocbenchError: a name that is no plain file name, or a size that is none.
+    """
 
     name: str
     url: str
     size: int
     md5: str
+
+    def __post_init__(self) -> None:
+        name = self.name
+        if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
+            raise FetchLocbenchError(
+                f"the list of files names {name!r}, which would be written outside its folder: nothing was fetched; do "
+                f"not trust this list, and download by hand from https://doi.org/{DOI}"
+            )
+        if self.size < 0:
+            raise FetchLocbenchError(f"the list of files gives {name} a size of {self.size} bytes")
 
     @property
     def folder(self) -> str | None:
@@ -70,9 +82,10 @@ def list_remote(doi: str = DOI, *, timeout: float = 60) -> list[RemoteFile]:
     Raises:
         FetchLocbenchError: no connection, or an answer that is no file list.
     """
+    check_number("timeout", timeout, above=0)
+    limit = {"timeout": timeout} if "timeout" in inspect.signature(doi_to_repository).parameters else {}
     try:
-        limited = "timeout" in inspect.signature(doi_to_repository).parameters  # pooch 1.9 and newer
-        listed = doi_to_repository(doi, **({"timeout": timeout} if limited else {})).api_response
+        listed = doi_to_repository(doi, **limit).api_response
         return [RemoteFile(f["name"], f["download_url"], int(f["size"]), f["computed_md5"]) for f in listed]
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise FetchLocbenchError(
@@ -137,7 +150,11 @@ def fetch(
     Raises:
         FetchLocbenchError: connection lost (what came so far is kept and the next call continues), no space, or a
             checksum that does not agree (the file is removed).
+        tslab._files.FolderInUseError: another process fetches this file.
     """
+    check_count("retries", retries, at_least=0)
+    check_number("timeout", timeout, above=0)
+    check_number("pause", pause, at_least=0)
     target = Path(root).expanduser() / DOWNLOADS / file.name
     if target.is_file() and _md5(target) == file.md5:
         progress(file.size)
@@ -145,95 +162,99 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     _check_space(file, part)
-    progress(part.stat().st_size if part.exists() else 0)
-    try:
-        for attempt in range(retries + 1):
-            try:
-                _continue(file, part, timeout, progress)
-                break
-            except (
-                requests.ConnectionError,
-                requests.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-            ) as error:
-                if attempt == retries:
-                    raise _lost(file, part, error) from error
-                time.sleep(pause * min(2.0**attempt, 30))
-        if part.stat().st_size < file.size:
-            raise _lost(file, part, "the server closed the connection early")
-        if _md5(part) != file.md5:
-            part.unlink()
+    lock = target.with_name(f".{file.name}.lock")
+    with only_writer(lock, hint=f"{file.name} is being fetched already, wait until it has come", keep=False):
+        progress(part.stat().st_size if part.exists() else 0)
+        try:
+            _complete(file, part, retries=retries, timeout=timeout, pause=pause, progress=progress)
+            if _md5(part) != file.md5:
+                part.unlink()
+                raise FetchLocbenchError(
+                    f"{file.name}: the checksum does not agree with figshare's ({file.md5}); the file was removed, run "
+                    "the same command again"
+                )
+            os.replace(part, target)
+        except requests.RequestException as error:
             raise FetchLocbenchError(
-                f"{file.name}: the checksum does not agree with figshare's ({file.md5}); the file was removed, run the "
-                "same command again"
-            )
-        os.replace(part, target)
-    except requests.HTTPError as error:
-        raise FetchLocbenchError(
-            f"{file.url} answers {error}; run --list to see the files there are"
-        ) from error
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        part.unlink(missing_ok=True)
-        raise FetchLocbenchError(
-            f"the disk is full: {file.name} needs {file.size / 1e9:.2f} GB in {target.parent}; nothing was left "
-            "behind, "
-            "free some space or choose another --root, and run the same command again"
-        ) from error
+                f"{file.url} answers {error}; run --list to see the files there are"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            part.unlink(missing_ok=True)
+            raise FetchLocbenchError(
+                f"the disk is full: {file.name} needs {file.size / 1e9:.2f} GB in {target.parent}; nothing was left "
+                "behind, free some space or choose another --root, and run the same command again"
+            ) from error
     return target
 
 
-def unpack(archive: str | os.PathLike[str], root: str | os.PathLike[str], folder: str) -> Path:
-    """Unpack a zip or tar archive to ``<root>/<folder>/``, merging with what is there; a plain file is copied.
-
-    Members that are absolute, climb out with ``..``, or are links or devices are refused before anything is written. A
-    single top folder inside the archive is taken off, so that files lie directly in ``<root>/<folder>/``.
+def record(file: RemoteFile, path: Path, root: str | os.PathLike[str]) -> None:
+    """Note name, size, MD5, SHA-256 and address of a fetched file in ``<root>/checksums.json``.
 
     Raises:
-        FetchLocbenchError: an unsafe member, a truncated archive, a full disk; nothing is left behind.
+        tslab._files.DamagedFileError: that file is damaged; says what to do.
     """
-    archive, root = Path(archive), Path(root).expanduser()
-    root.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=root))
-    try:
-        _extract(archive, staging)
-        _merge(_content_root(staging, folder), root / folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise FetchLocbenchError(
-            f"{archive.name} is truncated or damaged ({error}); remove it and fetch it again"
-        ) from error
-    except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise FetchLocbenchError(
-            f"cannot unpack {archive.name}: {what}; the half-unpacked files were removed"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return root / folder
-
-
-def record(file: RemoteFile, path: Path, root: str | os.PathLike[str]) -> None:
-    """Note name, size, MD5, SHA-256 and address of a fetched file in ``<root>/checksums.json``."""
     book = Path(root).expanduser() / RECORD
-    known = json.loads(book.read_text()) if book.is_file() else {}
-    known[file.name] = {**asdict(file), "sha256": _digest(path, "sha256")}
-    atomic_write(book, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    sha256 = _digest(path, "sha256")
+    lock = book.with_name(f".{RECORD}.lock")
+    with only_writer(lock, hint="run the same command again when it has ended", wait=10, keep=False):
+        known = _recorded(book)
+        known[file.name] = {**asdict(file), "sha256": sha256}
+        atomic_write(book, json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 
 def changed_downloads(root: str | os.PathLike[str]) -> list[str]:
-    """Names of recorded downloads that are still there but no longer have their recorded SHA-256."""
+    """Names of recorded downloads that are still there but no longer have their recorded SHA-256.
+
+    Raises:
+        tslab._files.DamagedFileError: the record is damaged; says what to do.
+    """
     root = Path(root).expanduser()
-    book = root / RECORD
-    known = json.loads(book.read_text()) if book.is_file() else {}
-    kept = {name: root / DOWNLOADS / name for name in known}
+    known = _recorded(root / RECORD)
+    kept = {name: root / DOWNLOADS / Path(name).name for name in known}
     return [n for n, path in kept.items() if path.is_file() and _digest(path, "sha256") != known[n]["sha256"]]
+
+
+def _recorded(book: Path) -> dict[str, dict[str, Any]]:
+    remedy = "remove it and run the same command again; downloads and data stay"
+    known = read_json(book, remedy=remedy) if book.is_file() else {}
+    for name, entry in known.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise DamagedFileError(f"{book} is damaged (no sha256 of {name!r}); {remedy}")
+    return known
 
 
 def datasets_in(folders: Iterable[str]) -> list[DatasetInfo]:
     """The datasets whose files lie in some folders."""
     wanted = set(folders)
     return [info for info in DATASETS.values() if info.folder in wanted]
+
+
+def _complete(
+    file: RemoteFile,
+    part: Path,
+    *,
+    retries: int,
+    timeout: float,
+    pause: float,
+    progress: Callable[[int], object],
+) -> None:
+    """Fetch what is missing, again and again after lost connections."""
+    for attempt in range(retries + 1):
+        try:
+            _continue(file, part, timeout, progress)
+            break
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ) as error:
+            if attempt == retries:
+                raise _lost(file, part, error) from error
+            time.sleep(pause * min(2.0**attempt, 30))
+    if part.stat().st_size < file.size:
+        raise _lost(file, part, "the server closed the connection early")
 
 
 def _continue(file: RemoteFile, part: Path, timeout: float, progress: Callable[[int], object]) -> None:
@@ -243,6 +264,7 @@ def _continue(file: RemoteFile, part: Path, timeout: float, progress: Callable[[
         part.unlink()
         have = 0
     if have == file.size:
+        part.touch()
         return
     headers = {"Range": f"bytes={have}-"} if have else {}
     with requests.get(file.url, headers=headers, stream=True, timeout=timeout) as response:
@@ -252,8 +274,17 @@ def _continue(file: RemoteFile, part: Path, timeout: float, progress: Callable[[
             have = 0
         with part.open("ab" if have else "wb") as stream:
             for chunk in response.iter_content(CHUNK):
+                have += len(chunk)
+                if have > file.size:
+                    break
                 stream.write(chunk)
                 progress(len(chunk))
+    if have > file.size:
+        part.unlink()
+        raise FetchLocbenchError(
+            f"{file.url} sends more than the {file.size:,} bytes that were announced: the download was stopped and "
+            "removed; run --list to see the files there are"
+        )
 
 
 def _lost(file: RemoteFile, part: Path, reason: object) -> FetchLocbenchError:
@@ -275,52 +306,6 @@ def _check_space(file: RemoteFile, part: Path) -> None:
         )
 
 
-def _extract(archive: Path, staging: Path) -> None:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as packed:
-            for member in packed.infolist():
-                _check_member(archive, member.filename, link=stat.S_ISLNK(member.external_attr >> 16))
-            packed.extractall(staging)
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as packed_tar:
-            for entry in packed_tar:
-                _check_member(archive, entry.name, link=not (entry.isfile() or entry.isdir()))
-            packed_tar.extractall(staging, filter="data")
-    elif archive.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
-        raise zipfile.BadZipFile("no archive that can be opened")
-    else:
-        shutil.copy2(archive, staging / archive.name)
-
-
-def _check_member(archive: Path, name: str, *, link: bool) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
-        raise FetchLocbenchError(
-            f"{archive.name} wants to write outside its folder ({name!r}): it was not unpacked; do not trust this file"
-        )
-    if link:
-        raise FetchLocbenchError(f"{archive.name} holds a link or device ({name!r}): it was not unpacked")
-
-
-def _content_root(staging: Path, folder: str) -> Path:
-    """Step into single wrapping folders such as ``data/birdsnap/``, never into a dataset's own ``features_…``."""
-    here = staging
-    while True:
-        inside = [path for path in here.iterdir() if path.name not in ("__MACOSX", ".DS_Store")]
-        if len(inside) != 1 or not inside[0].is_dir() or inside[0].name.startswith(("feature", "fewshot")):
-            return here
-        here = inside[0]
-
-
-def _merge(source: Path, target: Path) -> None:
-    """Move files into ``target``; each arrives by a rename."""
-    for path in sorted(source.rglob("*")):
-        relative = path.relative_to(source)
-        if path.is_file() and "__MACOSX" not in relative.parts:
-            (target / relative).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target / relative)
-
-
 def _md5(path: Path) -> str:
     return _digest(path, "md5")
 
@@ -328,3 +313,18 @@ def _md5(path: Path) -> str:
 def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, kind).hexdigest()
+
+
+__all__ = [
+    "FOLDER_WORDS",
+    "FetchLocbenchError",
+    "RemoteFile",
+    "changed_downloads",
+    "datasets_in",
+    "fetch",
+    "files_for",
+    "list_remote",
+    "record",
+    "terms",
+    "unpack",
+]

@@ -3,6 +3,7 @@
 import os
 from typing import Any, Literal, get_args
 
+from tslab._checks import check_choice, check_count
 from tslab.tasks.datasets import DATASETS
 from tslab.tasks.locbench import load_locbench, locbench_root
 from tslab.tasks.native import read_task
@@ -15,6 +16,8 @@ Source = Literal["synthetic", "locbench", "released", "native"]
 
 TASK_NAMES = (*DATASETS, *STRESS_TASKS, "sphere_toy")
 """Every name that `load_task` knows."""
+
+LARGEST_SEED = 2**63 - 1
 
 
 def load_task(
@@ -38,20 +41,23 @@ def load_task(
         root: where the files are: the folder that holds the dataset folders; for ``released`` a copy of the
             TorchSpatial repository.
         scale: size of synthetic data: ``tiny`` for tests, ``small`` for a laptop, ``full`` for the released counts.
-        seed: of generated data, of splits and of draws.
+        seed: of generated data, of splits and of draws; not negative.
 
     Raises:
-        ValueError: unknown name, source or scale.
+        ValueError: unknown name, source or scale, a seed or an option out of its range.
         FileNotFoundError: the files are not there; says how to get them.
         TaskDataError, tslab.CoordinateError: files that are not what they should be.
     """
     if name not in TASK_NAMES:
         raise ValueError(f"no task {name!r}; use one of {', '.join(TASK_NAMES)}")
-    if source not in get_args(Source):
-        raise ValueError(f"no source {source!r}; use one of {', '.join(get_args(Source))}")
-    if scale not in SCALES:
-        raise ValueError(f"no scale {scale!r}; use one of {', '.join(SCALES)}")
+    check_choice("source", source, get_args(Source))
+    check_choice("scale", scale, SCALES)
+    check_count("seed", seed, at_least=0, at_most=LARGEST_SEED)
     if source == "native":
+        if options:
+            raise ValueError(
+                f"source 'native' takes no {', '.join(options)}: the task is read as it was written"
+            )
         return read_task(locbench_root(root) / name)
     if source == "locbench":
         return load_locbench(name, root, seed=seed, **options)

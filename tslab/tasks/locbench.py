@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tslab._checks import check_choice, check_number
 from tslab.coords import CoordinateError
 from tslab.released_files import data_folder
 from tslab.tasks.arrays import open_npy, read_csr
@@ -65,17 +66,23 @@ def load_locbench(
             ``locbench`` in tslab's cache folder.
         image: ``probs`` (class probabilities), ``feats`` (features), ``none``; the default is ``probs`` for
             classification and what there is for regression.
-        variant: which image model of iNat and fMoW: ``high_res`` (iNat2018 predictions and features at 520 px) or
-            ``pretrain`` (features of the model before fine-tuning).
+        variant: which image model of iNat2017 and iNat2018: ``high_res`` (iNat2018 predictions and features at
+            520 px) or ``pretrain`` (features of the model before fine-tuning).
         fraction: keep this share of the training and of the evaluated rows, drawn with ``seed`` (the release
             drew 0.05 of MOSAIKS without a seed).
 
     Raises:
-        ValueError: unknown dataset, or an image input it does not have.
+        ValueError: unknown dataset, an image input or a variant that it does not have, a fraction outside (0, 1].
         FileNotFoundError: a file is not there; says what was expected, what was found and how to get it.
         TaskDataError, tslab.CoordinateError: a file is damaged or not what was documented.
     """
     info = dataset_info(name)
+    check_choice("image", image, get_args(ImageChoice))
+    check_choice(
+        "variant", variant, ("standard", "high_res", "pretrain") if info.family == "inat" else ("standard",)
+    )
+    if fraction is not None:
+        check_number("fraction", fraction, above=0, at_most=1)
     files = Archive(info, _dataset_folder(info, root))
     choice = _image_choice(info, image)
     content = READERS[info.family](files, choice, variant)
@@ -170,6 +177,10 @@ def read_birds(files: Archive, image: ImageKind, variant: str) -> Content:
         rows = whole.get(split, whole.get("valid") if split == "val" else None)
         if rows is None:
             raise TaskDataError(f"{path} has no split {split!r}, it has {', '.join(map(str, whole))}")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise TaskDataError(
+                f"{path}: {split} must be a list of objects, one per image; download it again"
+            )
         listed, rows = len(rows), [row for row in rows if row.get("valid_image")]
         if len(rows) < listed:
             notes.append(
@@ -321,14 +332,15 @@ def read_dhs(files: Archive, image: ImageKind, variant: str) -> Content:
     codes = pd.Index(sorted({str(key)[:2] for rows in read.values() for key in rows["DHSID_EA"]}))
     tables = {}
     for split, rows in read.items():
+        path = files.folder / f"dhs_{split}_labels.csv"
         tables[split] = _table(
-            files.folder / f"dhs_{split}_labels.csv",
+            path,
             lon=rows["lon"].tolist(),
             lat=rows["lat"].tolist(),
             target=rows[column].to_numpy(np.float32),
             id=rows.index.to_numpy(),
             group=codes.get_indexer(rows["DHSID_EA"].astype(str).str[:2]).astype(np.int64),
-            year=rows["year"].fillna(-1).to_numpy(np.int64),
+            year=_integers(path, rows["year"].fillna(-1)),
             image=None
             if image == "none"
             else torch.from_numpy(rows["nl_mean"].to_numpy(np.float32))[:, None],
@@ -399,7 +411,7 @@ def read_json(path: Path, keep: Iterable[str] | None = None) -> Any:
     try:
         with path.open("rb") as stream:
             return json.load(stream, object_pairs_hook=hook)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TaskDataError(f"{path} is truncated or not JSON ({error}); download it again") from error
 
 
@@ -542,7 +554,7 @@ def _floats(values: Any) -> NDArray[np.float64]:
         return values.astype(np.float64)
     try:
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TaskDataError(
             f"a coordinate or date is no number ({error}); download the file again"
         ) from error
@@ -556,14 +568,14 @@ def _users(values: Any) -> NDArray[np.int64]:
         return np.array(
             [-1 if value is None or value != value else int(value) for value in values], dtype=np.int64
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TaskDataError(f"a user is no number ({error}); download the file again") from error
 
 
 def _integers(path: Path, column: pd.Series) -> NDArray[np.int64]:
     if column.isna().any() or (column % 1 != 0).any():
         raise TaskDataError(
-            f"{path}: column {column.name} must hold whole numbers in every row (a label is missing)"
+            f"{path}: column {column.name} must hold whole numbers in every row (one is missing or has a fraction)"
         )
     return column.to_numpy(np.int64)
 
@@ -583,7 +595,7 @@ def _entries(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 def _id_array(path: Path, entries: list[dict[str, Any]], key: str) -> NDArray[np.int64]:
     try:
         return np.array([int(entry[key]) for entry in entries], dtype=np.int64)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise TaskDataError(f"{path}: an entry has no whole number {key!r} ({error!r})") from error
 
 
@@ -609,7 +621,12 @@ def _join(
 
 def _class_names(path: Path, numbered: Iterable[tuple[Any, Any]]) -> tuple[str, ...]:
     """Class names ordered by number, which must run from 0 without gaps."""
-    names = {int(number): str(name) for number, name in numbered}
+    try:
+        names = {int(number): str(name) for number, name in numbered}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TaskDataError(
+            f"{path}: a class number is no whole number ({error}); download it again"
+        ) from error
     if sorted(names) != list(range(len(names))):
         raise TaskDataError(
             f"{path}: class numbers must be 0 to {len(names) - 1}, "
@@ -652,6 +669,4 @@ def _expect_numbers(path: Path, rows: pd.DataFrame, columns: Iterable[str]) -> N
 
 
 def _sample(n: int, fraction: float, seed: int) -> Tensor:
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1], got {fraction}")
     return random_split(n, (fraction, 1 - fraction), seed=seed)[0]

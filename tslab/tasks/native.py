@@ -19,8 +19,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -294,16 +294,10 @@ def _read_image(folder: Path, name: str) -> LazyRows | sp.csr_array | None:
     return read_csr(sparse) if sparse.is_file() else None
 
 
-@contextmanager
-def _only_writer(target: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a task folder; the lock file goes when the block ends, so that no trace of it stays."""
+def _only_writer(target: Path, wait: float = 0.0) -> AbstractContextManager[None]:
+    """Hold the lock of a task folder."""
     lock = target.parent / f".{target.name}.lock"
-    with only_writer(lock, hint="wait until it has ended, or choose another folder", wait=wait):
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                lock.unlink()
+    return only_writer(lock, hint="wait until it has ended, or choose another folder", wait=wait, keep=False)
 
 
 def recover(target: Path) -> None:

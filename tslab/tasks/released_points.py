@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tslab._checks import check_count
 from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 from tslab.tasks.datasets import LOCBENCH_CITATION, TORCHSPATIAL_TERMS, dataset_info
@@ -87,14 +88,25 @@ def released_task(
         split: ``random``, or ``block`` to keep spatial blocks whole.
         fractions: of train, validation and test rows.
         size_degrees, size_km: block size, see `tslab.tasks.splits.spatial_blocks`; default 10 degrees.
+
+    Raises:
+        ValueError: a dataset without released points, or a split, seed, fractions or sizes that cannot be.
+        tslab.released_files.ReleasedFilesMissingError, ReleasedResultsError: as `released_points`.
     """
+    if split not in ("random", "block"):
+        raise ValueError(f"split must be 'random' or 'block', got {split!r}")
+    check_count("seed", seed, at_least=0)
+    if len(fractions) != 3:
+        raise ValueError(f"fractions must be three, of train, validation and test rows; got {fractions!r}")
+    if split == "random" and not (size_degrees is None and size_km is None):
+        raise ValueError("size_degrees and size_km are of blocks; use split='block' with them")
     info, points = dataset_info(name), released_points(name, root)
     lonlat = torch.from_numpy(points[["lon", "lat"]].to_numpy(np.float32))
     target = torch.from_numpy(points["label"].to_numpy(np.float32))
     table = Table(lonlat=lonlat, target=target)
     if split == "random":
         parts, how = random_split(len(table), fractions, seed=seed), "at random"
-    elif split == "block":
+    else:
         if size_degrees is None and size_km is None:
             size_degrees = 10.0
         parts = block_split(lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
@@ -103,8 +115,6 @@ def released_task(
             if size_km is None
             else f"in equal-area blocks of {size_km:g} km"
         )
-    else:
-        raise ValueError(f"split must be 'random' or 'block', got {split!r}")
     notes: tuple[str, ...] = (
         f"Real data: {len(table):,} places with true labels, the union of the test rows in the released result files "
         f"(without wrap), one row per place after rounding to 1e-{ROUNDING} degrees.",

@@ -3,10 +3,13 @@
 A random split asks how well a model fills the gaps between places that it has seen. If neighbours resemble each other,
 that is an easy question: nearly every test place has a training place next door. A block split asks about regions the
 model has never seen, and a buffer makes sure that nothing next door was. Every function here works on plain coordinates
-or counts, so you can split any data; all return row numbers or one number per row, and never drop a row silently.
+or counts, so you can split any data; all return row numbers or one number per row, never drop a row silently, and warn
+where a part that should have rows has none.
 """
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +18,12 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from tslab._checks import check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
+
+SMALLEST_BLOCK_KM = 0.1
+SMALLEST_BLOCK_DEGREES = 1e-3
+"""Smaller blocks hold one place each: split at random instead."""
 
 
 def random_split(
@@ -29,8 +37,11 @@ def random_split(
     Raises:
         ValueError: negative fractions, or fractions that do not add up to 1.
     """
+    n = check_count("n", n, at_least=0)
+    sizes = _sizes(n, fractions)
+    _warn_empty(sizes, fractions, n, "give the part a larger fraction, or split more rows")
     part = np.empty(n, dtype=np.int64)
-    part[_rng(seed).permutation(n)] = np.repeat(np.arange(len(fractions)), _sizes(n, fractions))
+    part[_rng(seed).permutation(n)] = np.repeat(np.arange(len(fractions)), sizes)
     return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
 
 
@@ -55,6 +66,7 @@ def block_split(
     """
     blocks = spatial_blocks(lonlat, size_degrees=size_degrees, size_km=size_km).cpu().numpy()
     part = _assign_blocks(blocks, np.asarray(_checked(fractions)), seed)
+    _warn_empty(np.bincount(part, minlength=len(fractions)), fractions, len(part), _few_blocks(blocks))
     return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
 
 
@@ -69,12 +81,17 @@ def block_folds(
     """The fold (0 to ``num_folds`` - 1) of each row for spatial k-fold cross-validation; blocks stay whole.
 
     For fold i, test on ``folds == i`` and train on ``folds != i``. Sizes, seeds and rows without location as in
-    `block_split`.
+    `block_split`. Where there are fewer blocks than folds, some folds stay empty, and a warning says so.
+
+    Raises:
+        ValueError: fewer than two folds, no block size or two of them.
     """
-    if num_folds < 2:
-        raise ValueError(f"num_folds must be at least 2, got {num_folds}")
+    num_folds = check_count("num_folds", num_folds, at_least=2)
     blocks = spatial_blocks(lonlat, size_degrees=size_degrees, size_km=size_km).cpu().numpy()
-    return torch.from_numpy(_assign_blocks(blocks, np.full(num_folds, 1 / num_folds), seed))
+    shares = np.full(num_folds, 1 / num_folds)
+    fold = _assign_blocks(blocks, shares, seed)
+    _warn_empty(np.bincount(fold, minlength=num_folds), shares, len(fold), _few_blocks(blocks), what="fold")
+    return torch.from_numpy(fold)
 
 
 def buffered_leave_out(
@@ -93,13 +110,12 @@ def buffered_leave_out(
         sorted int64 row numbers; disjoint from ``test``. Rows in neither are the buffer.
 
     Raises:
-        ValueError: a negative radius.
+        ValueError: a radius that is negative or not finite, test rows that are not there, are named twice, or a mask
+            of another length.
     """
     check_lonlat(lonlat)
-    if not radius_km >= 0:
-        raise ValueError(f"radius_km must not be negative, got {radius_km}")
-    is_test = np.zeros(len(lonlat), dtype=bool)
-    is_test[test.cpu().numpy()] = True
+    check_number("radius_km", radius_km, at_least=0)
+    is_test = _as_mask(test, len(lonlat))
     located = has_location(lonlat).cpu().numpy()
     xyz = unit_vectors(lonlat.double()).cpu().numpy()
     keep = ~is_test
@@ -109,6 +125,12 @@ def buffered_leave_out(
         chord = 2 * np.sin(angle / 2)
         nearest, _ = cKDTree(xyz[is_test & located]).query(xyz[candidates])
         keep[candidates[nearest <= chord]] = False
+    if not keep.any() and not is_test.all():
+        warnings.warn(
+            f"no training row is left: all {int((~is_test).sum()):,} lie within {radius_km:g} km of a test place; use "
+            "a smaller radius_km, or fewer test rows",
+            stacklevel=2,
+        )
     return torch.from_numpy(np.flatnonzero(keep))
 
 
@@ -134,8 +156,7 @@ def spatial_blocks(
             "give one block size: size_degrees (squares in degrees) or size_km (equal-area cells)"
         )
     if size_degrees is not None:
-        if not 0 < size_degrees <= 180:
-            raise ValueError(f"size_degrees must be in (0, 180], got {size_degrees}")
+        check_number("size_degrees", size_degrees, at_least=SMALLEST_BLOCK_DEGREES, at_most=180)
         rows = np.minimum(np.floor((lat + 90) / size_degrees), np.ceil(180 / size_degrees) - 1)
         cell = rows * np.ceil(360 / size_degrees) + np.floor((lon + 180) / size_degrees)
     else:
@@ -156,10 +177,13 @@ def equal_area_cells(size_km: float) -> tuple[NDArray[np.int64], NDArray[np.floa
     With n_j cells in band j and N in all, the limits are, in sin(latitude), s_0 = -1 and s_{j+1} = s_j + 2 n_j / N:
     each cell covers the same area, 4 pi R² / N.
     """
-    if not 0 < size_km <= np.pi * EARTH_RADIUS_KM:
-        raise ValueError(
-            f"size_km must be positive and at most half the Earth's circumference, got {size_km}"
-        )
+    check_number(
+        "size_km",
+        size_km,
+        at_least=SMALLEST_BLOCK_KM,
+        at_most=np.pi * EARTH_RADIUS_KM,
+        hint="half the way around",
+    )
     bands = max(2, round(np.pi * EARTH_RADIUS_KM / size_km))
     middle = (np.arange(bands) + 0.5) / bands * np.pi - np.pi / 2
     columns = np.maximum(3, np.round(2 * np.pi * EARTH_RADIUS_KM * np.cos(middle) / size_km)).astype(np.int64)
@@ -184,6 +208,42 @@ def _assign_blocks(blocks: NDArray[np.int64], fractions: NDArray[np.float64], se
     return part
 
 
+def _warn_empty(sizes: Any, fractions: Any, n: int, hint: str, what: str = "part") -> None:
+    """Warn where a part that should have rows has none."""
+    empty = [
+        i for i, (size, share) in enumerate(zip(sizes, fractions, strict=True)) if size == 0 and share > 0
+    ]
+    if n and empty:
+        listed = ", ".join(map(str, empty[:8])) + (" …" if len(empty) > 8 else "")
+        warnings.warn(
+            f"{what} {listed} of {len(fractions)} has no rows ({n:,} rows in all): {hint}", stacklevel=3
+        )
+
+
+def _few_blocks(blocks: NDArray[np.int64]) -> str:
+    count = int(blocks.max(initial=-1)) + 1
+    return f"the places lie in {count} blocks; use smaller blocks, or fewer parts"
+
+
+def _as_mask(test: Any, n: int) -> NDArray[np.bool_]:
+    """Test rows, as numbers or as a mask, as a mask."""
+    rows = test.cpu().numpy() if isinstance(test, Tensor) else np.asarray(test)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "biu"):
+        raise ValueError(f"test must be a mask or row numbers, got {rows.dtype} of shape {rows.shape}")
+    if rows.dtype == bool:
+        if len(rows) != n:
+            raise ValueError(f"test has {len(rows)} entries, there are {n} rows")
+        return rows.copy()
+    rows = rows.astype(np.int64)
+    if rows.size and (rows.min() < 0 or rows.max() >= n):
+        raise ValueError(f"test names rows {rows.min()} to {rows.max()}, there are {n} (0 to {n - 1})")
+    if len(np.unique(rows)) < len(rows):
+        raise ValueError("test names a row more than once; a mask must hold truth values (.bool())")
+    mask = np.zeros(n, dtype=bool)
+    mask[rows] = True
+    return mask
+
+
 def _sizes(n: int, fractions: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
     """Whole numbers that add up to ``n`` and follow ``fractions`` (rounded cumulative sums)."""
     edges = np.round(np.concatenate([[0], np.cumsum(_checked(fractions))]) * n).astype(np.int64)
@@ -193,7 +253,7 @@ def _sizes(n: int, fractions: Sequence[float] | NDArray[np.float64]) -> NDArray[
 
 def _checked(fractions: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     values = np.asarray(fractions, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0 or (values < 0).any() or abs(values.sum() - 1) > 1e-9:
+    if values.ndim != 1 or not (len(values) and (values >= 0).all() and abs(values.sum() - 1) <= 1e-9):
         raise ValueError(
             f"fractions must be non-negative and add up to 1, got {list(fractions)} (sum {values.sum():g})"
         )
@@ -201,4 +261,4 @@ def _checked(fractions: Sequence[float] | NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _rng(seed: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[seed, 0x5B117]))
+    return np.random.Generator(np.random.Philox(key=[check_count("seed", seed, at_least=0), 0x5B117]))

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tslab._checks import check_choice, check_count
 from tslab.coords import sample_sphere, unit_vectors
 from tslab.tasks.datasets import DATASETS
 from tslab.tasks.images import concatenate_images
@@ -261,7 +262,14 @@ def synthetic_task(
         scale: ``tiny`` (about a thousand rows), ``small`` (about ten thousand), ``full`` (the released counts).
         seed: of the whole world.
         split: ``random`` ignores countries when it splits SustainBench stand-ins; the source's split keeps them whole.
+
+    Raises:
+        ValueError: a name, scale or split that is not known, a negative seed.
     """
+    check_choice("name", name, (*DATASETS, *STRESS_TASKS))
+    check_choice("scale", scale, SCALES)
+    check_count("seed", seed, at_least=0)
+    check_choice("split", split, ("source", "random"))
     if name == "stress_classes":
         return _stress_classes(scale, seed)
     if name == "stress_field":

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tslab._checks import check_count, check_number
 from tslab.coords import lonlat_from_unit_vectors, unit_vectors
 from tslab.land import is_land
 from tslab.tasks.task import Table, Task, TaskMeta
@@ -38,6 +39,10 @@ RANGES: tuple[tuple[str, tuple[tuple[float, float, float], ...]], ...] = (
 """Name and bumps of each species: longitude, latitude (degrees) and concentration of a von Mises-Fisher density."""
 
 
+SPREADS = (1e-3, 1e3)
+"""Beyond these the ranges are points, or the whole Earth."""
+
+
 def sphere_toy(
     seed: int = 0, *, n_train: int = 4096, n_val: int = 1024, n_test: int = 2048, spread: float = 1.0
 ) -> Task:
@@ -54,11 +59,16 @@ def sphere_toy(
         seed: the same seed gives the same rows, bit for bit, for a given ``meta.generator_version``.
         n_train, n_val, n_test: rows per table.
         spread: divides every concentration; larger ranges overlap more and make the task harder.
+
+    Raises:
+        ValueError: negative numbers of rows, a negative seed, a spread outside `SPREADS`.
     """
-    if spread <= 0:
-        raise ValueError(f"spread must be positive, got {spread}")
-    truth = RangePosterior(spread)
+    check_number("spread", spread, at_least=SPREADS[0], at_most=SPREADS[1])
+    check_count("seed", seed, at_least=0)
     sizes = {"train": n_train, "val": n_val, "test": n_test}
+    for split, size in sizes.items():
+        check_count(f"n_{split}", size, at_least=0)
+    truth = RangePosterior(spread)
     tables = {}
     for stream, (split, size) in enumerate(sizes.items()):
         rng = np.random.Generator(np.random.Philox(key=[seed, stream]))

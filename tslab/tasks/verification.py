@@ -129,6 +129,8 @@ def _values(task: Task, info: DatasetInfo) -> Iterator[Check]:
         else:
             finite = bool(torch.isfinite(table.target).all())
             yield Check(f"{split} labels", "finite", "finite" if finite else "not finite", finite)
+        if table.image is not None:
+            yield _gaps(split, table)
         if task.meta.image_kind == "probs" and table.image is not None:
             yield _probabilities(split, table)
     if info.lat_quantiles is not None:
@@ -144,6 +146,19 @@ def _values(task: Task, info: DatasetInfo) -> Iterator[Check]:
         shown = ", ".join(f"{value:.1f}" for value in found_lat) or "no locations"
         wanted = ", ".join(f"{value:g}" for value in info.lat_quantiles)
         yield Check(f"{info.eval_split} latitudes, 1, 50 and 99 %", wanted, shown, close)
+
+
+def _gaps(split: str, table: Table) -> Check:
+    """NaN and infinite numbers in an image input, of large ones in every few rows."""
+    if sp.issparse(table.image):
+        finite, row = bool(np.isfinite(table.image.data).all()), -1
+    else:
+        at = torch.arange(0, len(table), max(1, len(table) // CHECK_ROWS))
+        sound = torch.cat([torch.isfinite(table.image_rows(part)).all(-1).cpu() for part in at.split(256)])
+        finite = bool(sound.all())
+        row = int(at[int(sound.int().argmin())])
+    found = "finite" if finite else "not finite" + (f", first in row {row}" if row >= 0 else "")
+    return Check(f"{split} image input", "finite", found, finite)
 
 
 def _probabilities(split: str, table: Table) -> Check:

@@ -100,7 +100,7 @@ export class OnnxBackend {
   }
 
   async compute({ encoder, parameters, place, channel, measure, species }, hurried = () => false) {
-    const entry = this.manifest.encoders[encoder];
+    const entry = Object.hasOwn(this.manifest.encoders, encoder) && this.manifest.encoders[encoder];
     if (!entry) throw new Trouble(`The page holds no graph of the encoder ${encoder}. Choose another one.`);
     const session = await this.session(entry);
     const inputs = this.inputs(entry, parameters);

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tslab import plot
+from tslab._checks import check_count
 from tslab.encoders import ENCODERS, encoder_info
 from tslab.widgets import frontend, trained
 from tslab.widgets.parametric import (
@@ -122,6 +123,8 @@ def filled_in(
 ) -> dict[str, Any]:
     """Encoder, all of its parameters and the feature to show, where some are left to the explorer's defaults."""
     encoder_info(encoder)
+    if channel is not None:
+        check_count("channel", channel, at_least=0)
     return {
         "encoder": encoder,
         "parameters": controls(encoder).defaults | (parameters or {}),
@@ -283,11 +286,12 @@ def _encoder_menu(shown: Iterable[str]) -> dict[str, Any]:
 
 
 def _checked_place(place: Any) -> tuple[float, float]:
-    lon, lat = (float(value) for value in place)
+    try:
+        lon, lat = (float(value) for value in place)
+    except (TypeError, ValueError):
+        lon = lat = float("nan")
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
-        raise ValueError(
-            f"place must be (longitude, latitude) within [-180, 180] x [-90, 90], got ({lon:g}, {lat:g})"
-        )
+        raise ValueError(f"place must be (longitude, latitude) within [-180, 180] x [-90, 90], got {place!r}")
     return lon, lat
 
 

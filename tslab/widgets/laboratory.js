@@ -5,6 +5,7 @@ import { MEASURES, Explorer, chooseBackend, followTheme, newId, node } from "./e
 import { wrapLongitude } from "./maps.js";
 
 const SIDES = ["a", "b"];
+const MOST_FEATURES = 1e6; // more than any encoder has
 const SHARED = ["place", "measure", "species"];
 
 // ---------------------------------------------------------------------------------------------------------- address
@@ -24,6 +25,12 @@ export function toHash({ sides, place, measure, species }, encoders) {
   return `#${parts.map(([name, value]) => `${name}=${plain(value)}`).join("&")}`;
 }
 
+/** A number written in decimal digits; NaN for anything else, such as "0x10", "1e999", blanks or nothing. */
+function decimal(text) {
+  const number = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text ?? "") ? Number(text) : NaN;
+  return Number.isFinite(number) ? number : NaN;
+}
+
 /** The state that an address asks for, or null if it asks for none; what it leaves out or gets wrong is left out here. */
 export function fromHash(hash, encoders, species) {
   let given;
@@ -32,20 +39,21 @@ export function fromHash(hash, encoders, species) {
   } catch {
     return null; // not written by us
   }
-  const sides = SIDES.filter((side) => encoders[given.get(side)]).map((side) => {
+  const sides = SIDES.filter((side) => Object.hasOwn(encoders, given.get(side))).map((side) => {
     const encoder = given.get(side);
     const value = ({ name, kind, low, high, default: usual }) => {
-      const number = Number(given.get(`${side}.${name}`) || NaN);
+      const number = decimal(given.get(`${side}.${name}`));
       if (!Number.isFinite(number)) return usual;
       return Math.min(high, Math.max(low, kind === "count" ? Math.round(number) : number));
     };
     const parameters = Object.fromEntries(encoders[encoder].parameters.map((p) => [p.name, value(p)]));
-    const channel = Number(given.get(`${side}.channel`) ?? NaN);
-    return { encoder, parameters, channel: Number.isInteger(channel) && channel >= 0 ? channel : encoders[encoder].channel };
+    const channel = decimal(given.get(`${side}.channel`));
+    const known = Number.isSafeInteger(channel) && channel >= 0 && channel <= MOST_FEATURES;
+    return { encoder, parameters, channel: known ? channel : encoders[encoder].channel };
   });
   if (!sides.length) return null;
   const state = { sides };
-  const place = (given.get("place") || "").split(",").map((part) => (part.trim() ? Number(part) : NaN));
+  const place = (given.get("place") ?? "").split(",").map(decimal);
   if (place.length === 2 && Math.abs(place[0]) <= 180 && Math.abs(place[1]) <= 90) state.place = place;
   if (MEASURES.includes(given.get("measure"))) state.measure = given.get("measure");
   if (species.includes(given.get("species"))) state.species = given.get("species");

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tslab._checks import check_number
 from tslab.coords import sample_sphere
 from tslab.diagnostics import EPSILON_DEG
 from tslab.encoders import MultiScaleEncoder, PositionEncoder, position_encoder, scales_between
@@ -231,6 +232,9 @@ class ParametricEncoder(nn.Module):
             )
         values = self.controls.defaults | dict(parameters)  # in the order of the controls
         for name, value in values.items():
+            check_number(name, value)
+            if known[name].kind == "count" and value != int(value):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
             if not known[name].low <= value <= known[name].high:
                 raise ValueError(
                     f"{name}={value:g} is outside {known[name].low:g} ... {known[name].high:g}, the limits of the "

@@ -1,0 +1,137 @@
+"""What callers may give to a geo-bias score, read in one way: places, rows, outcomes and radii.
+
+Tensors, NumPy arrays, pandas Series and lists are all taken, by position: an index that a Series carries plays no
+part. Whatever cannot be meant is refused here, before anything is searched or drawn, with the argument's name.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tslab._checks import check_count, check_number
+from tslab.coords import EARTH_RADIUS_KM, check_lonlat
+
+HITS = "hits and misses: bool, 1 and 0, or +1 and -1"
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Numbers of any kind as a tensor: tensors as they are, everything else as bool, int64 or float64 on the CPU.
+
+    Missing values of pandas become NaN. Errors: ``ValueError`` for text, dates and anything else that is no number.
+    """
+    if isinstance(value, Tensor):
+        return value
+    array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+    if array.dtype == object:
+        entries = [
+            math.nan if v is None or type(v).__name__ == "NAType" else v for v in array.ravel().tolist()
+        ]
+        array = np.array(entries).reshape(array.shape)
+    kinds: dict[str, Any] = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float64}
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{name} must hold numbers, got {type(value).__name__} of {array.dtype}")
+    return torch.from_numpy(array.astype(kinds[array.dtype.kind], copy=True))
+
+
+def as_places(lonlat: Any, name: str = "lonlat") -> Float[Tensor, "n 2"]:
+    """Checked places in degrees, see `tslab.coords.check_lonlat`; what is no tensor becomes one in float64."""
+    if isinstance(lonlat, Tensor):
+        return check_lonlat(lonlat, name=name)
+    return check_lonlat(as_tensor(name, lonlat).double(), name=name)
+
+
+def as_rows(name: str, index: Any, num_rows: int) -> Int[Tensor, " r"]:
+    """Row numbers on the CPU from row numbers or from a mask of all rows.
+
+    Errors: ``ValueError`` for a mask of another length, numbers that are not whole, and the first row that is not
+    there; negative numbers do not count from the end.
+    """
+    rows = as_tensor(name, index).detach().cpu()
+    if rows.ndim != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {tuple(rows.shape)}")
+    if rows.dtype == torch.bool:
+        if len(rows) != num_rows:
+            raise ValueError(f"{name} is a mask of {len(rows)} rows, but there are {num_rows}")
+        return rows.nonzero()[:, 0]
+    if len(rows) == 0:
+        return torch.zeros(0, dtype=torch.long)
+    if rows.is_floating_point() or rows.is_complex():
+        raise ValueError(f"{name} must be row numbers (integers) or a mask (bool), got {rows.dtype}")
+    rows = rows.long()
+    bad = (rows < 0) | (rows >= num_rows)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"{name}[{first}] = {int(rows[first])} is not a row: there are {num_rows}, numbered from 0"
+        )
+    return rows
+
+
+def as_outcomes(
+    values: Any, num_samples: int, order: Int[Tensor, " v"], *, name: str = "performance"
+) -> tuple[Float[Tensor, "v e"], bool]:
+    """Outcomes of the located samples ``order``, in float64 on its device, and whether they came without an axis
+    of models.
+
+    Errors: ``ValueError`` for another shape than (n,) or (n, models), and for values that are NaN or infinite where
+    there is a location.
+    """
+    given = as_tensor(name, values)
+    if given.ndim not in (1, 2) or len(given) != num_samples or given.is_complex() or 0 in given.shape[1:]:
+        raise ValueError(
+            f"{name} must have shape ({num_samples},) or ({num_samples}, models), got {tuple(given.shape)}"
+        )
+    single = given.ndim == 1
+    located = (given[:, None] if single else given).to(order.device, torch.float64)[order]
+    missing, infinite = located.isnan().any(1), located.isinf().any(1)
+    if bool(missing.any()):
+        raise ValueError(
+            f"{name} is NaN for {int(missing.sum())} samples that have a location, the first in row "
+            f"{int(order[missing].min())}; drop these rows, or set their coordinates to NaN to leave them out"
+        )
+    if bool(infinite.any()):
+        raise ValueError(f"{name} is infinite in row {int(order[infinite].min())}")
+    return located, single
+
+
+def as_hits(values: Float[Tensor, "*v"], what: str) -> Bool[Tensor, "*v"]:
+    """True for hits; ``ValueError`` where the values are more than two outcomes. ``what`` begins the sentence."""
+    pair = bool(((values == 0) | (values.abs() == 1)).all())
+    if not pair or bool((values == 0).any() and (values == -1).any()):
+        raise ValueError(
+            f'{what} takes {HITS}; make graded performance hits first, for example "performance > '
+            'performance.median()", or score it with marks="raw"'
+        )
+    return values > 0
+
+
+def as_radius(radius_km: float | None, radius_rad: float | None) -> float:
+    """The radius of a neighbourhood in radians, given once: in kilometres or in radians, below a quarter circle."""
+    if (radius_km is None) == (radius_rad is None):
+        raise ValueError("give the radius once: radius_km=100 or radius_rad=0.05")
+    hint = (
+        "a neighbourhood ends at a quarter of the globe (10,007 km, pi/2 rad); kilometres go into radius_km, radians "
+        "into radius_rad"
+    )
+    if radius_rad is not None:
+        return float(check_number("radius_rad", radius_rad, above=0, below=math.pi / 2, hint=hint))
+    assert radius_km is not None
+    check_number("radius_km", radius_km, above=0, below=math.pi / 2 * EARTH_RADIUS_KM, hint=hint)
+    return float(radius_km / EARTH_RADIUS_KM)
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``ValueError`` unless ``seed`` is a whole number that a generator of torch takes."""
+    check_count("seed", seed, at_least=0, at_most=2**63 - 1)
+
+
+def check_word(name: str, value: Any, words: Iterable[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of the words."""
+    known = tuple(words)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
