@@ -18,8 +18,14 @@ import torch
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
 from tslab.tasks.task import Table
 
-CONFIG_FILE, ENVIRONMENT_FILE = "config.json", "environment.json"
-CHECKPOINT_FILE, HISTORY_FILE = "checkpoint.pt", "history.csv"
+CONFIG_FILE = "config.json"
+"""All options of a run, in its folder."""
+ENVIRONMENT_FILE = "environment.json"
+"""Versions and the machine of a run."""
+CHECKPOINT_FILE = "checkpoint.pt"
+"""What an interrupted run goes on from."""
+HISTORY_FILE = "history.csv"
+"""One row for each epoch of a run."""
 LOCK_FILE = ".lock"
 STATE = ("model", "optimizer", "generator", "torch_rng", "device_rng", "device", "epoch", "history")
 STATE += ("best_value", "best_epoch", "best_weights")  # what a checkpoint holds
