@@ -27,8 +27,19 @@ CHECKPOINT_FILE = "checkpoint.pt"
 HISTORY_FILE = "history.csv"
 """One row for each epoch of a run."""
 LOCK_FILE = ".lock"
-STATE = ("model", "optimizer", "generator", "torch_rng", "device_rng", "device", "epoch", "history")
-STATE += ("best_value", "best_epoch", "best_weights")  # what a checkpoint holds
+STATE = (  # what a checkpoint holds
+    "model",
+    "optimizer",
+    "generator",
+    "torch_rng",
+    "device_rng",
+    "device",
+    "epoch",
+    "history",
+    "best_value",
+    "best_epoch",
+    "best_weights",
+)
 
 SAMPLED_ROWS = 1024
 
