@@ -37,8 +37,8 @@ from tslab.coords import EARTH_RADIUS_KM, sample_sphere, unit_vectors
 from tslab.diagnostics import diagnose, resolution_km
 from tslab.encoders import PositionEncoder
 from tslab.encoders.registry import ENCODERS, position_encoder
-from tslab.tasks.world import random_waves
 from tslab_book import RESULTS
+from tslab_book.waves import random_waves
 
 RECORD = RESULTS / "encoder_guide.csv"
 FACTS = RECORD.with_suffix(".json")

@@ -28,7 +28,7 @@ from tslab.land import is_land, land_lines
 from tslab.losses import presence_only_loss
 from tslab.models import LocationClassifier
 from tslab.plot import frame_slider
-from tslab.tasks.world import random_waves
+from tslab_book.waves import random_waves
 
 REGION = (-83.0, -34.0, -56.0, 13.0)
 """West, east, south and north of the study area in degrees."""

@@ -2,6 +2,10 @@
 
 The record holds numbers and shapes only, no weights. Chapters show it to readers without the
 released files, and say so.
+
+    python -m tslab_book.released_encoders
+
+writes it again.
 """
 
 import json
@@ -136,3 +140,7 @@ def checkpoint_folder(names: Iterable[str], root: str | os.PathLike[str] | None 
 def _extent(values: Any) -> Extent:
     lon_min, lon_max, lat_min, lat_max = (float(value) for value in values)
     return lon_min, lon_max, lat_min, lat_max
+
+
+if __name__ == "__main__":
+    write_released_encoder_facts()

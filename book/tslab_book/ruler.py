@@ -28,8 +28,9 @@ from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.relative import sri
 from tslab.geobias.released import released_models
 from tslab.geobias.search import squared_chord
-from tslab.geobias.self_information import Marks, _mark_values, ssi_on_graph
+from tslab.geobias.self_information import Marks, ssi_on_graph
 from tslab_book import RESULTS
+from tslab_book.walkthrough import marked
 
 PUBLISHED_SETTINGS = {"yfcc": 8, "inat2018": 8, "fmow": 12}
 """Datasets of `main` and the number of direction sectors: the published ones, and for YFCC those of iNat2018."""
@@ -79,7 +80,8 @@ def shuffled_statistics(
     d2.fill_diagonal_(math.inf)
     target = torch.sort(d2, dim=1, stable=True)[1][:, :k]
     z = torch.zeros(len(nodes), dtype=torch.float64, device=graph.device)
-    z[: len(member)] = _mark_values(graph, performance, marks)[0][member, 0]
+    values = torch.ones(graph.num_samples) if performance is None else performance
+    z[: len(member)] = marked(values, marks).to(graph.device)[graph.order][member]
     x = z - z.mean()
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand((num_shuffles, len(nodes)), generator=generator).argsort(1).to(graph.device)
@@ -114,7 +116,9 @@ def ruler_facts(
     shared = {
         "located": int(located.sum()),
         "saturated": float(graph.saturated[located].double().mean()),
-        "reach": float(_reach(graph)[graph.saturated].nanmedian()) if bool(graph.saturated.any()) else math.nan,
+        "reach": float(_reach(graph)[graph.saturated].nanmedian())
+        if bool(graph.saturated.any())
+        else math.nan,
     }
     bare = [ssi_on_graph(graph, None, marks="unmarked", moments=kind) for kind in ("published", "exact")]
     shared["sigma_unmarked"] = float((bare[0].sigma / bare[1].sigma)[bare[0].sigma > 0].nanmedian())
@@ -137,7 +141,9 @@ def ruler_facts(
     facts = []
     for i, name in enumerate(names):
         row = {"name": name, "top1": 100 * float(hits[located, i].double().mean()), **shared}
-        row["sigma_signed"] = float((signed.sigma[:, i] / exact.sigma[:, i])[signed.sigma[:, i] > 0].nanmedian())
+        row["sigma_signed"] = float(
+            (signed.sigma[:, i] / exact.sigma[:, i])[signed.sigma[:, i] > 0].nanmedian()
+        )
         row["raw"] = float(raw.score[:, i].nanmean())
         row["unscored_raw"] = float(raw.score[located, i].isnan().double().mean())
         row["signed"] = float(signed.score[:, i].nanmean())
@@ -163,14 +169,20 @@ def _reach(graph: NeighborGraph) -> Tensor:
 
 def _spearman(a: Tensor, b: Tensor) -> float:
     usable = ~(a.isnan() | b.isnan())
-    return float(pd.Series(a[usable].cpu().numpy()).corr(pd.Series(b[usable].cpu().numpy()), method="spearman"))
+    return float(
+        pd.Series(a[usable].cpu().numpy()).corr(pd.Series(b[usable].cpu().numpy()), method="spearman")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the facts of the released results and write them to the file of the book."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--datasets", nargs="*", default=list(PUBLISHED_SETTINGS), choices=list(PUBLISHED_SETTINGS))
-    parser.add_argument("--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder")
+    parser.add_argument(
+        "--datasets", nargs="*", default=list(PUBLISHED_SETTINGS), choices=list(PUBLISHED_SETTINGS)
+    )
+    parser.add_argument(
+        "--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "geobias_ruler.csv")
     chosen = parser.parse_args(arguments)
     tables = []
@@ -180,7 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         facts.insert(0, "dataset", dataset)
         tables.append(facts.rename(columns={"name": "encoder"}))
         print(facts.to_string(float_format="{:.4g}".format), flush=True)
-        atomic_write(chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        atomic_write(
+            chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        )
 
 
 if __name__ == "__main__":

@@ -109,12 +109,7 @@ def neighborhood(
     targets = _nearest(nodes, len(rows), float(lattice.spacing[0]), k)
 
     values = torch.zeros(len(nodes), dtype=torch.float64)
-    mine = torch.as_tensor(performance)[rows].double()
-    values[: len(rows)] = {
-        "signed": torch.where(mine > 0, 1.0, -1.0),
-        "raw": mine,
-        "unmarked": torch.ones_like(mine),
-    }[marks]
+    values[: len(rows)] = marked(torch.as_tensor(performance)[rows], marks)
     x = values - values.mean()
     statistic = (x[:, None] * x[targets]).sum()
     if moments == "exact":
@@ -135,6 +130,14 @@ def neighborhood(
         tail=float(surprisal(statistic, mean, sigma, "tail")),
         density=float(surprisal(statistic, mean, sigma, "density")),
     )
+
+
+def marked(performance: Float[Tensor, " n"] | Bool[Tensor, " n"], marks: Marks) -> Float[Tensor, " n"]:
+    """What neighbours compare, float64: +1 for hits and -1 for misses, the performance itself, or 1 everywhere."""
+    values = torch.as_tensor(performance).double()
+    if marks == "raw":
+        return values
+    return torch.ones_like(values) if marks == "unmarked" else torch.where(values > 0, 1.0, -1.0).double()
 
 
 def _nearest(nodes: Float[Tensor, "N 3"], n: int, spacing: float, k: int) -> Int[Tensor, "N k"]:

@@ -46,21 +46,6 @@ def random_stream(*key: object) -> np.random.Generator:
     )
 
 
-def random_waves(
-    count: int, shortest_km: float, longest_km: float, generator: torch.Generator
-) -> tuple[Float[Tensor, "w 3"], Float[Tensor, " w"], Float[Tensor, " w"]]:
-    """Waves in space for a field cos(waves . u + phase) on the unit sphere: wave vectors, phases and wavelengths.
-
-    Directions are random, wavelengths log-uniform between the two given in kilometres, phases uniform; all float64.
-    """
-    direction = torch.randn((count, 3), generator=generator, dtype=torch.float64)
-    direction = direction / direction.norm(dim=1, keepdim=True)
-    share = torch.rand(count, 1, generator=generator, dtype=torch.float64)
-    km = shortest_km * (longest_km / shortest_km) ** share
-    phase = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float64)
-    return direction * (2 * math.pi * EARTH_RADIUS_KM / km), phase, km[:, 0]
-
-
 class SphereField:
     """A random field on the sphere, see the module's first paragraph; called with (n, 3) unit vectors, returns (n,)
     float64.

@@ -19,17 +19,26 @@ from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
 from tslab.tasks.task import Table
 
 CONFIG_FILE = "config.json"
-"""Holds the `TrainConfig` of a run."""
+"""All options of a run, in its folder."""
 ENVIRONMENT_FILE = "environment.json"
-"""Holds versions and hardware."""
+"""Versions and the machine of a run."""
 CHECKPOINT_FILE = "checkpoint.pt"
-"""Holds the complete state after the last epoch."""
+"""What an interrupted run goes on from."""
 HISTORY_FILE = "history.csv"
-"""Holds a row for each epoch, for people; the checkpoint has it too."""
+"""One row for each epoch of a run."""
 LOCK_FILE = ".lock"
-STATE = frozenset(
-    {"model", "optimizer", "generator", "torch_rng", "device_rng", "device", "epoch", "history"}
-    | {"best_value", "best_epoch", "best_weights"}
+STATE = (  # what a checkpoint holds
+    "model",
+    "optimizer",
+    "generator",
+    "torch_rng",
+    "device_rng",
+    "device",
+    "epoch",
+    "history",
+    "best_value",
+    "best_epoch",
+    "best_weights",
 )
 
 SAMPLED_ROWS = 1024
@@ -112,7 +121,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged archive may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise DamagedFileError(f"{path} is damaged ({reason}); {remedy}") from error
-    missing = sorted(STATE.difference(content if isinstance(content, dict) else ()))
+    missing = [name for name in STATE if not isinstance(content, dict) or name not in content]
     if missing:
         raise DamagedFileError(f"{path} is no checkpoint of a run (no {', '.join(missing)}); {remedy}")
     return content
