@@ -29,11 +29,18 @@ from tslab.benchmark.driver import Outcome, estimate, forecast, probe, produce, 
 from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
 from tslab.benchmark.notebook import Reproduction, reproduce
 from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
-from tslab.benchmark.records import Provenance, find_record, read_provenance, read_record, write_record
+from tslab.benchmark.records import (
+    Provenance,
+    Record,
+    find_record,
+    read_provenance,
+    read_record,
+    recompute_or_read,
+)
 from tslab.benchmark.runner import do_jobs, open_pool
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
 from tslab.benchmark.store import JobStore, ResultStore
-from tslab.benchmark.top1 import recompute_top1, standard_error
+from tslab.benchmark.top1 import standard_error, table1
 
 __all__ = [
     "MARKS",
@@ -47,6 +54,7 @@ __all__ = [
     "Outcome",
     "Provenance",
     "RankTest",
+    "Record",
     "Reproduction",
     "ResultStore",
     "RunSpec",
@@ -76,12 +84,12 @@ __all__ = [
     "read_fair_table",
     "read_provenance",
     "read_record",
-    "recompute_top1",
+    "recompute_or_read",
     "reproduce",
     "run_all",
     "standard_error",
+    "table1",
     "write_cells",
     "write_comparisons",
     "write_fair_table",
-    "write_record",
 ]

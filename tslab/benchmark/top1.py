@@ -1,30 +1,25 @@
-"""Table 1 of TorchSpatial, recomputed: Top-1 accuracy from the released per-sample results.
+"""Table 1 of TorchSpatial: Top-1 accuracy, published and recomputed, and how large a difference has to be.
 
-Every cell gets a verdict and a note, by the rule of `tslab.benchmark.cells.judge`; none is written by hand. The
-chapter on Table 1 shows and discusses the result.
+The cells are those of the record of the audit (`tslab.benchmark.cells`); the chapter on Table 1 discusses them.
 """
 
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import pandas as pd
-
-from tslab.benchmark.cells import judge
-from tslab.benchmark.recompute import NothingToRecomputeError, measure_top1, released_samples
-from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS, published_tables
-
-COLUMNS = ("dataset", "encoder", "metric", "published", "recomputed", "low", "high", "n", "verdict", "note")
+from tslab._checks import check_number
+from tslab.benchmark.cells import TOLERANCE, judge
+from tslab.benchmark.notebook import Reproduction, reproduce
 
 
-def recompute_top1(
+def table1(
     datasets: Sequence[str] | None = None,
     encoders: Sequence[str] | None = None,
     root: str | os.PathLike[str] | None = None,
-    tolerance: float = 0.01,
-    progress: Callable[[str, str], None] | None = None,
-) -> pd.DataFrame:
-    """Recompute Top-1 accuracy for cells of Table 1, each beside its published number.
+    tolerance: float = TOLERANCE,
+) -> Reproduction:
+    """The cells of Table 1, recomputed if the released files are on this machine, else from the committed record.
 
     Top-1 is 100 times the share of evaluated images whose true class is ranked first, over all rows of the
     released file, with and without location.
@@ -34,36 +29,20 @@ def recompute_top1(
         encoders: rows of the table (`tslab.published.ENCODER_ROWS`), all seventeen if None.
         root: where the released files are, see `tslab.load_released_results`.
         tolerance: largest absolute difference in points that counts as reproduced.
-        progress: called with dataset and encoder before each cell.
-
-    Returns:
-        One row per cell, in the order of the table: dataset, encoder, metric (``top1``), published and
-        recomputed (percent; NaN if there is nothing to recompute from), low and high (95 % bootstrap interval of
-        recomputed), n (rows read, <NA> likewise), verdict (`tslab.benchmark.VERDICTS`), note
-        (`tslab.benchmark.REASONS`).
 
     Raises:
-        ValueError: unknown dataset or encoder.
-        ReleasedFilesMissingError: a released file is not on this machine.
-        ReleasedResultsError: a file is damaged.
+        ValueError: unknown dataset or encoder, a negative tolerance, or a released file is damaged.
+        ReleasedFilesMissingError: ``root`` names a folder without released files.
     """
-    _check_keys("dataset", datasets, CLASSIFICATION_DATASETS)
-    _check_keys("encoder", encoders, ENCODER_ROWS)
-    printed = published_tables().query("metric == 'top1'").set_index(["dataset", "encoder"])["published"]
-    rows = []
-    located: dict[str, int] = {}
-    for encoder in ENCODER_ROWS if encoders is None else encoders:
-        for dataset in CLASSIFICATION_DATASETS if datasets is None else datasets:
-            if progress:
-                progress(dataset, encoder)
-            rows.append(
-                _recompute_cell(dataset, encoder, float(printed[dataset, encoder]), root, tolerance, located)
-            )
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
-        {"n": "Int64", "recomputed": float, "low": float, "high": float}
-    )
-    table.attrs["located"] = {key: located[key] for key in CLASSIFICATION_DATASETS if key in located}
-    return table
+    check_number("tolerance", tolerance, at_least=0)
+    result = reproduce("top1", datasets=datasets, encoders=encoders, data_root=root)
+    if tolerance == TOLERANCE:
+        return result
+    cells = result.cells.copy()
+    for index, cell in cells[cells["recomputed"].notna()].iterrows():
+        numbers = (cell["published"], cell["recomputed"], cell["recomputed_low"], cell["recomputed_high"])
+        cells.loc[index, ["verdict", "reason"]] = judge("top1", cell["encoder"], *numbers, tolerance)
+    return dataclasses.replace(result, data=cells)
 
 
 def standard_error(top1: float, n: int) -> float:
@@ -73,38 +52,3 @@ def standard_error(top1: float, n: int) -> float:
     """
     share = top1 / 100
     return 100 * math.sqrt(share * (1 - share) / n)
-
-
-def _recompute_cell(
-    dataset: str,
-    encoder: str,
-    published: float,
-    root: str | os.PathLike[str] | None,
-    tolerance: float,
-    located: dict[str, int],
-) -> dict[str, object]:
-    """One row of the record; notes in ``located`` how many images of the dataset have a location."""
-    cell = {"dataset": dataset, "encoder": encoder, "metric": "top1", "published": published}
-    try:
-        results, _ = released_samples(dataset, encoder, root)
-    except NothingToRecomputeError as error:
-        nothing = {"recomputed": math.nan, "low": math.nan, "high": math.nan, "n": pd.NA}
-        word = "published only" if encoder == "gpt4v" else "not released"
-        return cell | nothing | {"verdict": word, "note": error.reason}
-    top1 = measure_top1(results, dataset)
-    if results.attrs["n_located"]:
-        located[dataset] = results.attrs["n_located"]
-    word, reason = judge("top1", encoder, published, top1.value, top1.low, top1.high, tolerance)
-    return cell | {
-        **{"recomputed": top1.value, "low": top1.low, "high": top1.high, "n": top1.n},
-        **{"verdict": word, "note": reason},
-    }
-
-
-def _check_keys(what: str, given: Sequence[str] | None, known: dict[str, str]) -> None:
-    """Raise if a key is unknown."""
-    if isinstance(given, str):
-        raise ValueError(f"{what}s must be a list of keys, got the string {given!r}; use [{given!r}]")
-    for key in given or ():
-        if key not in known:
-            raise ValueError(f"no {what} {key!r} in Table 1; use one of {', '.join(known)}")
