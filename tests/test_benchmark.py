@@ -625,7 +625,10 @@ def test_a_built_package_carries_the_committed_records(tmp_path):
     originals = {file.name: file.read_bytes() for file in repository.glob("*/results/*.*")}
     assert {file.name: file.read_bytes() for file in built.iterdir()} == originals
     # and what is built finds them where there is no repository around
-    elsewhere = "from tslab.benchmark import read_cells, find_record; print(len(read_cells()), find_record('top1.csv'))"
+    elsewhere = (
+        "from tslab.benchmark import read_cells, find_record\n"
+        "print(len(read_cells()), find_record('comparisons.csv'))"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", elsewhere],
         cwd=tmp_path,
@@ -634,4 +637,4 @@ def test_a_built_package_carries_the_committed_records(tmp_path):
         text=True,
     )
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.split() == ["652", str(built / "top1.csv")]
+    assert answer.stdout.split() == ["652", str(built / "comparisons.csv")]

@@ -1,7 +1,6 @@
 """The chapter on Table 1 runs through papermill, its numbers are compared by nbval, and the rules behind it
 hold."""
 
-import math
 import os
 import re
 import subprocess
@@ -10,26 +9,25 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-import pandas as pd
 import papermill
 import pytest
 
 from tslab.benchmark import (
-    REASONS,
-    VERDICTS,
+    cells_csv,
     find_record,
-    judge,
     read_cells,
+    read_provenance,
     read_record,
-    recompute_top1,
+    recompute_or_read,
     standard_error,
-    write_record,
+    table1,
 )
-from tslab.published import published_tables
+from tslab.benchmark.recompute import located_images
+from tslab.released_files import ReleasedFilesMissingError
 
 REPOSITORY = Path(__file__).parents[1]
 CHAPTER = REPOSITORY / "book" / "reproduction" / "top1.md"
-RECORD = REPOSITORY / "book" / "results" / "top1.csv"
+RECORD = REPOSITORY / "book" / "results" / "cells.csv"
 
 # --- rules ---------------------------------------------------------------
 
@@ -42,97 +40,69 @@ def test_standard_error_of_2262_images_is_085_points_at_79_percent():
 
 def test_unknown_keys_are_named():
     with pytest.raises(ValueError, match="use one of birdsnap, "):
-        recompute_top1(datasets=["mosaiks_population"])
+        table1(datasets=["mosaiks_population"])
     with pytest.raises(ValueError, match="must be a list"):
-        recompute_top1(encoders="nerf")
+        table1(encoders="nerf")
+    with pytest.raises(ValueError, match="tolerance"):
+        table1(tolerance=-1)
 
 
 # --- the record ----------------------------------------------------------
 
 
-def record(**changes):
-    """Two made-up cells."""
-    table = pd.DataFrame(
-        {
-            "dataset": ["yfcc", "yfcc"],
-            "encoder": ["nerf", "xyz"],
-            "metric": "top1",
-            "published": [51.27, 50.87],
-            "recomputed": [50.5, math.nan],
-            "low": [49.9, math.nan],
-            "high": [51.2, math.nan],
-            "n": pd.array([200, None], dtype="Int64"),
-            "verdict": ["differs", "not released"],
-            "note": ["another run", "no file"],
-        }
-    )
-    return table.assign(**changes)
-
-
-def test_a_record_comes_back_as_it_was_written(tmp_path):
-    path = tmp_path / "top1.csv"
-    assert write_record(record(), path) == "written"
-    table, provenance = read_record(path)
-    pd.testing.assert_frame_equal(table, record(), check_dtype=False)
-    assert (provenance.files_read, provenance.rows_read) == (1, 200)
-    assert "1 released files (200 rows)" in str(provenance)
-
-
-def test_a_record_only_grows(tmp_path):
-    path = tmp_path / "top1.csv"
-    write_record(record(), path)
-    before = path.read_bytes(), path.with_suffix(".json").read_bytes()
-    assert write_record(record(), path) == "unchanged"
-    assert write_record(record(recomputed=math.nan), path) == "kept"
-    assert write_record(record().iloc[1:], path) == "kept"
-    assert (path.read_bytes(), path.with_suffix(".json").read_bytes()) == before
-    assert write_record(record(recomputed=[50.5, 50.8]), path) == "written"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["top1.csv", "top1.json"]
-
-
 def test_a_missing_record_says_what_to_do(tmp_path):
-    assert find_record("somewhere/top1.csv") == RECORD
+    assert find_record("somewhere/cells.csv") == RECORD
     with pytest.raises(FileNotFoundError, match=re.escape("fetch_released.py")):
         find_record(tmp_path / "made_up.csv")
 
 
-def test_the_committed_record_has_a_verdict_for_all_112_cells_and_published_numbers_as_printed():
-    table, provenance = read_record(RECORD)
-    columns = ["dataset", "encoder", "metric", "published", "recomputed", "low", "high", "n", "verdict", "note"]
-    assert list(table.columns) == columns
-    assert (table["encoder"] != "gpt4v").sum() == 112
-    assert set(table["verdict"]) <= set(VERDICTS)
-    assert set(table["note"]) <= set(REASONS)
-    keys = ["dataset", "encoder", "metric"]
-    printed = table[keys].merge(published_tables(), on=keys, how="left")["published"]
-    assert (printed == table["published"]).all()
-    assert table["recomputed"].notna().sum() == provenance.files_read
-    assert table.loc[table["recomputed"].isna(), "verdict"].isin(["not released", "published only"]).all()
+def test_a_record_says_where_it_comes_from(tmp_path):
+    (tmp_path / "mine.csv").write_text("a,b\n0.1,2\n")
+    assert "computed earlier" in read_record(tmp_path / "mine.csv").origin
+    about = '{"date": "2026-01-02", "tslab": "1", "repository": "someone/something", "release": "0123456789abcdef"}'
+    (tmp_path / "mine.json").write_text(about)
+    record = read_record(tmp_path / "mine.csv")
+    assert record.data["a"].tolist() == [0.1] and not record.recomputed
+    assert (
+        "computed on 2026-01-02 with tslab 1 from the released files of someone/something, commit 0123456789."
+        in record.origin
+    )
+    (tmp_path / "mine.json").write_text(about[:-4])
+    with pytest.raises(ValueError, match=re.escape("mine.json is damaged")):
+        read_record(tmp_path / "mine.csv")
 
 
-def test_the_committed_record_agrees_with_the_rules_and_with_the_record_of_the_audit():
-    table, _ = read_record(RECORD)
-    for cell in table[table["recomputed"].notna()].itertuples():
-        ruled = judge("top1", cell.encoder, cell.published, cell.recomputed, cell.low, cell.high)
-        assert (cell.verdict, cell.note) == ruled
-    keys = ["dataset", "encoder", "metric"]
-    both = table.merge(read_cells(), on=keys, suffixes=("", "_audit"))
-    assert len(both) == len(table)
-    assert (both["verdict"] == both["verdict_audit"]).all()
-    assert (both["note"] == both["reason"]).drop(both.index[both["encoder"] == "gpt4v"]).all()
-    assert (both["recomputed"] - both["recomputed_audit"]).abs().max() < 1e-4
+def test_numbers_are_recomputed_where_the_files_are_and_read_where_not():
+    def missing():
+        raise ReleasedFilesMissingError("not here")
+
+    now = recompute_or_read("splits.csv", lambda: 7)
+    assert (now.data, now.recomputed) == (7, True) and "Recomputed now" in now.origin
+    read = recompute_or_read("splits.csv", missing, len)
+    assert not read.recomputed and read.data > 5 and "were not on the machine" in read.origin
+    assert read.about["places"] == 53487
+
+
+def test_a_wider_tolerance_reproduces_more(tmp_path, monkeypatch):
+    hide_released_files(tmp_path, monkeypatch)
+    strict, wide = (table1(tolerance=tolerance).cells["verdict"] for tolerance in (0.01, 100))
+    assert (strict == "reproduced").sum() == 53 and (wide == "reproduced").sum() == 96
+    assert (table1(tolerance=0.011).cells["verdict"] == strict).all()
 
 
 @pytest.mark.mirror
-def test_recomputing_from_the_release_gives_the_committed_record(mirror, tmp_path):
-    assert write_record(recompute_top1(root=mirror), tmp_path / "top1.csv") == "written"
-    assert (tmp_path / "top1.csv").read_bytes() == RECORD.read_bytes()
+def test_recomputing_from_the_release_gives_the_committed_record(mirror):
+    again, committed = table1(root=mirror), read_cells()
+    assert again.recomputed and len(again.cells) == 119
+    rows = (committed["metric"] == "top1") & (committed["dataset"] != "avg_species")
+    assert cells_csv(again.cells) == cells_csv(committed[rows])
+    assert located_images(mirror) == read_provenance(RECORD).located
 
 
 @pytest.mark.mirror
 def test_the_image_model_is_reproduced_everywhere(mirror):
-    table = recompute_top1(encoders=["no_prior"], root=mirror)
-    assert (table["verdict"] == "reproduced").all() and len(table) == 7
+    cells = table1(encoders=["no_prior"], root=mirror).cells
+    assert (cells["verdict"] == "reproduced").all() and len(cells) == 7
 
 
 # --- the notebook --------------------------------------------------------
@@ -179,9 +149,9 @@ def nbval(notebook):
 def test_without_released_files_the_chapter_shows_the_committed_record_and_says_so(tmp_path, monkeypatch):
     hide_released_files(tmp_path, monkeypatch)
     before = RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()
-    text = shown(run_chapter(tmp_path, monkeypatch, output=str(RECORD)))
+    text = shown(run_chapter(tmp_path, monkeypatch))
     assert "The released files were not on the machine that ran this page" in text
-    assert str(read_record(RECORD)[1]) in text
+    assert str(read_provenance(RECORD)) in text
     assert "Of the 112 cells (7 datasets × 16 rows), **53 are reproduced**" in text
     assert (RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()) == before
 
@@ -189,15 +159,14 @@ def test_without_released_files_the_chapter_shows_the_committed_record_and_says_
 def test_a_wrong_data_folder_is_an_error_not_a_silent_fallback(tmp_path, monkeypatch):
     hide_released_files(tmp_path, monkeypatch)
     with pytest.raises(papermill.PapermillExecutionError, match="holds no released files"):
-        run_chapter(tmp_path, monkeypatch, output=str(RECORD), data_root=str(tmp_path))
+        run_chapter(tmp_path, monkeypatch, data_root=str(tmp_path))
 
 
 @pytest.mark.mirror
 def test_recomputed_and_committed_numbers_agree_by_nbval(tmp_path, monkeypatch, mirror):
     monkeypatch.setenv("TSLAB_MIRROR", str(mirror))
-    executed = run_chapter(tmp_path, monkeypatch, output=str(tmp_path / "top1.csv"))
-    assert "**Recomputed now:**" in shown(executed)
-    assert (tmp_path / "top1.csv").read_bytes() == RECORD.read_bytes()
+    executed = run_chapter(tmp_path, monkeypatch)
+    assert "**Recomputed now**" in shown(executed)
 
     hide_released_files(tmp_path, monkeypatch)  # nbval runs it from the record: same numbers
     result = nbval(executed)
@@ -218,10 +187,9 @@ def test_a_subset_runs_and_does_not_shrink_the_record(tmp_path, monkeypatch, mir
         run_chapter(
             tmp_path,
             monkeypatch,
-            output=str(RECORD),
             datasets=["yfcc"],
             encoders=["no_prior", "nerf", "tile"],
         )
     )
-    assert "Of the 3 cells (1 datasets × 3 rows)" in text and "was left as it is" in text
+    assert "Of the 3 cells (1 datasets × 3 rows)" in text
     assert RECORD.read_bytes() == before

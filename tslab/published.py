@@ -10,6 +10,7 @@ from importlib.resources import files
 
 import pandas as pd
 
+from tslab._files import read_csv
 from tslab.encoders import ENCODERS
 
 SOURCE = "Wu et al., TorchSpatial, NeurIPS 2024 Datasets and Benchmarks, arXiv:2406.15658"
@@ -86,7 +87,7 @@ def published_tables() -> pd.DataFrame:
     """
     path = files("tslab") / "data" / "published_tables.csv"
     with path.open(encoding="utf-8") as stream:
-        table = pd.read_csv(stream, dtype={"published": "float64"}, keep_default_na=False)
+        table = read_csv(stream, dtype={"published": "float64"}, keep_default_na=False)
     table.attrs["source"] = SOURCE
     return table
 

@@ -8,13 +8,13 @@ origin come out of the same function.
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
+from tslab._checks import check_count
 from tslab.benchmark.cells import CELLS, REASONS, VERDICTS, audit, read_cells
-from tslab.benchmark.driver import estimate, probe, run_all
-from tslab.benchmark.records import find_record, read_provenance
+from tslab.benchmark.driver import forecast, run_all
+from tslab.benchmark.records import Record, find_record, read_provenance
 from tslab.benchmark.runs import RunSpec, plan
 from tslab.benchmark.store import ResultStore
 from tslab.plot import SortableTable, sortable_table
@@ -22,20 +22,17 @@ from tslab.published import published_tables
 from tslab.released_files import DATASET_TOKENS, REPOSITORY, has_released_results, released_root
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    """A table, recomputed.
+class Reproduction(Record):
+    """A table, recomputed or read: a `Record` whose data are cells.
 
-    Attributes:
-        cells: with ``source="released"`` rows as `tslab.benchmark.read_cells` gives them; with a source that
-            trains: dataset, encoder, metric, published, value (mean over seeds), low, high, seeds, n, source.
-        origin: where the numbers come from, in Markdown.
-        recomputed: True if they were computed just now, False if they were read from the committed record.
+    With ``source="released"`` they are rows as `tslab.benchmark.read_cells` gives them; with a source that trains:
+    dataset, encoder, metric, published, value (mean over seeds), low, high, seeds, n, source.
     """
 
-    cells: pd.DataFrame
-    origin: str
-    recomputed: bool
+    @property
+    def cells(self) -> pd.DataFrame:
+        """The data."""
+        return self.data
 
 
 def reproduce(
@@ -71,6 +68,7 @@ def reproduce(
         ValueError: unknown keys, or a run failed.
         tslab.released_files.ReleasedFilesMissingError: ``data_root`` names a folder without released files.
     """
+    check_count("seeds", seeds)
     specs = plan(
         [table],
         datasets=datasets,
@@ -89,9 +87,9 @@ def reproduce(
     with tempfile.TemporaryDirectory() as temporary:
         store = ResultStore(output or temporary)
         if source == "locbench":
-            print(
-                f"{len(specs)} trainings, about {_expected(specs, store, data_root, device) / 60:.0f} minutes"
-            )
+            expected = forecast(specs, store, root=data_root, device=device)
+            minutes = (expected["seconds"] * expected["trainings"]).sum() / 60
+            print(f"{expected['trainings'].sum()} trainings, about {minutes:.0f} minutes")
         outcome = run_all(specs, store.folder, root=data_root, device=device, progress=progress)
         if outcome.failed:
             raise ValueError(
@@ -152,21 +150,6 @@ def _training_origin(source: str, scale: str, seeds: int, epochs: int | None) ->
     }[source]
     length = "the recorded number of epochs" if epochs is None else f"{epochs} epochs"
     return f"{data} {seeds} seed{'s' if seeds > 1 else ''}, {length}."
-
-
-def _expected(
-    specs: Sequence[RunSpec], store: ResultStore, root: str | os.PathLike[str] | None, device: str
-) -> float:
-    """Seconds that the missing runs will take: from runs in the store, else from one epoch of each dataset."""
-    todo = [spec for spec in specs if store.load(spec) is None]
-    if (known := estimate(todo, store)) is not None:
-        return known
-    total = 0.0
-    for dataset in dict.fromkeys(spec.dataset for spec in todo):
-        mine = [spec for spec in todo if spec.dataset == dataset and spec.encoder != "no_prior"]
-        if mine:
-            total += len(mine) * probe(mine[0], root=root, device=device)
-    return total
 
 
 DIGITS = {"top1": "{:.2f}", "r2": "{:.3f}", "geobias_base": "{:.2f}", "geobias_relative": "{:.2f}"}

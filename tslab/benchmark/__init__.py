@@ -7,7 +7,7 @@ a rule.
 - `tslab.benchmark.runner`: doing jobs here or on Dask, those of `tslab.sweeps` too;
 - `tslab.benchmark.cells`: the record of all 652 published numbers, with verdict and reason;
 - `tslab.benchmark.comparison`: whether two encoders differ, and which rankings survive;
-- `tslab.benchmark.top1` and `tslab.benchmark.records`: Table 1 and the record behind its chapter.
+- `tslab.benchmark.records`: committed records, and where they come from.
 
 Published numbers come from `tslab.published` and are never changed.
 """
@@ -28,11 +28,17 @@ from tslab.benchmark.comparison import (
 from tslab.benchmark.driver import Outcome, estimate, forecast, probe, produce, run_all
 from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
 from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
-from tslab.benchmark.records import Provenance, find_record, read_provenance, read_record, write_record
+from tslab.benchmark.records import (
+    Provenance,
+    Record,
+    find_record,
+    read_provenance,
+    read_record,
+    recompute_or_read,
+)
 from tslab.benchmark.runner import do_jobs, open_pool
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
 from tslab.benchmark.store import JobStore, ResultStore
-from tslab.benchmark.top1 import recompute_top1, standard_error
 
 __all__ = [
     "MARKS",
@@ -46,6 +52,7 @@ __all__ = [
     "Outcome",
     "Provenance",
     "RankTest",
+    "Record",
     "ResultStore",
     "RunSpec",
     "audit",
@@ -74,11 +81,9 @@ __all__ = [
     "read_fair_table",
     "read_provenance",
     "read_record",
-    "recompute_top1",
+    "recompute_or_read",
     "run_all",
-    "standard_error",
     "write_cells",
     "write_comparisons",
     "write_fair_table",
-    "write_record",
 ]

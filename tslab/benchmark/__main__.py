@@ -26,6 +26,7 @@ from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.leaderboard import FAIR_TABLE, fair_table, write_fair_table
+from tslab.benchmark.recompute import located_images
 from tslab.benchmark.runner import import_modules
 from tslab.benchmark.runs import SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
 from tslab.benchmark.store import ResultStore, check_folder
@@ -77,7 +78,10 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     if store.frame().empty:
         raise ValueError(f"no finished runs in {arguments.out}; python -m tslab.benchmark run fills it")
     path = check_folder("--results", arguments.results) / CELLS
+    released = has_released_results(arguments.root, list(CLASSIFICATION_DATASETS))
     table = audit(store)
+    if released:
+        table.attrs["located"] = located_images(arguments.root)
     state = write_cells(table, path)
     counts = table["verdict"].value_counts().reindex(list(VERDICTS), fill_value=0)
     print(f"{path}: {state}. {len(table)} cells: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
@@ -87,7 +91,7 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     if len(points):
         state = write_fair_table(points, path.with_name(FAIR_TABLE))
         print(f"{path.with_name(FAIR_TABLE)}: {state}. {len(points)} runs on the released points")
-    if has_released_results(arguments.root, list(CLASSIFICATION_DATASETS)):
+    if released:
         write_comparisons(compare_released(root=arguments.root), path.with_name(COMPARISONS))
         print(f"{path.with_name(COMPARISONS)}: pairs of encoders on the same images")
     else:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tslab._files import atomic_write
+from tslab._files import atomic_write, read_csv
 from tslab.benchmark.recompute import top1_replicates
-from tslab.benchmark.records import Provenance, find_record, loses_numbers
+from tslab.benchmark.records import Provenance, find_record, loses_numbers, read_provenance
 from tslab.benchmark.runs import TABLES, RunSpec
 from tslab.benchmark.store import ResultStore
 from tslab.published import published_tables
@@ -184,13 +184,15 @@ def write_cells(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
             return "kept"
     atomic_write(target, content)
     provenance = asdict(Provenance.now(table))
+    if not provenance["located"] and target.with_suffix(".json").is_file():
+        provenance["located"] = read_provenance(target).located  # a fact of the release
     atomic_write(target.with_suffix(".json"), json.dumps(provenance, indent=2) + "\n")
     return "written"
 
 
 def read_cells(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """The record of the audit: the committed one, or the one at ``path``."""
-    table = pd.read_csv(
+    table = read_csv(
         find_record(CELLS) if path is None else path,
         dtype=dict.fromkeys(NUMBERS, float) | {"n": "Int64"},
         keep_default_na=False,

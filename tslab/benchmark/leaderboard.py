@@ -5,11 +5,12 @@ sources or splits are not to be ranked against each other.
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import pandas as pd
 
-from tslab._files import atomic_write
+from tslab._files import DamagedFileError, atomic_write, read_csv
 from tslab.benchmark.cells import read_cells
 from tslab.benchmark.comparison import holm, paired_bootstrap
 from tslab.benchmark.records import find_record, loses_numbers
@@ -68,8 +69,8 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         )
         parts.append(_seed_means(runs))
     kinds = {"value": float, "low": float, "high": float, "n": "Int64", "seeds": "Int64"}
-    parts = [part.reindex(columns=list(LEADERBOARD_COLUMNS)).astype(kinds) for part in parts]
-    return pd.concat(parts, ignore_index=True)
+    alike = [part.reindex(columns=list(LEADERBOARD_COLUMNS)).astype(kinds) for part in parts if len(part)]
+    return pd.concat(alike, ignore_index=True)
 
 
 def fair_table(store: ResultStore) -> pd.DataFrame:
@@ -91,9 +92,14 @@ def fair_table(store: ResultStore) -> pd.DataFrame:
         reference = part[part["encoder"] == REFERENCE]
         if reference.empty:
             continue
-        trees = _samples(store, reference.iloc[0])
         others = part[part["encoder"] != REFERENCE]
-        gains = [paired_bootstrap(_samples(store, run), trees) for _, run in others.iterrows()]
+        try:
+            trees = _samples(store, reference.iloc[0])
+            gains = [paired_bootstrap(_samples(store, run), trees) for _, run in others.iterrows()]
+        except (DamagedFileError, FileNotFoundError) as error:  # these rows are compared with each other
+            warnings.warn(f"left out with all runs that it is compared with: {error}", stacklevel=2)
+            table = table.drop(part.index)
+            continue
         if gains:
             table.loc[others.index, ["gain", "gain_low", "gain_high"]] = [gain[:3] for gain in gains]
             table.loc[others.index, "p_holm"] = holm([gain[3] for gain in gains])
@@ -112,7 +118,7 @@ def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
     """
     new = table.drop(columns="seconds")
     if Path(path).is_file():
-        earlier = pd.read_csv(path)
+        earlier = read_csv(path)
         kept = {group: rows for group, rows in earlier.groupby(list(FAIR_GROUP))}
         offered = {group: rows for group, rows in new.groupby(list(FAIR_GROUP))}
         taken = {
@@ -130,7 +136,7 @@ def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
 def read_fair_table() -> pd.DataFrame | None:
     """The committed record of the fair table, or None if there is none."""
     try:
-        return pd.read_csv(find_record(FAIR_TABLE))
+        return read_csv(find_record(FAIR_TABLE))
     except FileNotFoundError:
         return None
 
@@ -141,7 +147,7 @@ def _samples(store: ResultStore, run: pd.Series) -> pd.DataFrame:
         *(run["table"], run["dataset"], run["encoder"], run["source"], run["scale"]),
         *(int(run["seed"]), epochs, run["split"]),
     )
-    return pd.read_csv(Path(store.samples_path(spec)))
+    return store.samples(spec)
 
 
 def _seed_means(runs: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from tslab.geobias.torchspatial import DENSITY_CEILING, LARGEST_FINITE, center_scores
+from tslab.published import CLASSIFICATION_DATASETS
 from tslab.released import load_released_results
 from tslab.released_files import EmptyFileError, NotReleasedError, result_path
 
@@ -76,6 +77,15 @@ def released_samples(
         reason = "empty file" if isinstance(error, EmptyFileError) else "no file"
         raise NothingToRecomputeError(reason, str(error)) from error
     return samples, (Path(*path.parts[-3:])).as_posix()
+
+
+def located_images(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
+    """Dataset -> how many of its evaluated images have a location, where the release says so."""
+    counts = {}
+    for dataset in CLASSIFICATION_DATASETS:
+        located = released_samples(dataset, "no_prior", root)[0].attrs["n_located"]
+        counts |= {dataset: located} if located else {}
+    return counts
 
 
 def measure(

@@ -1,26 +1,42 @@
-"""The committed record of a recomputation: a CSV of cells and, beside it, a JSON that says when and from
-what.
+"""Committed records: numbers in a CSV or JSON file of the book, and the sentence that says where they come from.
 
-The record is what a chapter shows to a reader who has no released data. It may only ever grow: a run that
-recomputed fewer cells, or none, leaves it as it is.
+A page shows a record to a reader who cannot recompute it, and says so; `recompute_or_read` does either. A record may
+only ever grow: a run that recomputed fewer cells, or none, leaves it as it is.
 """
 
 import datetime
 import hashlib
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from tslab._files import atomic_write
-from tslab.released_files import RELEASE, REPOSITORY
+from tslab._files import DamagedFileError, read_csv, read_json
+from tslab.released_files import RELEASE, REPOSITORY, ReleasedFilesMissingError
 
-NUMBERS = ("recomputed", "low", "high")
+REMEDY = "take it from the repository again"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Numbers and where they come from.
+
+    Attributes:
+        data: a table, or what a JSON file holds.
+        origin: a sentence for the reader, in Markdown.
+        recomputed: True if they were computed just now, False if they were read from the committed record.
+        about: what stands beside the numbers: date, tslab, repository, release, and what else a record notes.
+    """
+
+    data: Any
+    origin: str
+    recomputed: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +79,22 @@ class Provenance:
         )
 
     def __str__(self) -> str:
-        return (
-            f"computed on {self.date} with tslab {self.tslab} from {self.files_read} released files "
-            f"({self.rows_read:,} rows) of {self.repository}, commit {self.release}"
-        )
+        return computed_on(asdict(self))
+
+
+def computed_on(about: Mapping[str, Any]) -> str:
+    """When, with which tslab and from what a record was computed, as far as ``about`` knows."""
+    words = [f"computed on {about['date']}"] if "date" in about else ["computed earlier"]
+    if "tslab" in about:
+        words.append(f"with tslab {about['tslab']}")
+    if "repository" in about:
+        what = "the released files"
+        if "files_read" in about:
+            what = f"{about['files_read']} released files ({about['rows_read']:,} rows)"
+        elif "file" in about:
+            what = f"`{Path(about['file']).name}`"
+        words.append(f"from {what} of {about['repository']}, commit {about['release'][:10]}")
+    return " ".join(words)
 
 
 def release_stamp() -> dict[str, str]:
@@ -75,62 +103,67 @@ def release_stamp() -> dict[str, str]:
     return {"date": today, "repository": REPOSITORY, "release": RELEASE}
 
 
-def write_record(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
-    """Write a table of cells to ``path`` and its `Provenance` beside it (``.json``), each completely or not
-    at all.
-
-    ``published`` is written with 2 decimals, ``recomputed`` and its interval with 6.
-
-    Returns:
-        ``written``; ``unchanged`` if the record already says exactly this (its date then stays); ``kept`` if
-        the record holds a recomputed cell that the table lacks, so that writing would lose it.
-    """
-    target = Path(path)
-    content = _as_csv(table)
-    if target.is_file():
-        if target.read_text(encoding="utf-8") == content:
-            return "unchanged"
-        if loses_numbers(pd.read_csv(target), table, "recomputed"):
-            return "kept"
-    provenance = json.dumps(asdict(Provenance.now(table)), indent=2) + "\n"
-    atomic_write(target, content)
-    atomic_write(target.with_suffix(".json"), provenance)
-    return "written"
-
-
 def loses_numbers(
-    earlier: pd.DataFrame, table: pd.DataFrame, column: str, key: Sequence[str] = ("dataset", "encoder", "metric")
+    earlier: pd.DataFrame,
+    table: pd.DataFrame,
+    column: str,
+    key: Sequence[str] = ("dataset", "encoder", "metric"),
 ) -> bool:
     """Whether ``earlier`` has a number in ``column`` that ``table`` lacks, in the row of the same key."""
     held, kept = (
-        set(rows.loc[rows[column].notna(), list(key)].itertuples(index=False, name=None)) for rows in (earlier, table)
+        set(rows.loc[rows[column].notna(), list(key)].itertuples(index=False, name=None))
+        for rows in (earlier, table)
     )
     return not held <= kept
 
 
-def read_record(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, Provenance]:
-    """A record and its provenance.
+def read_record(name: str | os.PathLike[str]) -> Record:
+    """The committed record ``name``: a JSON file, or a CSV file with a JSON file beside it that says where it is from.
 
     Raises:
-        FileNotFoundError: there is no record at ``path``.
+        FileNotFoundError: there is none, see `find_record`.
+        DamagedFileError: the JSON file cannot be read.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(
-            f"no record at {source}; recompute it with the released files, or clone the repository"
-        )
-    table = pd.read_csv(
-        source,
-        dtype={"n": "Int64"},
-        keep_default_na=False,
-        na_values={name: [""] for name in (*NUMBERS, "n")},
+    path = find_record(name)
+    about: dict[str, Any] = {}
+    if path.with_suffix(".json").is_file():
+        about = read_json(path.with_suffix(".json"), remedy=REMEDY)
+    data = about if path.suffix == ".json" else read_csv(path)
+    return Record(data, f"**This is the committed record**, {computed_on(about)}.", False, about)
+
+
+def recompute_or_read(
+    name: str | os.PathLike[str], compute: Callable[[], Any], read: Callable[[Any], Any] = lambda data: data
+) -> Record:
+    """What ``compute`` gives, or the committed record ``name`` where the released files are not on this machine.
+
+    Args:
+        name: of the record.
+        compute: raises `tslab.released_files.ReleasedFilesMissingError` where it lacks files.
+        read: brings the data of the record into the form that ``compute`` gives.
+    """
+    try:
+        return Record(compute(), f"**Recomputed now** from the released files of {REPOSITORY}.", True)
+    except ReleasedFilesMissingError:
+        record = read_record(name)
+    origin = (
+        "**The released files were not on the machine that ran this page.** What follows is the committed record, "
+        f"{computed_on(record.about)}."
     )
-    return table, read_provenance(source)
+    return Record(read(record.data), origin, False, record.about)
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance:
-    """The provenance of the record at ``path``, from the JSON file beside it."""
-    return Provenance(**json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8")))
+    """The provenance of the record at ``path``, from the JSON file beside it.
+
+    Raises:
+        DamagedFileError: the JSON file cannot be read, or lacks a field.
+    """
+    source = Path(path).with_suffix(".json")
+    try:
+        return Provenance(**read_json(source, remedy=REMEDY))
+    except TypeError as error:
+        raise DamagedFileError(f"{source} is damaged ({error}); {REMEDY}") from error
 
 
 def find_record(path: str | os.PathLike[str]) -> Path:
@@ -155,15 +188,6 @@ def find_record(path: str | os.PathLike[str]) -> Path:
         f"no record {wanted.name} at {wanted} or in book/results; get the released files with "
         "`python data_scripts/fetch_released.py`, or run this in a clone of the repository"
     )
-
-
-def _as_csv(table: pd.DataFrame) -> str:
-    """The text of the CSV file; equal tables give equal text."""
-    rows = table.copy()
-    rows["published"] = rows["published"].map("{:.2f}".format)
-    for name in [name for name in NUMBERS if name in rows]:
-        rows[name] = rows[name].map(lambda value: "" if pd.isna(value) else f"{value:.6f}")
-    return rows.to_csv(index=False, lineterminator="\n")
 
 
 def _version() -> str:

@@ -99,16 +99,22 @@ def do_jobs(
 
     suspects = []
     futures = {client.submit(attempt, job, pure=False): job for job in jobs}
-    for future in as_completed(futures):
-        job = futures[future]
-        if future.status == "error" and isinstance(future.exception(), KilledWorker):
+    for future in as_completed(list(futures)):
+        job = futures.pop(
+            future
+        )  # what is let go of is not done again when the process that remembers it dies
+        failure, error = _result(future)
+        if isinstance(error, fatal):
+            raise error
+        if isinstance(error, KilledWorker):
             suspects.append(job)
         else:
-            yield job, _result(future, fatal)
+            yield job, failure
     for job in suspects:
-        future = client.submit(attempt, job, pure=False)
-        next(iter(as_completed([future])))
-        yield job, _result(future, fatal)
+        failure, error = _result(client.submit(attempt, job, pure=False))
+        if isinstance(error, fatal):
+            raise error
+        yield job, failure
 
 
 def import_modules(modules: Sequence[str], folder: str | None = None) -> None:
@@ -152,21 +158,19 @@ def _attempt(
     return failure
 
 
-def _result(future: Any, fatal: tuple[type[Exception], ...]) -> Failure | None:
+def _result(future: Any) -> tuple[Failure | None, BaseException | None]:
+    """What `_attempt` returned, and the exception that kept it from returning anything; waits for it."""
     from distributed import KilledWorker
 
-    if future.status == "finished":
-        failure: Failure | None = future.result()
-        return failure
     try:
         error = future.exception()
+        if error is None:
+            return future.result(), None
     except Exception as lost:  # cancelled: the scheduler is gone
         error = lost
-    if isinstance(error, fatal):
-        raise error
     what = (
         "KilledWorker: the process died each time (no memory left, or a crash below Python)"
         if isinstance(error, KilledWorker)
         else f"{type(error).__name__}: {error}"
     )
-    return Failure(what, what, 1)
+    return Failure(what, what, 1), error
