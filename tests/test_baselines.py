@@ -57,7 +57,7 @@ def table(lonlat: list[list[float]], target: list[int]) -> Table:
 
 
 def test_class_frequency_counts() -> None:
-    prior = ClassFrequency(table([[0, 0]] * 4, [0, 0, 0, 2]), 3, smoothing=1.0)
+    prior = ClassFrequency(table([[0, 10]] * 4, [0, 0, 0, 2]), 3, smoothing=1.0)
     p = prior.log_prior(places(2)).exp()
     torch.testing.assert_close(p[0], torch.tensor([4 / 7, 1 / 7, 2 / 7]))
 
