@@ -19,11 +19,10 @@ from tslab.benchmark import (
     read_provenance,
     read_record,
     recompute_or_read,
-    standard_error,
-    table1,
 )
 from tslab.benchmark.recompute import located_images
 from tslab.released_files import ReleasedFilesMissingError
+from tslab_book.table1 import standard_error, table1
 
 REPOSITORY = Path(__file__).parents[1]
 CHAPTER = REPOSITORY / "book" / "reproduction" / "top1.md"
