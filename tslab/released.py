@@ -156,7 +156,7 @@ def _read_regression(path: Path) -> pd.DataFrame:
 def _read_csv(path: Path, columns: list[str], required: list[str]) -> pd.DataFrame:
     """Read some columns, saying what is wrong if that fails."""
     try:
-        table = pd.read_csv(path, usecols=lambda name: name in columns)
+        table = pd.read_csv(path, usecols=lambda name: name in columns, float_precision="round_trip")
     except (ValueError, UnicodeDecodeError) as error:
         raise ReleasedResultsError(f"{path.name} is not a readable CSV ({error}); {HOW_TO_GET}") from error
     missing = [name for name in required if name not in table]
