@@ -81,7 +81,7 @@ def released_samples(
 
 def located_images(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
     """Dataset -> how many of its evaluated images have a location, where the release says so."""
-    counts = {}
+    counts: dict[str, int] = {}
     for dataset in CLASSIFICATION_DATASETS:
         located = released_samples(dataset, "no_prior", root)[0].attrs["n_located"]
         counts |= {dataset: located} if located else {}
