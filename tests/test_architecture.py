@@ -1,4 +1,4 @@
-"""The plan of the package: which room may use which, no circles, no private names across rooms, nothing heavy at import.
+"""The plan of the package: which room uses which, no circles, no private names across modules, a light import.
 
 CONTRIBUTING.md draws the same map for people.
 """

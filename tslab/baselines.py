@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tslab._checks import check_choice, check_count, check_finite, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
-from tslab.strata import grid_cells
+from tslab.earth import grid_cells
 from tslab.tasks.task import Table, Task, check_classes
 
 CHUNK_ELEMENTS = 2**24

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from tslab import plot
+from tslab.earth import continents
 from tslab.published import encoder_row_name, published_tables
-from tslab.strata import continents
 from tslab.tasks.datasets import DATASETS
 from tslab.tasks.synthetic import CLASS_SPECS
 from tslab.tasks.task import Task

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tslab.land import land_lines
+from tslab.earth import land_lines
 from tslab.tasks.task import Table, Task
 
 CELL_DEGREES = 5

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab.coords import EARTH_RADIUS_KM, lonlat_from_unit_vectors, sample_sphere, unit_vectors
-from tslab.land import is_land
+from tslab.earth import is_land
 
 GENERATOR_VERSION = "2"
 """Raised whenever the same seed would give other data."""
