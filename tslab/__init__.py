@@ -78,16 +78,20 @@ __all__ = [
 ]
 
 
-_OF_THE_BOOK = ("presence", "probes")
-"""Modules that chapters use and that were here once; ``tslab_book``, which is installed too, has them."""
+_MOVED = {
+    "presence": "tslab_book.presence",
+    "probes": "tslab_book.probes",
+    "sweeps": "tslab.benchmark.sweeps",
+}
+"""Modules that were here once, and where they are now; ``tslab_book`` is installed too."""
 
 
 def __getattr__(name: str) -> ModuleType:
     """A public submodule, imported when it is first used: ``import tslab`` is enough for ``tslab.plot.globe``."""
     if name in _public_submodules():
         return importlib.import_module(f"tslab.{name}")
-    if name in _OF_THE_BOOK:
-        return importlib.import_module(f"tslab_book.{name}")
+    if name in _MOVED:
+        return importlib.import_module(_MOVED[name])
     raise AttributeError(f"module 'tslab' has no attribute {name!r}")
 
 
@@ -97,4 +101,6 @@ def __dir__() -> list[str]:
 
 @cache
 def _public_submodules() -> frozenset[str]:
-    return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return frozenset(
+        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
+    )
