@@ -41,7 +41,7 @@ ALLOWED = {
     "tasks": ("released",),
     "measures": ("encoders", "models", "tasks"),
     "training": ("encoders", "models", "tasks", "measures"),
-    "geobias": ("released",),
+    "geobias": ("released", "measures"),
     "use": ("encoders", "models"),
     "show": ("encoders", "models", "tasks", "measures", "training", "use"),
     "benchmark": ("encoders", "released", "tasks", "measures", "training", "geobias"),
