@@ -27,6 +27,7 @@ from tslab.benchmark import (
 )
 from tslab.benchmark.__main__ import main
 from tslab.benchmark.comparison import COMPARISONS
+from tslab_book.table1 import standard_error
 
 # --- which runs ----------------------------------------------------------
 
@@ -534,8 +535,8 @@ TWO = pd.DataFrame({"label": [1.0, 2.0], "prediction": [1.0, 2.0]})
         (lambda: paired_bootstrap(TWO, TWO, seed=-1), "seed"),
         (lambda: rank_test(pd.DataFrame(np.eye(4)), level=2), "level"),
         (lambda: benchmark.judge("top1", "xyz", 1.0, math.nan, 0, 1), "recomputed"),
-        (lambda: benchmark.standard_error(50, 0), "n must"),
-        (lambda: benchmark.standard_error(120, 10), "top1"),
+        (lambda: standard_error(50, 0), "n must"),
+        (lambda: standard_error(120, 10), "top1"),
         (lambda: benchmark.measure(pd.DataFrame({"hit1": []}), ("top1",), "x"), "no rows"),
         (
             lambda: benchmark.measure(TWO.assign(lon=0.0, lat=0.0), ("geobias_base",), "x", max_centers=0),
@@ -579,6 +580,13 @@ def test_the_paired_bootstrap_sees_a_difference_that_two_intervals_hide():
     assert same[:3] == (0, 0, 0) and same[3] == 1
     with pytest.raises(ValueError, match="same rows"):
         paired_bootstrap(a, b.iloc[::-1])
+
+
+def test_labels_that_are_all_equal_have_no_r2_and_no_difference():
+    flat = pd.DataFrame({"label": [0.1] * 30, "prediction": np.linspace(0, 1, 30)})
+    alone = benchmark.measure(flat, ("r2",), "")["r2"]
+    assert np.isnan([alone.value, alone.low, alone.high]).all() and alone.n == 30
+    assert np.isnan(paired_bootstrap(flat, flat.assign(prediction=0.2), replicates=20)).all()
 
 
 def test_the_critical_difference_is_nemenyis():

@@ -9,7 +9,7 @@ import torch
 
 import tslab
 from tslab import earth
-from tslab.earth import is_land, land_geojson, land_lines, land_polygons
+from tslab.earth import is_land, land_lines, land_polygons
 
 LAND = {
     "Paris": (2.35, 48.86),
@@ -54,12 +54,6 @@ def test_polygons_are_valid_and_stay_on_the_map():
     assert all(polygon.is_valid and polygon.area > 0 for polygon in land.geoms)
     west, south, east, north = land.bounds
     assert (west, south, east) == (-180, -90, 180) and 83 < north < 84
-
-
-def test_geojson_holds_the_same_polygons():
-    feature = land_geojson()
-    assert feature["type"] == "Feature"
-    assert shapely.geometry.shape(feature["geometry"]).equals(land_polygons())
 
 
 def pieces():

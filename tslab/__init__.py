@@ -17,16 +17,20 @@ __version__ = "0.1.0"
 
 _first_used, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-_OF_THE_BOOK = ("presence", "probes")
-"""Modules that chapters use and that were here once; ``tslab_book``, which is installed too, has them."""
+_MOVED = {
+    "presence": "tslab_book.presence",
+    "probes": "tslab_book.probes",
+    "sweeps": "tslab.benchmark.sweeps",
+}
+"""Modules that were here once, and where they are now; ``tslab_book`` is installed too."""
 
 
 def __getattr__(name: str) -> Any:
     """A public name or submodule: ``import tslab`` is enough for ``tslab.plot.globe``."""
     if name in _public_submodules():
         return importlib.import_module(f"tslab.{name}")
-    if name in _OF_THE_BOOK:
-        return importlib.import_module(f"tslab_book.{name}")
+    if name in _MOVED:
+        return importlib.import_module(_MOVED[name])
     return _first_used(name)
 
 
@@ -36,4 +40,6 @@ def __dir__() -> list[str]:
 
 @cache
 def _public_submodules() -> frozenset[str]:
-    return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return frozenset(
+        module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
+    )

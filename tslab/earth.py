@@ -34,12 +34,6 @@ def land_polygons() -> shapely.MultiPolygon:
     return shapely.MultiPolygon([shapely.Polygon(rings[0], rings[1:]) for rings in _polygon_rings()])
 
 
-def land_geojson() -> dict[str, Any]:
-    """All land as a GeoJSON ``Feature`` (RFC 7946) with a ``MultiPolygon`` geometry."""
-    geometry = {"type": "MultiPolygon", "coordinates": _polygon_rings()}
-    return {"type": "Feature", "properties": {"source": _land_file()["source"]}, "geometry": geometry}
-
-
 def land_lines(*, include_cuts: bool = False) -> Float[np.ndarray, "m 2"]:
     """All coastlines as one polyline in degrees, shape (m, 2), with a NaN row between two lines.
 

@@ -7,7 +7,6 @@ the record ``book/results/splits.csv`` holds what they found on the released MOS
 (``benchmarks/splits.py`` writes it).
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -134,18 +133,6 @@ def compare_buffers(
         part = replace(split, train=both.where(rows[chosen]))
         found += [{"radius_km": radius, "seed": seed, **row} for row in _measure(part, seed, methods)]
     return pd.DataFrame(found)
-
-
-def read_splits_record() -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The committed record ``splits.csv`` (columns of `compare_splits`), and when and from what it was computed.
-
-    Raises:
-        FileNotFoundError: there is no record.
-    """
-    from tslab.benchmark.records import find_record
-
-    path = find_record("splits.csv")
-    return pd.read_csv(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def _pooled(task: Task) -> Task:

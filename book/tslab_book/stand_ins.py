@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tslab.metrics import r2, true_class_ranks
 from tslab.tasks.datasets import DATASETS
 from tslab.tasks.synthetic import CLASS_SPECS, VALUE_SPECS
 from tslab.tasks.task import Table, Task
@@ -23,9 +24,8 @@ def image_statistics(table: Table) -> dict[str, float]:
     for start in range(0, len(table), CHUNK_ROWS):
         rows = torch.arange(start, min(start + CHUNK_ROWS, len(table)), device=table.device)
         scores = table.image_rows(rows)
-        true = scores.gather(1, table.target[rows, None])
-        ranks.append(1 + (scores > true).sum(-1) + ((scores == true).sum(-1) - 1) / 2)
-        stated.append(true[:, 0])
+        ranks.append(true_class_ranks(scores, table.target[rows]))
+        stated.append(scores.gather(1, table.target[rows, None])[:, 0])
     rank, p = torch.cat(ranks).double(), torch.cat(stated).double()
     quartiles = torch.quantile(
         p, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=p.device)
@@ -47,7 +47,7 @@ def linear_image_r2(task: Task) -> float:
     gram = features[0].T @ features[0]
     gram += 1e-6 * torch.diag(gram.diagonal())
     predicted = mean + features[1] @ torch.linalg.solve(gram, features[0].T @ (y - mean))
-    return float(1 - ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
+    return r2(predicted, truth)
 
 
 def compare_with_targets(task: Task) -> pd.DataFrame:
@@ -99,8 +99,7 @@ def _value_rows(task: Task) -> Iterator[tuple[str, float, float]]:
         yield "label standard deviation", 1.0, float(whole.std())
     if task.truth is not None:
         expected = task.truth(concatenated_places(task).double())
-        r2 = float(1 - ((whole - expected) ** 2).sum() / ((whole - whole.mean()) ** 2).sum())
-        yield "R² of the truth from the location", spec.location_r2, r2
+        yield "R² of the truth from the location", spec.location_r2, r2(expected, whole)
 
 
 def concatenated_places(task: Task) -> torch.Tensor:

@@ -4,7 +4,7 @@
 means what you think it means, `tslab.tasks.verification` whether an archive is the published one.
 """
 
-from tslab.tasks.datasets import DATASETS, DatasetInfo, dataset_info, licence_table
+from tslab.tasks.datasets import DATASETS, DatasetInfo, dataset_info
 from tslab.tasks.loading import TASK_NAMES, load_task
 from tslab.tasks.task import LazyRows, Table, TableDataset, Task, TaskDataError, TaskMeta
 from tslab.tasks.verification import Check, Report, verify
@@ -22,7 +22,6 @@ __all__ = [
     "TaskDataError",
     "TaskMeta",
     "dataset_info",
-    "licence_table",
     "load_task",
     "verify",
 ]

@@ -8,8 +8,6 @@ logs and per-sample results, and where they are unknown they are None. tslab shi
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import pandas as pd
-
 from tslab.tasks.task import TaskKind
 
 DOI = "10.6084/m9.figshare.26026798"
@@ -293,12 +291,3 @@ def dataset_info(key: str) -> DatasetInfo:
     if key not in DATASETS:
         raise ValueError(f"no dataset {key!r} in LocBench; use one of {', '.join(DATASETS)}")
     return DATASETS[key]
-
-
-def licence_table() -> pd.DataFrame:
-    """Licence and terms of every dataset, one row each: dataset, licence, upstream address, source to cite."""
-    rows = [
-        {"dataset": d.key, "title": d.title, "licence": d.licence, "upstream": d.upstream, "cite": d.citation}
-        for d in DATASETS.values()
-    ]
-    return pd.DataFrame(rows).set_index("dataset")

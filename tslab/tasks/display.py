@@ -4,13 +4,15 @@ Everything is inline SVG of a few kilobytes that follows the colour of the text,
 """
 
 import html
+from collections.abc import Mapping
 from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tslab.earth import land_lines
-from tslab.tasks.task import Table, Task
+from tslab.tasks.table import Table
 
 CELL_DEGREES = 5
 MAP_WIDTH, MAP_HEIGHT = 360, 180
@@ -19,10 +21,23 @@ MARK = "#4a8bc9"
 SHADES = 4
 
 
-def task_text(task: Task) -> str:
+class Shown(Protocol):
+    """What is shown of a `tslab.Task`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def meta(self) -> Any: ...
+
+    @property
+    def tables(self) -> Mapping[str, Table]: ...
+
+
+def task_text(task: Shown) -> str:
     """The task in a few lines of text."""
     meta = task.meta
-    what = f"{task.num_classes} classes" if meta.kind == "classification" else meta.label_name
+    what = f"{task.meta.num_classes} classes" if meta.kind == "classification" else meta.label_name
     origin = ("" if "synthetic" in what else "synthetic") if meta.synthetic else meta.source
     settings = [
         f"scale {meta.scale}" if meta.scale else "",
@@ -43,9 +58,9 @@ def task_text(task: Task) -> str:
     return "\n".join(lines)
 
 
-def task_html(task: Task) -> str:
+def task_html(task: Shown) -> str:
     """The task as HTML for notebooks: counts, map thumbnail and label histogram, with text alternatives."""
-    meta = task.meta
+    meta, train = task.meta, task.tables["train"]
     origin = "synthetic data" if meta.synthetic else f"source: {meta.source}"
     rows = "".join(
         f"<tr><th scope='row' style='text-align:left'>{split}</th><td>{len(table):,}</td>"
@@ -63,7 +78,7 @@ def task_html(task: Task) -> str:
         "<thead><tr><th scope='col'>table</th><th scope='col'>rows</th>"
         f"<th scope='col'>without location</th></tr></thead><tbody>{rows}</tbody></table>"
         f"<div style='font-size:.85em;max-width:26em'>{listed}</div></div>"
-        f"<div>{map_svg(task.train, f'where the {len(task.train):,} training rows lie')}</div>"
+        f"<div>{map_svg(train, f'where the {len(train):,} training rows lie')}</div>"
         f"<div>{_histogram_svg(task)}</div></div>"
     )
 
@@ -97,13 +112,13 @@ def map_svg(table: Table, description: str) -> str:
     )
 
 
-def _histogram_svg(task: Task) -> str:
+def _histogram_svg(task: Shown) -> str:
     """Rows per class (sorted) or rows per value, as inline SVG."""
-    target = task.train.target.cpu().numpy()
+    target = task.tables["train"].target.cpu().numpy()
     if task.meta.kind == "classification":
-        counts = np.sort(np.bincount(target, minlength=task.num_classes))[::-1]
+        counts = np.sort(np.bincount(target, minlength=task.meta.num_classes))[::-1]
         heights = np.array([part.mean() for part in np.array_split(counts, min(BARS, max(len(counts), 1)))])
-        caption = f"rows per class, {task.num_classes} classes from common to rare"
+        caption = f"rows per class, {task.meta.num_classes} classes from common to rare"
     else:
         heights, edges = np.histogram(target, bins=BARS)
         caption = f"{task.meta.label_name}, from {_number(edges[0])} to {_number(edges[-1])}"
@@ -153,14 +168,14 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _label(task: Task) -> str:
+def _label(task: Shown) -> str:
     meta = task.meta
     unit = f", {meta.label_unit}" if meta.label_unit else ""
     transform = f", {meta.label_transform}" if meta.label_transform not in ("", "none") else ""
     return f"{meta.label_name}{unit}{transform}"
 
 
-def _image(task: Task) -> str:
+def _image(task: Shown) -> str:
     if task.meta.image_kind == "none" or all(table.image is None for table in task.tables.values()):
         return "none"
     width = next(t.image.shape[1] for t in task.tables.values() if t.image is not None)
