@@ -8,7 +8,7 @@ import shapely
 import torch
 
 import tslab
-from tslab.land import is_land, land_geojson, land_lines, land_polygons
+from tslab.earth import is_land, land_geojson, land_lines, land_polygons
 
 LAND = {
     "Paris": (2.35, 48.86),

@@ -20,6 +20,7 @@ import torch
 
 from data_scripts import make_synthetic
 from tslab import sample_sphere, unit_vectors
+from tslab.earth import continents
 from tslab.tasks import DATASETS, LazyRows, Task, load_task
 from tslab.tasks.calibration import Simulation, fade_of, genus_mates
 from tslab.tasks.native import read_task, write_task
@@ -50,7 +51,6 @@ from tslab.tasks.world import (
     land_places,
     photographed_places,
     random_stream,
-    region_of,
     scatter,
 )
 from tslab_book.stand_ins import compare_with_targets, image_statistics, linear_image_r2
@@ -326,7 +326,7 @@ class TestWorld:
 
     def test_regions_follow_their_rules(self) -> None:
         cities = [[-100.0, 40], [-60, -10], [10, 50], [20, 0], [100, 30], [150, -30], [-155, 20]]
-        assert region_of(torch.tensor(cities)).tolist() == [0, 1, 2, 3, 4, 5, 0]
+        assert continents(torch.tensor(cities)).tolist() == [0, 1, 2, 3, 4, 5, 0]
 
     def test_photographs_repeat_places(self) -> None:
         geography = Geography((0.5, 0, 0.5, 0, 0, 0), (20, 45, 65), distinct=0.4)

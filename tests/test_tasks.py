@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from tslab import CoordinateError
-from tslab.land import is_land
+from tslab.earth import is_land
 from tslab.tasks import DATASETS, LazyRows, Table, Task, TaskDataError, TaskMeta, load_task
 from tslab.tasks.native import open_npy, read_task, write_task
 from tslab.tasks.released_points import RELEASED_COUNTS, released_points

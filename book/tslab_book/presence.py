@@ -23,8 +23,8 @@ from torch import Tensor
 
 from tslab import plot
 from tslab.coords import great_circle_distance, sample_sphere, unit_vectors
+from tslab.earth import is_land, land_lines
 from tslab.encoders import location_encoder
-from tslab.land import is_land, land_lines
 from tslab.losses import presence_only_loss
 from tslab.models import LocationClassifier
 from tslab.plot import frame_slider

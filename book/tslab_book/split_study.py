@@ -85,7 +85,7 @@ def compare_splits(
 
     Args:
         task: a regression task; its rows are pooled, rows without a location and image inputs left out.
-        sizes_km: widths of equal-area blocks (`tslab.tasks.splits.spatial_blocks`); 0 splits at random.
+        sizes_km: widths of equal-area blocks (`tslab.earth.spatial_blocks`); 0 splits at random.
         seeds: of the splits and of the methods.
         methods: see `METHODS`.
 

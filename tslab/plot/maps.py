@@ -1,6 +1,6 @@
 """Maps and globes of a field, of points, or of both.
 
-Fields are drawn on equal-area maps (Equal Earth) or on a globe, over the coastlines of `tslab.land`; nothing is
+Fields are drawn on equal-area maps (Equal Earth) or on a globe, over the coastlines of `tslab.earth`; nothing is
 downloaded. A map never smooths a field across the date line, because the seam there is often what a figure is about.
 """
 
@@ -13,7 +13,7 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 
 from tslab._checks import check_choice, check_count, check_number
-from tslab.land import land_lines, land_polygons
+from tslab.earth import land_lines, land_polygons
 from tslab.plot.colors import DARK_LINE, LIGHT_LINE, NEUTRAL, Scale, ScaleName, named_scale, value_range
 from tslab.plot.projection import (
     HALF_HEIGHT,

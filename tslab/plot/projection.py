@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from tslab._checks import check_count
-from tslab.land import land_lines
+from tslab.earth import land_lines
 
 Place = tuple[float, float]
 

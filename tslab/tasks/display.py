@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tslab.land import land_lines
+from tslab.earth import grid_cells, land_lines
 from tslab.tasks.task import Table, Task
 
 CELL_DEGREES = 5
@@ -70,17 +70,13 @@ def task_html(task: Task) -> str:
 
 def map_svg(table: Table, description: str) -> str:
     """A small world map (equirectangular) of the number of rows per cell, darker for more, as inline SVG."""
-    lonlat = table.lonlat[table.has_location].cpu().numpy()
-    counts, _, _ = np.histogram2d(
-        lonlat[:, 0],
-        lonlat[:, 1],
-        bins=[360 // CELL_DEGREES, 180 // CELL_DEGREES],
-        range=[[-180, 180], [-90, 90]],
-    )
+    cells = grid_cells(table.lonlat[table.has_location].cpu(), CELL_DEGREES).numpy()
+    columns, rows = 360 // CELL_DEGREES, 180 // CELL_DEGREES
+    counts = np.bincount(cells, minlength=columns * rows).reshape(rows, columns).T
     alt = f"World map, {description}"
     side = CELL_DEGREES * MAP_WIDTH // 360
     shade = np.ceil(SHADES * np.log1p(counts) / max(float(np.log1p(counts.max())), 1e-9))
-    cells = "".join(
+    squares = "".join(
         f"<path opacity='{level / SHADES:g}' d='"
         + "".join(
             f"M{i * side} {MAP_HEIGHT - (j + 1) * side}h{side}v{side}h-{side}z"
@@ -92,7 +88,7 @@ def map_svg(table: Table, description: str) -> str:
     return (
         f"<svg role='img' aria-label='{html.escape(alt, quote=True)}' width='{MAP_WIDTH}' height='{MAP_HEIGHT}' "
         f"viewBox='0 0 {MAP_WIDTH} {MAP_HEIGHT}'><title>{html.escape(alt)}</title>"
-        f"<g fill='{MARK}'>{cells}</g>"
+        f"<g fill='{MARK}'>{squares}</g>"
         f"<path d='{_coast_path()}' fill='none' stroke='currentColor' stroke-width='.5' opacity='.6'/></svg>"
     )
 

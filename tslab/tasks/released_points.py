@@ -87,7 +87,7 @@ def released_task(
         seed: of the split.
         split: ``random``, or ``block`` to keep spatial blocks whole.
         fractions: of train, validation and test rows.
-        size_degrees, size_km: block size, see `tslab.tasks.splits.spatial_blocks`; default 10 degrees.
+        size_degrees, size_km: block size, see `tslab.earth.spatial_blocks`; default 10 degrees.
 
     Raises:
         ValueError: a dataset without released points, or a split, seed, fractions or sizes that cannot be.

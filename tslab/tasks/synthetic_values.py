@@ -25,7 +25,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from tslab.coords import has_location, unit_vectors
-from tslab.land import is_land
+from tslab.earth import is_land
 from tslab.tasks.world import SphereField, World, land_places, on_grid, random_stream, scatter
 
 REFERENCE_PLACES = 12_000

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tslab._checks import check_count, check_number
 from tslab.coords import lonlat_from_unit_vectors, unit_vectors
-from tslab.land import is_land
+from tslab.earth import is_land
 from tslab.tasks.task import Table, Task, TaskMeta
 
 TOY_VERSION = "1"
