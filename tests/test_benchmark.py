@@ -521,6 +521,33 @@ def test_mcnemar_is_the_sign_test_of_the_discordant_rows(only_a, only_b):
     assert mcnemar(only_a, only_b) == mcnemar(only_b, only_a)
 
 
+TWO = pd.DataFrame({"label": [1.0, 2.0], "prediction": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: mcnemar(-1, 3), "only_a"),
+        (lambda: holm([0.1, math.nan]), "p must"),
+        (lambda: holm([2.0]), "p must"),
+        (lambda: paired_bootstrap(TWO, TWO, replicates=0), "replicates"),
+        (lambda: paired_bootstrap(TWO, TWO, seed=-1), "seed"),
+        (lambda: rank_test(pd.DataFrame(np.eye(4)), level=2), "level"),
+        (lambda: benchmark.judge("top1", "xyz", 1.0, math.nan, 0, 1), "recomputed"),
+        (lambda: benchmark.standard_error(50, 0), "n must"),
+        (lambda: benchmark.standard_error(120, 10), "top1"),
+        (lambda: benchmark.measure(pd.DataFrame({"hit1": []}), ("top1",), "x"), "no rows"),
+        (
+            lambda: benchmark.measure(TWO.assign(lon=0.0, lat=0.0), ("geobias_base",), "x", max_centers=0),
+            "max_centers",
+        ),
+    ],
+)
+def test_statistics_refuse_what_is_out_of_their_range_by_name(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()
+
+
 def test_holm_agrees_with_its_definition():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == pytest.approx([1, 1])
@@ -625,10 +652,7 @@ def test_a_built_package_carries_the_committed_records(tmp_path):
     originals = {file.name: file.read_bytes() for file in repository.glob("*/results/*.*")}
     assert {file.name: file.read_bytes() for file in built.iterdir()} == originals
     # and what is built finds them where there is no repository around
-    elsewhere = (
-        "from tslab.benchmark import read_cells, find_record\n"
-        "print(len(read_cells()), find_record('comparisons.csv'))"
-    )
+    elsewhere = "from tslab.benchmark import *; print(len(read_cells()), find_record('cells.csv'))"
     answer = subprocess.run(
         [sys.executable, "-c", elsewhere],
         cwd=tmp_path,
@@ -637,4 +661,4 @@ def test_a_built_package_carries_the_committed_records(tmp_path):
         text=True,
     )
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.split() == ["652", str(built / "comparisons.csv")]
+    assert answer.stdout.split() == ["652", str(built / "cells.csv")]

@@ -8,6 +8,7 @@ import shapely
 import torch
 
 import tslab
+from tslab import earth
 from tslab.earth import is_land, land_geojson, land_lines, land_polygons
 
 LAND = {
@@ -116,3 +117,20 @@ def test_fills_and_lines_hold_in_the_projection(name):
         visible = np.isfinite(projected).all(1)
         steps = np.linalg.norm(np.diff(projected, axis=0), axis=1)[visible[:-1] & visible[1:]]
         assert not len(steps) or steps.max() < 0.06 * width
+
+
+@pytest.mark.parametrize("size_deg", [0, -5.0, math.nan, math.inf, 7.0, 1e-9, "10"])
+def test_cells_have_a_size_that_divides_the_earth(size_deg):
+    with pytest.raises(ValueError, match="size_deg must"):
+        earth.grid_cells(torch.zeros(2, 2), size_deg)
+    with pytest.raises(ValueError, match="size_deg must"):
+        earth.cell_corner(0, size_deg)
+
+
+def test_cells_and_strata_are_of_places_on_the_earth():
+    for of in (earth.grid_cells, earth.strata, earth.continents):
+        with pytest.raises(tslab.CoordinateError, match="latitude 95"):
+            of(torch.tensor([[0.0, 95.0]]))
+    with pytest.raises(ValueError, match="cell must be"):
+        earth.cell_corner(648, 10.0)
+    assert earth.cell_corner(647, 10.0) == (170.0, 80.0)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tslab._checks import check_number
+from tslab._checks import check_count, check_number
 from tslab._files import packaged_json
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location
 
@@ -83,6 +83,7 @@ def strata(lonlat: Float[Tensor, "n 2"]) -> dict[str, Bool[Tensor, " n"]]:
     "date_line": within 12 degrees of longitude of it; "polar": beyond 66.5 degrees of latitude; "tropics":
     within 23.44; "mid_latitudes": between those two; the continents of `continents`; "missing": no location.
     """
+    check_lonlat(lonlat)
     lon, lat = lonlat.unbind(-1)
     continent = continents(lonlat)
     present = has_location(lonlat)
@@ -104,6 +105,7 @@ def continents(lonlat: Float[Tensor, "n 2"]) -> Int[Tensor, " n"]:
     Russia): -30 <= lon < 60 and lat >= 36; Africa (with the Middle East): same longitudes, lat < 36; Asia:
     lon >= 60 and lat >= -11; Oceania: the rest.
     """
+    check_lonlat(lonlat)
     lon, lat = lonlat.unbind(-1)
     west, middle = lon < -30, (lon >= -30) & (lon < 60)
     out = torch.where(lat >= -11, 4, 5)
@@ -127,13 +129,16 @@ def grid_cells(lonlat: Float[Tensor, "n 2"], size_deg: float = 10.0) -> Int[Tens
 
 def cell_corner(cell: int, size_deg: float = 10.0) -> tuple[float, float]:
     """South-west corner (longitude, latitude) in degrees of a cell of `grid_cells`."""
-    row, column = divmod(cell, round(360 / size_deg))
+    check_grid("size_deg", size_deg)
+    columns = round(360 / size_deg)
+    row, column = divmod(check_count("cell", cell, at_least=0, at_most=columns**2 // 2 - 1), columns)
     return column * size_deg - 180.0, row * size_deg - 90.0
 
 
 def check_grid(name: str, size_deg: float) -> None:
-    """Raise `ValueError` if cells of this size do not fill the globe: the size must divide 180 degrees."""
-    check_number(name, size_deg, above=0, at_most=180)
+    """Raise `ValueError` if cells of this size do not fill the Earth: the size must divide 180 degrees."""
+    hint = "it must divide 180, for example 5, 10 or 30"
+    check_number(name, size_deg, at_least=SMALLEST_CELL_DEGREES, at_most=180, hint=hint)
     if abs(180 / size_deg - round(180 / size_deg)) > 1e-9:
         raise ValueError(f"{name} must divide 180, for example 5, 10 or 30; got {size_deg}")
 

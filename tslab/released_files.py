@@ -29,6 +29,8 @@ import platformdirs
 import pooch
 import requests
 
+from tslab._checks import check_count
+
 REPOSITORY = "seai-lab/TorchSpatial"
 """The official repository on GitHub."""
 
@@ -306,6 +308,7 @@ def fetch_released(
     Raises:
         FetchError: a file could not be had from any source, or could not be written.
     """
+    check_count("retries", retries, at_least=0)
     target = Path(folder) if folder is not None else data_folder() / "TorchSpatial"
     outcome: dict[str, str] = {}
     preferred = list(sources)

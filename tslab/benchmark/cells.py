@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tslab._checks import check_number
 from tslab._files import atomic_write, read_csv
 from tslab.benchmark.recompute import top1_replicates
 from tslab.benchmark.records import Provenance, find_record, loses_numbers, read_provenance
@@ -96,6 +97,8 @@ def judge(
     the difference of two draws; Top-1 that differs, lies below the published number and belongs to rbf or rff
     ``reloaded rbf`` or ``reloaded rff``; else ``another run``.
     """
+    for name, number in (("published", published), ("recomputed", recomputed), ("low", low), ("high", high)):
+        check_number(name, number)
     if abs(recomputed - published) <= tolerance + 1e-9:
         verdict = "reproduced"
     else:

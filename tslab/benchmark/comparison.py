@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike, NDArray
 
+from tslab._checks import check_count, check_number
 from tslab._files import atomic_write
 from tslab.benchmark.recompute import NothingToRecomputeError, released_samples
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
@@ -50,7 +51,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     a's as b's? Under the null hypothesis only_a ~ Binomial(only_a + only_b, 1/2). 1.0 without any such image."""
     from scipy.stats import binomtest
 
-    total = only_a + only_b
+    total = check_count("only_a", only_a, at_least=0) + check_count("only_b", only_b, at_least=0)
     return float(binomtest(only_a, total, 0.5).pvalue) if total else 1.0
 
 
@@ -60,6 +61,8 @@ def holm(p: ArrayLike) -> Float[np.ndarray, " m"]:
     Sorted ascending, the i-th of m is multiplied by m - i + 1, then made non-decreasing and cut at 1.
     """
     values = np.asarray(p, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("p must be probabilities between 0 and 1 without NaN")
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)
     out = np.empty_like(values)
@@ -128,6 +131,8 @@ def paired_bootstrap(
     Both hold prediction and label; rows are drawn with replacement, the same for both. The p-value is twice the
     smaller share of replicates on either side of zero, at least 1 / replicates.
     """
+    check_count("replicates", replicates)
+    check_count("seed", seed, at_least=0)
     label = a["label"].to_numpy(dtype=float)
     if len(a) != len(b) or not np.allclose(label, b["label"].to_numpy(dtype=float)):
         raise ValueError("a paired comparison needs the same rows in the same order, but the labels differ")
@@ -158,6 +163,7 @@ def rank_test(scores: pd.DataFrame, *, level: float = 0.05) -> RankTest:
     """
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
+    check_number("level", level, above=0, below=1)
     complete = scores.dropna()
     k, n = complete.shape
     if k < 3 or n < 2:

@@ -124,7 +124,7 @@ def run_all(
         outcome.stale += kept is not None and kept["code"] != _code(spec)
     if not todo:
         return outcome
-    where = {"out": str(out), "root": None if root is None else str(root), "device": device}
+    where: dict[str, Any] = {"out": str(out), "root": None if root is None else str(root), "device": device}
     work = partial(_run_and_keep, **where, again=uuid.uuid4().hex if again else "")
     with open_pool(dask, workers) as client, tqdm(total=len(todo), unit="run", disable=not progress) as bar:
         store.write_manifest(todo, command)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from tslab._checks import check_count
 from tslab.geobias.torchspatial import DENSITY_CEILING, LARGEST_FINITE, center_scores
 from tslab.published import CLASSIFICATION_DATASETS
 from tslab.released import load_released_results
@@ -81,7 +82,7 @@ def released_samples(
 
 def located_images(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
     """Dataset -> how many of its evaluated images have a location, where the release says so."""
-    counts = {}
+    counts: dict[str, int] = {}
     for dataset in CLASSIFICATION_DATASETS:
         located = released_samples(dataset, "no_prior", root)[0].attrs["n_located"]
         counts |= {dataset: located} if located else {}
@@ -102,6 +103,8 @@ def measure(
     Raises:
         NothingToRecomputeError: geo-bias of results without coordinates.
     """
+    if samples.empty:
+        raise ValueError(f"there are no rows of {dataset} to measure")
     out: dict[str, Measured] = {}
     if "top1" in metrics:
         out["top1"] = measure_top1(samples, dataset)
@@ -157,6 +160,9 @@ def measure_geobias(
     Raises:
         NothingToRecomputeError: the results have no coordinates, or no miss has enough neighbours.
     """
+    check_count("num_seeds", num_seeds)
+    if max_centers is not None:
+        check_count("max_centers", max_centers)
     located = samples["lon"].notna() & samples["lat"].notna()
     if not located.any():
         raise NothingToRecomputeError(

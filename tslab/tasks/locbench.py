@@ -424,7 +424,7 @@ def read_csv(path: Path, columns: list[str], numeric: Iterable[str] = ()) -> pd.
         TaskDataError: truncated, missing columns, text in place of numbers.
     """
     try:
-        rows = pd.read_csv(path, low_memory=False)
+        rows = pd.read_csv(path, low_memory=False, float_precision="round_trip")
     except (ValueError, UnicodeDecodeError) as error:
         raise TaskDataError(f"{path} is not a readable CSV ({error}); download it again") from error
     if len(rows) and pd.isna(rows.iloc[-1, -1]) and not _ends_with_newline(path):
