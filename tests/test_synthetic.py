@@ -18,22 +18,12 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from data_scripts import make_synthetic
+import make_synthetic
+from synthetic_calibration import Simulation, fade_of, genus_mates
 from tslab import sample_sphere, unit_vectors
 from tslab.earth import continents
-from tslab.tasks import DATASETS, LazyRows, Task, load_task
-from tslab.tasks.calibration import Simulation, fade_of, genus_mates
-from tslab.tasks.native import read_task, write_task
-from tslab.tasks.synthetic import (
-    CLASS_SPECS,
-    SCALES,
-    STRESS_TASKS,
-    VALUE_SPECS,
-    calibration,
-    class_rows,
-    synthetic_task,
-)
-from tslab.tasks.synthetic_classes import (
+from tslab.synthetic import CLASS_SPECS, SCALES, STRESS_TASKS, VALUE_SPECS, synthetic_task
+from tslab.synthetic.classes import (
     NO_FADE,
     ImageModel,
     draw_images,
@@ -42,8 +32,10 @@ from tslab.tasks.synthetic_classes import (
     genera,
     predictions,
 )
-from tslab.tasks.synthetic_values import GeneratedRows
-from tslab.tasks.world import (
+from tslab.synthetic.specs import calibration
+from tslab.synthetic.stand_ins import class_rows
+from tslab.synthetic.values import GeneratedRows
+from tslab.synthetic.world import (
     GENERATOR_VERSION,
     Geography,
     SphereField,
@@ -53,6 +45,8 @@ from tslab.tasks.world import (
     random_stream,
     scatter,
 )
+from tslab.tasks import DATASETS, LazyRows, Task, load_task
+from tslab.tasks.native import read_task, write_task
 from tslab_book.stand_ins import compare_with_targets, image_statistics, linear_image_r2
 
 CLASSES, VALUES = list(CLASS_SPECS), list(VALUE_SPECS)

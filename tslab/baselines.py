@@ -18,7 +18,8 @@ from torch import Tensor
 from tslab._checks import check_choice, check_count, check_finite, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
 from tslab.earth import check_grid, grid_cells
-from tslab.tasks.task import Table, Task, check_classes
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task, check_classes
 
 CHUNK_ELEMENTS = 2**24
 

@@ -16,7 +16,7 @@ from tslab._checks import check_choice, check_count
 from tslab._results import classification_results, model_of, predicts_numbers, regression_results
 from tslab.earth import cell_corner, check_grid, grid_cells, strata
 from tslab.metrics import expected_calibration_error, reliability, summarise
-from tslab.tasks.task import Table
+from tslab.tasks.table import Table
 
 
 @dataclass(frozen=True)

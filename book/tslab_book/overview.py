@@ -17,8 +17,8 @@ from plotly.subplots import make_subplots
 from tslab import plot
 from tslab.earth import CONTINENTS, continents
 from tslab.published import encoder_row_name, published_tables
+from tslab.synthetic import CLASS_SPECS
 from tslab.tasks.datasets import DATASETS
-from tslab.tasks.synthetic import CLASS_SPECS
 from tslab.tasks.task import Task
 
 SHORT_REGIONS = ("N. America", "S. America", "Europe", "Africa, M. East", "Asia", "Oceania")

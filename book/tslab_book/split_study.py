@@ -18,7 +18,8 @@ import torch
 from tslab.baselines import CoordinateTrees, NeighborAverage, SphereNeighbors
 from tslab.evaluation import quick_metrics
 from tslab.tasks.splits import buffered_leave_out, random_split
-from tslab.tasks.task import Task, concatenate
+from tslab.tasks.table import concatenate
+from tslab.tasks.task import Task
 
 RANDOM = 0.0
 """The block size, in km, that stands for a random split."""

@@ -7,9 +7,10 @@ import pandas as pd
 import torch
 
 from tslab.earth import CONTINENTS, continents
+from tslab.synthetic import CLASS_SPECS, VALUE_SPECS
 from tslab.tasks.datasets import DATASETS
-from tslab.tasks.synthetic import CLASS_SPECS, VALUE_SPECS
-from tslab.tasks.task import Table, Task
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 CHUNK_ROWS = 2048
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tslab.earth import grid_cells, land_lines
-from tslab.tasks.task import Table, Task
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 CELL_DEGREES = 5
 MAP_WIDTH, MAP_HEIGHT = 360, 180

@@ -4,13 +4,14 @@ import os
 from typing import Any, Literal, get_args
 
 from tslab._checks import check_choice, check_count
+from tslab.synthetic.specs import SCALES, STRESS_TASKS, Scale
+from tslab.synthetic.stand_ins import synthetic_task
+from tslab.synthetic.toy import sphere_toy
 from tslab.tasks.datasets import DATASETS
 from tslab.tasks.locbench import load_locbench, locbench_root
 from tslab.tasks.native import read_task
 from tslab.tasks.released_points import released_task
-from tslab.tasks.synthetic import SCALES, STRESS_TASKS, Scale, synthetic_task
 from tslab.tasks.task import Task
-from tslab.tasks.toy import sphere_toy
 
 Source = Literal["synthetic", "locbench", "released", "native"]
 
@@ -33,7 +34,7 @@ def load_task(
     Args:
         name: one of the seventeen LocBench datasets (`tslab.tasks.DATASETS`), ``stress_classes`` or ``stress_field``
             (synthetic tasks at the date line and the poles), or ``sphere_toy``.
-        source: ``synthetic`` for a generated stand-in, no data needed (`tslab.tasks.synthetic`); ``locbench`` for the
+        source: ``synthetic`` for a generated stand-in, no data needed (`tslab.synthetic`); ``locbench`` for the
             released archive, unpacked (`tslab.tasks.locbench.load_locbench`, options image, variant and fraction);
             ``released`` for the MOSAIKS points inside the released results
             (`tslab.tasks.released_points.released_task`, options split, fractions, size_degrees, size_km); ``native``

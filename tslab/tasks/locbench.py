@@ -9,8 +9,8 @@ row is dropped to make things fit. Two rules of the release itself decide what a
   are rows;
 - SustainBench rows without the label of a task are no examples of that task.
 
-`training_mask` gives the filter that the reference applies before training. `tslab.tasks.verification` compares what
-was read with the published facts.
+`training_mask` gives the filter that the reference applies before training. ``data_scripts/fetch_locbench.py --verify``
+compares what was read with the published facts.
 """
 
 import json
@@ -31,9 +31,12 @@ from tslab._checks import check_choice, check_number
 from tslab.coords import CoordinateError
 from tslab.released_files import data_folder
 from tslab.tasks.arrays import open_npy, read_csr
+from tslab.tasks.columns import TaskDataError
 from tslab.tasks.datasets import LOCBENCH_CITATION, TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
+from tslab.tasks.images import ImageInput, LazyRows
 from tslab.tasks.splits import random_split
-from tslab.tasks.task import ImageInput, ImageKind, LazyRows, Table, Task, TaskDataError, TaskMeta
+from tslab.tasks.table import Table
+from tslab.tasks.task import ImageKind, Task, TaskMeta
 
 ImageChoice = Literal["default", "probs", "feats", "none"]
 

@@ -32,7 +32,10 @@ from torch import Tensor
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
 from tslab.coords import CoordinateError
 from tslab.tasks.arrays import open_npy, read_csr, read_npz
-from tslab.tasks.task import LazyRows, Table, Task, TaskDataError, TaskMeta
+from tslab.tasks.columns import TaskDataError
+from tslab.tasks.images import LazyRows
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task, TaskMeta
 
 FORMAT_VERSION = 1
 TABLES = ("train", "val", "test")

@@ -22,7 +22,8 @@ from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 from tslab.tasks.datasets import LOCBENCH_CITATION, TORCHSPATIAL_TERMS, dataset_info
 from tslab.tasks.splits import block_split, random_split
-from tslab.tasks.task import Table, Task, TaskMeta
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task, TaskMeta
 
 ROUNDING = 4
 """Decimals of a degree within which two rows are the same place."""

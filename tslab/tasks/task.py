@@ -14,10 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tslab._checks import check_choice, check_number
-from tslab.coords import CoordinateError
 from tslab.tasks.columns import TaskDataError, TaskKind
-from tslab.tasks.images import ImageInput, LazyRows
-from tslab.tasks.table import Table, TableDataset, concatenate
+from tslab.tasks.table import Table, concatenate
 
 ImageKind = Literal["probs", "feats", "scalar", "none"]
 
@@ -263,20 +261,3 @@ def _split(
     size = f"{size_degrees:g} degrees" if size_km is None else f"{size_km:g} km, equal areas"
     blocks = block_split(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
     return blocks, f"in spatial blocks of {size}"
-
-
-__all__ = [
-    "CoordinateError",
-    "ImageInput",
-    "ImageKind",
-    "LazyRows",
-    "Table",
-    "TableDataset",
-    "Task",
-    "TaskDataError",
-    "TaskKind",
-    "TaskMeta",
-    "Truth",
-    "check_classes",
-    "concatenate",
-]
