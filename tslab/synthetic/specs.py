@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tslab._files import packaged_json
 from tslab.synthetic.classes import ImageModel
 from tslab.synthetic.world import GENERATOR_VERSION, Geography
-from tslab.tasks.task import TaskMeta
+from tslab.tasks.meta import TaskMeta
 
 Scale = Literal["tiny", "small", "full"]
 SCALES: tuple[Scale, ...] = ("tiny", "small", "full")
@@ -98,7 +98,7 @@ def calibration(name: str, scale: Scale) -> Calibration:
 
 
 def synthetic_meta(scale: Scale, seed: int, **facts: Any) -> TaskMeta:
-    """What all generated tasks say of themselves, and ``facts`` about one of them (see `tslab.tasks.task.TaskMeta`)."""
+    """What all generated tasks say of themselves, and ``facts`` about one of them (see `tslab.tasks.meta.TaskMeta`)."""
     return TaskMeta(
         licence=SYNTHETIC_LICENCE,
         citation="tslab, synthetic stand-ins",

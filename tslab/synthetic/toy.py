@@ -19,8 +19,9 @@ from tslab._files import packaged_json
 from tslab.coords import lonlat_from_unit_vectors, unit_vectors
 from tslab.earth import is_land
 from tslab.synthetic.specs import SYNTHETIC_LICENCE
+from tslab.tasks.meta import TaskMeta
 from tslab.tasks.table import Table
-from tslab.tasks.task import Task, TaskMeta
+from tslab.tasks.task import Task
 
 TOY_VERSION = "1"
 """Raised whenever the same seed would give other rows."""

@@ -8,8 +8,9 @@ from tslab.tasks.columns import TaskDataError
 from tslab.tasks.datasets import DATASETS, DatasetInfo, dataset_info, licence_table
 from tslab.tasks.images import LazyRows
 from tslab.tasks.loading import TASK_NAMES, load_task
+from tslab.tasks.meta import TaskMeta
 from tslab.tasks.table import Table, TableDataset
-from tslab.tasks.task import Task, TaskMeta
+from tslab.tasks.task import Task
 
 __all__ = [
     "DATASETS",

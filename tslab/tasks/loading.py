@@ -7,8 +7,9 @@ from tslab._checks import check_choice, check_count
 from tslab.synthetic.specs import SCALES, STRESS_TASKS, Scale
 from tslab.synthetic.stand_ins import synthetic_task
 from tslab.synthetic.toy import sphere_toy
+from tslab.tasks.archive import locbench_root
 from tslab.tasks.datasets import DATASETS
-from tslab.tasks.locbench import load_locbench, locbench_root
+from tslab.tasks.locbench import load_locbench
 from tslab.tasks.native import read_task
 from tslab.tasks.released_points import released_task
 from tslab.tasks.task import Task

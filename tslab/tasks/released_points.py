@@ -21,9 +21,10 @@ from tslab._checks import check_count
 from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 from tslab.tasks.datasets import LOCBENCH_CITATION, TORCHSPATIAL_TERMS, dataset_info
+from tslab.tasks.meta import TaskMeta
 from tslab.tasks.splits import block_split, random_split
 from tslab.tasks.table import Table
-from tslab.tasks.task import Task, TaskMeta
+from tslab.tasks.task import Task
 
 ROUNDING = 4
 """Decimals of a degree within which two rows are the same place."""
