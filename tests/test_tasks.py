@@ -100,7 +100,7 @@ def test_geoparquet(table: Table, tmp_path: Path) -> None:
     """With geopandas and pyarrow a round trip; without them an error that says what to install."""
     path = tmp_path / "table.parquet"
     if not HAS_GEOPARQUET:
-        with pytest.raises(ImportError, match="pip install geopandas pyarrow"):
+        with pytest.raises(ImportError, match=r"pip install 'tslab\[geo\]'"):
             table.to_geoparquet(path)
         return
     table.to_geoparquet(path)

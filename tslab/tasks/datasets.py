@@ -8,11 +8,13 @@ none of these data: it reads them (`tslab.tasks.locbench`), and it generates sta
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from tslab._files import packaged_json
 from tslab.tasks.columns import TaskKind
+from tslab.tasks.meta import TaskMeta
 
 DOI = "10.6084/m9.figshare.26026798"
 """Where the LocBench archives are published (figshare)."""
@@ -86,6 +88,18 @@ class DatasetInfo:
         """What the release calls its validation rows; None where it has none besides the evaluated ones."""
         others = [name for name in self.splits if name not in (self.train_split, self.eval_split)]
         return others[0] if others else None
+
+    def task_meta(self, source: str, **facts: Any) -> TaskMeta:
+        """What a task of this dataset says of itself: its label and whom to cite, and ``facts``."""
+        return TaskMeta(
+            kind=self.kind,
+            label_name=self.label_name,
+            label_unit=self.label_unit,
+            label_transform=self.label_transform,
+            citation=f"{LOCBENCH_CITATION}; {self.citation}",
+            source=source,
+            **facts,
+        )
 
 
 def _read() -> dict[str, DatasetInfo]:

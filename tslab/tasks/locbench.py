@@ -30,9 +30,8 @@ from tslab._checks import check_choice, check_number
 from tslab.tasks.archive import Archive, ImageChoice, open_archive
 from tslab.tasks.arrays import open_npy
 from tslab.tasks.columns import TaskDataError
-from tslab.tasks.datasets import LOCBENCH_CITATION, TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
+from tslab.tasks.datasets import TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
 from tslab.tasks.images import ImageInput, LazyRows
-from tslab.tasks.meta import TaskMeta
 from tslab.tasks.records import (
     class_names,
     expect_keys,
@@ -87,15 +86,14 @@ def load_locbench(
     """
     info = dataset_info(name)
     check_choice("image", image, get_args(ImageChoice))
-    variants = ("standard", "high_res", "pretrain") if info.family == "inat" else ("standard",)
-    check_choice("variant", variant, variants)
+    check_choice("variant", variant, INAT_IMAGES if info.family == "inat" else ("standard",))
     if fraction is not None:
         check_number("fraction", fraction, above=0, at_most=1)
     files = open_archive(info, root, image, variant)
     content = READERS[info.family](files)
     test = content.tables[info.eval_split]
     train = content.tables[info.train_split]
-    val = content.tables[info.val_split] if info.val_split else train.where([])
+    val = content.tables[info.val_split] if info.val_split else train.where(torch.zeros(0, dtype=torch.int64))
     notes = content.notes
     if fraction is not None:
         shares = (fraction, 1 - fraction)
@@ -103,19 +101,14 @@ def load_locbench(
         notes += (
             f"A seeded sample of {fraction:g} of the training and of the evaluated rows (seed {seed}).",
         )
-    meta = TaskMeta(
-        kind=info.kind,
+    meta = info.task_meta(
+        "locbench",
         classes=content.classes,
         groups=content.groups,
-        label_name=info.label_name,
-        label_unit=info.label_unit,
-        label_transform=info.label_transform,
         image_kind=files.image,
         image_model=content.image_model,
         eval_split=info.eval_split,
         licence=f"{info.licence}. {TORCHSPATIAL_TERMS}",
-        citation=f"{LOCBENCH_CITATION}; {info.citation}",
-        source="locbench",
         notes=notes,
     )
     return Task(name=name, train=train, val=val, test=test, meta=meta)

@@ -67,6 +67,23 @@ def block_split(
     return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
 
 
+def split_rows(
+    lonlat: Float[Tensor, "n 2"],
+    fractions: Sequence[float],
+    *,
+    size_degrees: float | None = None,
+    size_km: float | None = None,
+    seed: int = 0,
+) -> tuple[tuple[Int[Tensor, " m"], ...], str]:
+    """`random_split`, or `block_split` where a block size is given; and how that was, in words."""
+    if size_degrees is None and size_km is None:
+        return random_split(len(lonlat), fractions, seed=seed), "at random"
+    parts = block_split(lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
+    if size_km is None:
+        return parts, f"in spatial blocks of {size_degrees:g} degrees"
+    return parts, f"in equal-area blocks of {size_km:g} km"
+
+
 def block_folds(
     lonlat: Float[Tensor, "n 2"],
     num_folds: int = 5,

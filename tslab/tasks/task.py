@@ -4,7 +4,7 @@ Every dataset of the benchmark, synthetic or real, arrives as a `Task`. Its rows
 `tslab.tasks.images`, what is known about it `tslab.tasks.meta`. How it looks in a notebook is `tslab.tasks.display`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from tslab._checks import check_number
 from tslab.tasks.columns import TaskDataError
 from tslab.tasks.display import task_html, task_text
 from tslab.tasks.meta import TaskMeta, Truth
-from tslab.tasks.splits import block_split, random_split
+from tslab.tasks.splits import split_rows
 from tslab.tasks.table import Table, concatenate
 
 
@@ -125,7 +125,9 @@ class Task:
         check_number("fraction", fraction, above=0, below=1)
         if len(self.val):
             return self
-        parts, how = _split(self.train, (1 - fraction, fraction), seed, size_degrees, size_km)
+        parts, how = split_rows(
+            self.train.lonlat, (1 - fraction, fraction), size_degrees=size_degrees, size_km=size_km, seed=seed
+        )
         note = f"Validation rows: {len(parts[1]):,} of the training rows, chosen {how} (seed {seed})."
         meta = replace(self.meta, notes=(*self.meta.notes, note))
         return replace(self, train=self.train.where(parts[0]), val=self.train.where(parts[1]), meta=meta)
@@ -143,7 +145,9 @@ class Task:
         Ceilings no longer hold for other test rows and are left out.
         """
         whole = concatenate(list(self.tables.values()))
-        parts, how = _split(whole, fractions, seed, size_degrees, size_km)
+        parts, how = split_rows(
+            whole.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed
+        )
         note = f"All rows split anew {how} (seed {seed}): this is not the split of the source."
         meta = replace(self.meta, notes=(*self.meta.notes, note), ceiling={}, eval_split="test")
         train, val, test = (whole.where(part) for part in parts)
@@ -169,14 +173,3 @@ def check_classes(target: Tensor, num_classes: int, name: str) -> None:
             f"{name}: row {row} has class {int(target[row])}, but there are {num_classes} classes "
             f"(0 to {num_classes - 1}); class numbers must start at 0"
         )
-
-
-def _split(
-    table: Table, fractions: Sequence[float], seed: int, size_degrees: float | None, size_km: float | None
-) -> tuple[tuple[Tensor, ...], str]:
-    """Parts of a table and how they were chosen, in words."""
-    if size_degrees is None and size_km is None:
-        return random_split(len(table), fractions, seed=seed), "at random"
-    size = f"{size_degrees:g} degrees" if size_km is None else f"{size_km:g} km, equal areas"
-    blocks = block_split(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
-    return blocks, f"in spatial blocks of {size}"
