@@ -12,10 +12,11 @@ from scipy.special import logsumexp, ndtri
 
 from tslab._checks import check_choice
 from tslab.synthetic.classes import NO_FADE, ImageModel, draw_images, fade_tail, genera, predictions
-from tslab.synthetic.specs import CLASS_SPECS, SCALES, Scale, calibration
+from tslab.synthetic.specs import CLASS_SPECS, calibration
 from tslab.synthetic.stand_ins import class_world
 from tslab.synthetic.world import random_stream
 from tslab.tasks.datasets import DATASETS
+from tslab.tasks.meta import SCALES, Scale
 
 ROWS = 4000
 GAIN_ROWS = 3000

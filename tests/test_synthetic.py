@@ -22,7 +22,7 @@ import make_synthetic
 from synthetic_calibration import Simulation, fade_of, genus_mates
 from tslab import sample_sphere, unit_vectors
 from tslab.earth import continents
-from tslab.synthetic import CLASS_SPECS, SCALES, STRESS_TASKS, VALUE_SPECS, synthetic_task
+from tslab.synthetic import CLASS_SPECS, VALUE_SPECS, synthetic_task
 from tslab.synthetic.classes import (
     NO_FADE,
     ImageModel,
@@ -46,6 +46,8 @@ from tslab.synthetic.world import (
     scatter,
 )
 from tslab.tasks import DATASETS, LazyRows, Task, load_task
+from tslab.tasks.datasets import STRESS_TASKS
+from tslab.tasks.meta import SCALES
 from tslab.tasks.native import read_task, write_task
 from tslab_book.stand_ins import compare_with_targets, image_statistics, linear_image_r2
 
@@ -192,6 +194,21 @@ def test_full_scale_has_the_published_counts() -> None:
     for name in CLASSES:
         assert CLASS_SPECS[name].classes["full"] == DATASETS[name].num_classes
         assert all(calibration(name, scale).image.bad < 0.3 for scale in SCALES)
+
+
+def test_specifications_are_shares_and_distributions() -> None:
+    for name, spec in CLASS_SPECS.items():
+        assert sum(spec.geography.regions) == pytest.approx(1, abs=0.01), name
+        assert spec.geography.latitudes == DATASETS[name].lat_quantiles or name == "inat2017"
+    assert CLASS_SPECS["yfcc"].geography.regions == (1, 0, 0, 0, 0, 0)  # the United States alone
+    for name, values in VALUE_SPECS.items():
+        assert 0 < values.image_r2 < values.location_r2 < 1
+        assert values.image_r2 == DATASETS[name].no_prior["r2"]
+        if values.quantiles is not None:
+            probabilities, levels = map(np.array, values.quantiles)
+            assert (np.diff(probabilities) > 0).all() and (probabilities[0], probabilities[-1]) == (0, 1)
+            assert (np.diff(levels) >= 0).all() and len(levels) == len(probabilities)
+            assert values.rows == DATASETS[name].total_rows
 
 
 @pytest.mark.parametrize("name", VALUES)

@@ -4,17 +4,14 @@
 of them share.
 """
 
-from tslab.synthetic.specs import CLASS_SPECS, SCALES, STRESS_TASKS, VALUE_SPECS, ClassSpec, Scale, ValueSpec
+from tslab.synthetic.specs import CLASS_SPECS, VALUE_SPECS, ClassSpec, ValueSpec
 from tslab.synthetic.stand_ins import synthetic_task
 from tslab.synthetic.toy import sphere_toy
 
 __all__ = [
     "CLASS_SPECS",
-    "SCALES",
-    "STRESS_TASKS",
     "VALUE_SPECS",
     "ClassSpec",
-    "Scale",
     "ValueSpec",
     "sphere_toy",
     "synthetic_task",

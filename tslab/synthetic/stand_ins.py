@@ -35,16 +35,7 @@ from tslab.synthetic.classes import (
     genera,
     predictions,
 )
-from tslab.synthetic.specs import (
-    CLASS_SPECS,
-    SCALES,
-    STRESS_TASKS,
-    VALUE_SPECS,
-    ClassSpec,
-    Scale,
-    calibration,
-    synthetic_meta,
-)
+from tslab.synthetic.specs import CLASS_SPECS, VALUE_SPECS, ClassSpec, calibration, synthetic_meta
 from tslab.synthetic.stress import stress_classes, stress_field
 from tslab.synthetic.values import (
     GeneratedRows,
@@ -57,8 +48,9 @@ from tslab.synthetic.values import (
     surveyed_places,
 )
 from tslab.synthetic.world import World, land_places, photographed_places, random_stream
-from tslab.tasks.datasets import DATASETS
+from tslab.tasks.datasets import DATASETS, STRESS_TASKS
 from tslab.tasks.images import ImageInput, LazyRows, concatenate_images
+from tslab.tasks.meta import SCALES, Scale
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 

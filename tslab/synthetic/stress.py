@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tslab.coords import sample_sphere, unit_vectors
-from tslab.synthetic.specs import Scale, synthetic_meta
+from tslab.synthetic.specs import synthetic_meta
 from tslab.synthetic.world import SphereField, on_grid, random_stream, scatter
+from tslab.tasks.meta import Scale
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 

@@ -119,6 +119,10 @@ DATASETS: dict[str, DatasetInfo] = _read()
 """Key -> `DatasetInfo`, in the order of the published tables."""
 
 
+STRESS_TASKS = ("stress_classes", "stress_field")
+"""Names of generated tasks at the date line and the poles, which the datasets hardly touch."""
+
+
 def dataset_info(key: str) -> DatasetInfo:
     """Facts about one dataset.
 

@@ -4,12 +4,10 @@ import os
 from typing import Any, Literal, get_args
 
 from tslab._checks import check_choice, check_count
-from tslab.synthetic.specs import SCALES, STRESS_TASKS, Scale
-from tslab.synthetic.stand_ins import synthetic_task
-from tslab.synthetic.toy import sphere_toy
 from tslab.tasks.archive import locbench_root
-from tslab.tasks.datasets import DATASETS
+from tslab.tasks.datasets import DATASETS, STRESS_TASKS
 from tslab.tasks.locbench import load_locbench
+from tslab.tasks.meta import SCALES, Scale
 from tslab.tasks.native import read_task
 from tslab.tasks.released_points import released_task
 from tslab.tasks.task import Task
@@ -65,6 +63,11 @@ def load_task(
         return load_locbench(name, root, seed=seed, **options)
     if source == "released":
         return released_task(name, root, seed=seed, **options)
+    from tslab.synthetic import (  # made of tasks itself, so not when this is imported
+        sphere_toy,
+        synthetic_task,
+    )
+
     if name == "sphere_toy":
         return sphere_toy(seed, **options)
     return synthetic_task(name, scale, seed, **options)

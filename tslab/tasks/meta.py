@@ -10,6 +10,10 @@ from torch import Tensor
 from tslab._checks import check_choice
 from tslab.tasks.columns import TaskKind
 
+Scale = Literal["tiny", "small", "full"]
+SCALES: tuple[Scale, ...] = ("tiny", "small", "full")
+"""Sizes of generated data: for tests, for a laptop, and that of the release."""
+
 ImageKind = Literal["probs", "feats", "scalar", "none"]
 
 
