@@ -23,7 +23,7 @@ ROOMS = {
     "encoders": ("encoders",),
     "models": ("models", "fusion", "losses"),
     "released": ("published", "released", "released_files"),
-    "tasks": ("tasks",),
+    "tasks": ("tasks", "synthetic"),
     "measures": ("metrics", "diagnostics", "evaluation", "_results", "baselines"),
     "training": ("training", "distributed", "hyperparameters", "kriging"),
     "geobias": ("geobias",),

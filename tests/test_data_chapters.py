@@ -10,10 +10,10 @@ import torch
 
 from tslab.benchmark import read_record
 from tslab.published import published_tables
+from tslab.synthetic.values import linear_quantiles
 from tslab.tasks import DATASETS, Table, load_task
-from tslab.tasks.synthetic_values import linear_quantiles
+from tslab.tasks.meta import TaskMeta
 from tslab.tasks.task import Task as TaskOf
-from tslab.tasks.task import TaskMeta
 from tslab_book import overview, split_study
 
 NEIGHBORS = {"knn": split_study.METHODS["knn"]}

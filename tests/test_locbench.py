@@ -18,8 +18,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from locbench_verification import verify
 from tslab import CoordinateError
-from tslab.tasks import LazyRows, TaskDataError, load_task, verify
+from tslab.tasks import LazyRows, TaskDataError, load_task
 from tslab.tasks.datasets import DATASETS
 from tslab.tasks.locbench import load_locbench, training_mask
 from tslab.tasks.native import damaged_files, read_task, write_task

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab._checks import check_choice, check_count, check_number
+from tslab._checks import check_choice, check_count
 from tslab._results import classification_results, model_of, predicts_numbers, regression_results
-from tslab.earth import cell_corner, grid_cells, strata
+from tslab.earth import cell_corner, check_grid, grid_cells, strata
 from tslab.metrics import expected_calibration_error, reliability, summarise
-from tslab.tasks.task import Table
+from tslab.tasks.table import Table
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,7 @@ def evaluate(
         raise TypeError(f"evaluate needs a table, such as task.test, got {type(table).__name__}")
     check_choice("use_image", use_image, (None, True, False))
     check_count("bins", bins)
-    check_number("block_deg", block_deg, above=0, at_most=180)
-    if abs(180 / block_deg - round(180 / block_deg)) > 1e-9:
-        raise ValueError(f"block_deg must divide 180, for example 5, 10 or 30; got {block_deg}")
+    check_grid("block_deg", block_deg)
     model = model_of(run_or_model)
     if len(table) == 0:
         raise ValueError("the table is empty; check its filter, or choose another split of the task")

@@ -17,7 +17,8 @@ import torch
 from tslab.baselines import CoordinateTrees, NeighborAverage, SphereNeighbors
 from tslab.evaluation import quick_metrics
 from tslab.tasks.splits import buffered_leave_out, random_split
-from tslab.tasks.task import Task, concatenate
+from tslab.tasks.table import concatenate
+from tslab.tasks.task import Task
 
 RANDOM = 0.0
 """The block size, in km, that stands for a random split."""
@@ -84,7 +85,7 @@ def compare_splits(
 
     Args:
         task: a regression task; its rows are pooled, rows without a location and image inputs left out.
-        sizes_km: widths of equal-area blocks (`tslab.tasks.splits.spatial_blocks`); 0 splits at random.
+        sizes_km: widths of equal-area blocks (`tslab.earth.spatial_blocks`); 0 splits at random.
         seeds: of the splits and of the methods.
         methods: see `METHODS`.
 

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tslab.earth import CONTINENTS, continents
 from tslab.metrics import r2, true_class_ranks
+from tslab.synthetic import CLASS_SPECS, VALUE_SPECS
 from tslab.tasks.datasets import DATASETS
-from tslab.tasks.synthetic import CLASS_SPECS, VALUE_SPECS
-from tslab.tasks.task import Table, Task
-from tslab.tasks.world import REGIONS, region_of
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 CHUNK_ROWS = 2048
 
@@ -71,8 +72,10 @@ def _class_rows(task: Task) -> Iterator[tuple[str, float, float]]:
     yield "gain from the true location prior", spec.gain, ceiling["product_top1"] - ceiling["image_top1"]
     yield "rows without location", spec.missing[2], float((~task.test.has_location).double().mean())
     lonlat = concatenated_places(task)
-    shares = torch.bincount(region_of(lonlat), minlength=len(REGIONS)).double() / len(lonlat)
-    for region, target, share in zip(REGIONS, spec.geography.regions, shares.tolist(), strict=True):
+    shares = torch.bincount(continents(lonlat), minlength=len(CONTINENTS)).double() / len(lonlat)
+    for region, target, share in zip(
+        CONTINENTS.values(), spec.geography.regions, shares.tolist(), strict=True
+    ):
         yield f"share {region}", target, share
     quantiles = torch.quantile(
         lonlat[:, 1].double(), torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64)
