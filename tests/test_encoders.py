@@ -97,6 +97,14 @@ def test_float32_output_is_the_float64_output_rounded(key):
     assert (encoder(lonlat).double() - exact).abs().max() < 2e-6
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_autocast_does_not_round_the_features(key):
+    encoder, lonlat = small(key), places(64, torch.float32)
+    plain = encoder(lonlat)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(encoder(lonlat), plain)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -605,7 +613,8 @@ def real_harmonics(degree, lonlat):
 
 
 @pytest.mark.parametrize(
-    ("degree", "float32", "float64"), [(1, 1e-6, 1e-14), (20, 1e-5, 1e-13), (100, 3e-4, 1e-12)]
+    ("degree", "float32", "float64"),
+    [(1, 1e-7, 1e-14), (10, 5e-7, 2e-14), (20, 7e-7, 1e-13), (40, 1e-6, 4e-13), (100, 2e-6, 1e-12)],
 )
 def test_harmonics_agree_with_scipy_up_to_degree_100(degree, float32, float64):
     poles = torch.tensor([[0.0, 90.0], [50.0, -90.0], [-180.0, 89.999], [180.0, 0.0]], dtype=torch.float64)
@@ -614,6 +623,28 @@ def test_harmonics_agree_with_scipy_up_to_degree_100(degree, float32, float64):
     encoder = tslab.position_encoder("siren_sh", degree=degree)
     assert np.abs(encoder(lonlat).numpy() - expected).max() < float64
     assert np.abs(encoder(lonlat.float()).numpy() - expected).max() < float32
+    near = places(200)  # and within four degrees of the poles
+    near[:, 1] = near[:, 1].sign() * (90 - near[:, 1].abs() / 22.5)
+    assert (encoder(near.float()) - encoder(near.float().double())).abs().max() < float32
+
+
+def test_harmonics_are_the_same_on_both_sides_of_the_date_line():
+    lat = torch.linspace(-90, 90, 19)
+    encoder = tslab.position_encoder("siren_sh", degree=20)
+    east, west = (encoder(torch.stack([torch.full_like(lat, lon), lat], dim=-1)) for lon in (180.0, -180.0))
+    assert torch.equal(east, west)
+
+
+def test_second_derivatives_of_harmonics_make_the_laplacian_of_the_sphere():
+    """The surface Laplacian of Y_l^m is -l (l + 1) Y_l^m; on the equator it is the sum of both second derivatives."""
+    encoder = tslab.position_encoder("siren_sh", degree=6)
+    for lon in (0.0, 33.0, 180.0, -180.0):
+        place = torch.tensor([lon, 0.0], dtype=torch.float64)
+        second = torch.func.hessian(lambda place: encoder(place[None])[0])(place).diagonal(dim1=-2, dim2=-1)
+        laplacian = second.sum(-1) * (180 / math.pi) ** 2
+        l = torch.arange(36).sqrt().floor()  # noqa: E741
+        expected = -l * (l + 1) * encoder(place[None])[0]
+        assert torch.allclose(laplacian, expected, rtol=0, atol=1e-11)
 
 
 def test_harmonics_are_orthonormal():
@@ -639,6 +670,17 @@ def test_harmonics_of_degree_100_have_finite_gradients_at_the_poles(dtype):
     encoded = tslab.position_encoder("siren_sh", degree=100)(lonlat)
     encoded.sum().backward()
     assert encoded.isfinite().all() and lonlat.grad.isfinite().all()
+
+
+def test_the_gradient_of_harmonics_at_a_pole_points_along_the_meridian():
+    """Y_1^1 is proportional to x = cos(lat) cos(lon), whose derivative by latitude at the North Pole is -cos(lon)."""
+    lonlat = torch.tensor(
+        [[0.0, 90.0], [60.0, 90.0], [-180.0, 90.0]], dtype=torch.float64, requires_grad=True
+    )
+    x = tslab.position_encoder("siren_sh", degree=2)(lonlat)[:, 3] / math.sqrt(3 / (4 * math.pi))
+    (gradient,) = torch.autograd.grad(x.sum(), lonlat)
+    expected = torch.tensor([[0.0, -1.0], [0.0, -0.5], [0.0, 1.0]], dtype=torch.float64) * (math.pi / 180)
+    assert torch.allclose(gradient, expected, rtol=0, atol=1e-15)
 
 
 # Networks
