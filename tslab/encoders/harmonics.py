@@ -57,7 +57,7 @@ class SphericalHarmonics(PositionEncoder):
         self.register_constant("back", back)
         self.register_constant("start", start)
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n degree*degree"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n {self.degree}*{self.degree}"]:
         x, y, z = unit_vectors(lonlat.double()).to(lonlat.dtype).unbind(-1)
         waves = [(0 * x + 1, 0 * y)]  # cos^m(phi) (cos, sin)(m lambda); NaN for a missing place
         for _ in range(1, self.degree):

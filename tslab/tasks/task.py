@@ -7,7 +7,7 @@ notebook that of `tslab.tasks.display`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -44,8 +44,8 @@ class TaskMeta:
     """
 
     kind: TaskKind
-    classes: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
+    classes: Sequence[str] = ()
+    groups: Sequence[str] = ()
     label_name: str = "class"
     label_unit: str = ""
     label_transform: str = "none"
@@ -60,7 +60,7 @@ class TaskMeta:
     seed: int | None = None
     generator_version: str = ""
     ceiling: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, get_args(TaskKind))
@@ -86,6 +86,7 @@ class TaskMeta:
         return f"TaskMeta({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
+@runtime_checkable
 class Truth(Protocol):
     """What generated data know about themselves: the best prediction from the location alone.
 
