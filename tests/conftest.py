@@ -60,10 +60,11 @@ def _raises_unchecked(raises: Any) -> Any:
     @contextmanager
     def unchecked(*args: Any, **kwargs: Any) -> Iterator[Any]:
         with raises(*args, **kwargs) as caught:
+            before = jaxtyping.config.jaxtyping_disable
             jaxtyping.config.update("jaxtyping_disable", True)
             try:
                 yield caught
             finally:
-                jaxtyping.config.update("jaxtyping_disable", False)
+                jaxtyping.config.update("jaxtyping_disable", before)
 
     return unchecked

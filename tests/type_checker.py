@@ -4,6 +4,9 @@ import numpy as np
 from beartype import BeartypeConf, BeartypeHintOverrides, beartype
 
 WHOLE = int | np.integer
+REAL = float | np.floating | WHOLE
 check = beartype(
-    conf=BeartypeConf(hint_overrides=BeartypeHintOverrides({int: WHOLE, float: float | np.floating | WHOLE}))
+    conf=BeartypeConf(
+        hint_overrides=BeartypeHintOverrides({int: WHOLE, float: REAL, complex: complex | REAL})
+    )
 )
