@@ -57,7 +57,7 @@ class NeighborGraph:
     center_lonlat: Float[Tensor, "c 2"]
     neighborhood: Int[Tensor, " c"]
     frame_lonlat: Float[Tensor, "d 2"]
-    indptr: Int[Tensor, " d_plus_1"]
+    indptr: Int[Tensor, " d+1"]
     indices: Int[Tensor, " e"]
     cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
