@@ -139,7 +139,7 @@ def measure_r2(samples: pd.DataFrame) -> Measured:
     values = np.stack([(prediction - label) ** 2, centred, centred**2], axis=1)
 
     def r2(means: NDArray[np.float64]) -> NDArray[np.float64]:
-        return 1 - means[..., 0] / (means[..., 2] - means[..., 1] ** 2)
+        return np.asarray(1 - means[..., 0] / (means[..., 2] - means[..., 1] ** 2))
 
     rng, n = _rng("r2"), len(values)
     drawn = (np.bincount(rng.integers(n, size=n), minlength=n) @ values / n for _ in range(REPLICATES))

@@ -66,7 +66,7 @@ class PositionEncoder(nn.Module):
             target.copy_(self.encode(block))
         return out
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n {self.out_features}"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         """The formula. `lonlat` is checked already."""
         raise NotImplementedError(f"{type(self).__name__} must define encode(lonlat)")
 

@@ -82,7 +82,7 @@ class EqualEarthFourier(PositionEncoder):
         normal = torch.randn((len(self.sigmas), num_frequencies, 2), generator=generator)
         self.register_buffer("directions", normal * torch.tensor(self.sigmas)[:, None, None])
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n {self.out_features}"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         x, y = equal_earth(lonlat.double()).mul(66.50336 / 180).unbind(-1)
         directions = self.directions.double()
         along = (
