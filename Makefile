@@ -22,7 +22,7 @@ test: export OMP_NUM_THREADS = 1
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-slow test-browser test-versions lint lock notebooks reproduce assets clean distclean
+.PHONY: help book serve test test-slow test-browser test-shapes test-versions lint lock notebooks reproduce assets clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,13 @@ test-slow: $(READY) ## run the tests that take longer than ten seconds each
 
 test-browser: $(READY) ## open every page of the built book in Chromium, with the network blocked
 	$(BIN)/python -m pytest tests/browser -n auto $(PYTEST_FLAGS)
+
+# Those that start other programs or run whole chapters, which the hook does not reach, are left out.
+SHAPES = $(filter-out $(patsubst %,tests/test_%.py,book cells notebooks recipes release spelling versions), \
+  $(filter-out %_chapters.py,$(wildcard tests/test_*.py)))
+test-shapes: export OMP_NUM_THREADS = 1
+test-shapes: $(READY) ## the tests of the package, with the types and shapes of every call checked
+	$(BIN)/python -m pytest $(SHAPES) --jaxtyping-packages=tslab,tests.type_checker.check $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 test-versions: $(READY) ## the tests with the lowest and the newest versions, and all notebooks with those of Colab
 	PYTHON=$(PYTHON) tests/versions/run $(VERSIONS)

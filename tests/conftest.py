@@ -1,8 +1,12 @@
 """Shared fixtures: where the released files and the golden numbers are, and what a skipped test needs."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import pytest
 
 
@@ -11,7 +15,9 @@ def mirror() -> Path:
     """Folder laid out like the TorchSpatial repository (holds ``eval_results/``)."""
     root = os.environ.get("TSLAB_MIRROR")
     if not root:
-        pytest.skip("needs the released TorchSpatial files: set TSLAB_MIRROR to a folder that holds TorchSpatial/")
+        pytest.skip(
+            "needs the released TorchSpatial files: set TSLAB_MIRROR to a folder that holds TorchSpatial/"
+        )
     for folder in (Path(root) / "TorchSpatial", Path(root)):
         if (folder / "eval_results").is_dir():
             return folder
@@ -35,10 +41,30 @@ def golden_of_released() -> Path:
     for folder in candidates:
         if (folder / "checkpoint_outputs.npz").is_file():
             return folder.resolve()
-    pytest.skip("needs the golden numbers of the released files: set TSLAB_GOLDEN to the folder that holds them")
+    pytest.skip(
+        "needs the golden numbers of the released files: set TSLAB_GOLDEN to the folder that holds them"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """With TSLAB_STRICT_WARNINGS=1 (`make test-versions`), a warning that a line of tslab causes is an error."""
     if os.environ.get("TSLAB_STRICT_WARNINGS"):
         config.addinivalue_line("filterwarnings", r"error:::tslab(\..*)?\Z")
+    if config.getoption("jaxtyping_packages", None):
+        pytest.raises = _raises_unchecked(pytest.raises)
+
+
+def _raises_unchecked(raises: Any) -> Any:
+    """``pytest.raises`` of `make test-shapes`: what is refused often has a wrong type, so none is checked in there."""
+
+    @contextmanager
+    def unchecked(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with raises(*args, **kwargs) as caught:
+            before = jaxtyping.config.jaxtyping_disable
+            jaxtyping.config.update("jaxtyping_disable", True)
+            try:
+                yield caught
+            finally:
+                jaxtyping.config.update("jaxtyping_disable", before)
+
+    return unchecked

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "tslab"
 
 #: Room -> its modules, as the first part of the name behind ``tslab.``; every module has one.
 ROOMS = {
-    "ground": ("_checks", "_files", "_optional", "coords", "land", "strata", "earth"),
+    "ground": ("_checks", "_numbers", "_files", "_optional", "coords", "land", "strata", "earth"),
     "encoders": ("encoders",),
     "models": ("models", "fusion", "losses"),
     "released": ("published", "released", "released_files"),

@@ -8,7 +8,7 @@ unit vectors and back, measures distances between them and draws places uniforml
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
@@ -98,7 +98,7 @@ def lonlat_from_unit_vectors(xyz: Float[Tensor, "n 3"]) -> Float[Tensor, "n 2"]:
 
 
 def great_circle_distance(
-    a: Float[Tensor, "*n 2"], b: Float[Tensor, "*n 2"], *, radius_km: float = EARTH_RADIUS_KM
+    a: Real[Tensor, "*#n 2"], b: Real[Tensor, "*#n 2"], *, radius_km: float = EARTH_RADIUS_KM
 ) -> Float[Tensor, "*n"]:
     """Great-circle distance in kilometres between places, row by row; the shapes broadcast against each other.
 
@@ -160,7 +160,7 @@ def _values_are_hidden(tensor: Tensor) -> bool:
     )
 
 
-def _check_range(lonlat: Float[Tensor, "*n 2"], name: str) -> None:
+def _check_range(lonlat: Real[Tensor, "*n 2"], name: str) -> None:
     """Raise `CoordinateError` for the first place that is outside the world; NaN is not."""
     lon, lat = lonlat.detach().unbind(-1)
     bad = (lon.abs() > LON_LIMIT) | (lat.abs() > LAT_LIMIT)  # false for NaN, true for infinity

@@ -6,7 +6,7 @@
 models of the benchmark, which are trained from image features and not around a network of yours.)
 """
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +90,7 @@ class LateFusion(nn.Module):
         place = torch.where(present[:, None], place, self.missing)
         return self.head(torch.cat([self.backbone(image), place], dim=-1))
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "LateFusion":
         super().train(mode)
         if not any(p.requires_grad for p in self.backbone.parameters()):
             self.backbone.eval()

@@ -61,7 +61,7 @@ def presence_only_loss(
 
 
 def presence_only_loss_of_pass(
-    logits: Float[Tensor, "b+r k"],
+    logits: Float[Tensor, "n k"],
     target: Int[Tensor, " b"],
     *,
     background_weight: float = 1.0,

@@ -4,29 +4,26 @@ Per-sample results come first (a rank, an error), summaries second, so that ever
 any part of the Earth and every one can have an interval. Tensors stay on their device; nothing loops over rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, Shaped
-from numpy.typing import NDArray
+from jaxtyping import Float, Int, Real, Shaped
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
+from tslab._numbers import Numbers
 
 CHUNK_ELEMENTS = 2**24
 SMALLEST_VARIANCE = 1e-12
 """Labels whose variance is below this share of their mean square about a fixed point are equal, but for rounding."""
 
-Numbers: TypeAlias = Tensor | NDArray[Any] | pd.Series | Sequence[float]
-"""What the metrics take as one number for each row; results of tensors are computed on their device."""
-
 
 def true_class_ranks(
-    scores: Float[Tensor, "n k"], target: Int[Tensor, " n"] | Numbers
+    scores: Real[Tensor, "n k"] | Numbers, target: Int[Tensor, " n"] | Numbers
 ) -> Float[Tensor, " n"]:
     """Rank of the true class in each row: 1 + (number of classes that score higher) + (number that tie) / 2.
 
@@ -59,7 +56,7 @@ def true_class_ranks(
     return out
 
 
-def _explain_ranks(scores: Float[Tensor, "n k"], target: Int[Tensor, " n"], outside: Tensor) -> None:
+def _explain_ranks(scores: Real[Tensor, "n k"], target: Int[Tensor, " n"], outside: Tensor) -> None:
     if bool(outside.any()):
         row = int(outside.nonzero()[0, 0])
         raise ValueError(
@@ -72,19 +69,19 @@ def _explain_ranks(scores: Float[Tensor, "n k"], target: Int[Tensor, " n"], outs
     )
 
 
-def top_k_accuracy(ranks: Float[Tensor, " n"] | Numbers, k: int) -> float:
+def top_k_accuracy(ranks: Real[Tensor, " n"] | Numbers, k: int) -> float:
     """Share of rows whose true class has rank <= ``k``; a tie for the last place does not count."""
     check_count("k", k)
     return _mean(as_tensor(ranks) <= k)
 
 
-def mean_reciprocal_rank(ranks: Float[Tensor, " n"] | Numbers) -> float:
+def mean_reciprocal_rank(ranks: Real[Tensor, " n"] | Numbers) -> float:
     """Mean of 1 / rank."""
     return _mean(as_tensor(ranks).double().reciprocal())
 
 
 def reliability(
-    confidence: Float[Tensor, " n"] | Numbers, correct: Shaped[Tensor, " n"] | Numbers, *, bins: int = 15
+    confidence: Real[Tensor, " n"] | Numbers, correct: Shaped[Tensor, " n"] | Numbers, *, bins: int = 15
 ) -> pd.DataFrame:
     """Data of a reliability diagram: for each of ``bins`` equal intervals of confidence in (0, 1], how often
     the model was right.
@@ -110,7 +107,7 @@ def reliability(
 
 
 def expected_calibration_error(
-    confidence: Float[Tensor, " n"] | Numbers, correct: Shaped[Tensor, " n"] | Numbers, *, bins: int = 15
+    confidence: Real[Tensor, " n"] | Numbers, correct: Shaped[Tensor, " n"] | Numbers, *, bins: int = 15
 ) -> float:
     """Mean over rows of |accuracy - confidence| of the row's bin (see `reliability`).
 
@@ -121,24 +118,24 @@ def expected_calibration_error(
     return float((gap * table["n"]).sum() / max(int(table["n"].sum()), 1))
 
 
-def r2(prediction: Float[Tensor, " n"] | Numbers, label: Float[Tensor, " n"] | Numbers) -> float:
+def r2(prediction: Real[Tensor, " n"] | Numbers, label: Real[Tensor, " n"] | Numbers) -> float:
     """R^2 = 1 - SSE / SST, SST about the mean of these labels; negative for a model worse than that mean,
     NaN if all labels are equal."""
     return _regression_statistics(prediction, label)["r2"]
 
 
-def mae(prediction: Float[Tensor, " n"] | Numbers, label: Float[Tensor, " n"] | Numbers) -> float:
+def mae(prediction: Real[Tensor, " n"] | Numbers, label: Real[Tensor, " n"] | Numbers) -> float:
     """Mean absolute error, in the unit of the label."""
     return _regression_statistics(prediction, label)["mae"]
 
 
-def rmse(prediction: Float[Tensor, " n"] | Numbers, label: Float[Tensor, " n"] | Numbers) -> float:
+def rmse(prediction: Real[Tensor, " n"] | Numbers, label: Real[Tensor, " n"] | Numbers) -> float:
     """Root of the mean squared error, in the unit of the label."""
     return _regression_statistics(prediction, label)["rmse"]
 
 
 def bootstrap_interval(
-    values: Float[Tensor, "n m"],
+    values: Real[Tensor, "n m"] | Numbers,
     statistic: Callable[[Float[Tensor, "*b m"]], Float[Tensor, "*b"]],
     *,
     level: float = 0.95,
@@ -157,8 +154,8 @@ def bootstrap_interval(
 
 
 def bootstrap_means(
-    values: Float[Tensor, "n m"], *, replicates: int = 500, seed: int | np.random.Generator = 0
-) -> Float[Tensor, "replicates m"]:
+    values: Real[Tensor, "n m"] | Numbers, *, replicates: int = 500, seed: int | np.random.Generator = 0
+) -> Float[Tensor, "{replicates} m"]:
     """Means of the columns over rows drawn with replacement, once for each replicate; NaN for fewer than two rows.
 
     ``seed`` may be a NumPy generator, which then draws the rows.
@@ -192,7 +189,7 @@ def interval_of(replicates: Float[Tensor, " b"], *, level: float = 0.95) -> tupl
 
 
 def mean_interval(
-    values: NDArray[np.floating[Any]] | Numbers, *, level: float = 0.95, overlap: float = 0.0
+    values: Real[Tensor, " n"] | Numbers, *, level: float = 0.95, overlap: float = 0.0
 ) -> tuple[float, float, float]:
     """Mean of a few values (one for each seed), with its interval by Student's t: (mean, low, high).
 

@@ -6,6 +6,7 @@ nothing to say about it (its row is NaN, and whoever combines it with an image f
 regressor uses a learned vector in its place.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -98,7 +99,7 @@ class Regressor(nn.Module):
         fusion: str = "concat",
         image_kind: str = "feats",
         embedding_dim: int = 256,
-        head: tuple[int, ...] = (256, 256),
+        head: Sequence[int] = (256, 256),
         location_activation: str = "identity",
         dropout: float = 0.1,
         generator: torch.Generator | None = None,

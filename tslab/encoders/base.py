@@ -40,7 +40,7 @@ class PositionEncoder(nn.Module):
 
     out_features: int
 
-    def forward(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
+    def forward(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n {self.out_features}"]:
         """Encode places; see the class.
 
         Raises:
@@ -213,8 +213,8 @@ def sin_turns(turns: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tenso
 
 
 def sin_cos(
-    values: Float[Tensor, "*shape"], frequencies: Float[Tensor, "*frequencies"], dtype: torch.dtype
-) -> tuple[Float[Tensor, "*out"], Float[Tensor, "*out"]]:
+    values: Float[Tensor, "*#shape"], frequencies: Float[Tensor, "*#shape"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Sine and cosine of 2 pi ``values`` x ``frequencies``, exact as in `sin_turns`.
 
     ``values`` and ``frequencies`` (turns per unit, float64) broadcast.
@@ -224,7 +224,7 @@ def sin_cos(
     return phase.sin(), phase.cos()
 
 
-def interleave(*columns: Float[Tensor, " f"]) -> Float[Tensor, " k*f"]:
+def interleave(*columns: Float[Tensor, " f"]) -> Float[Tensor, " {len(columns)}*f"]:
     """Tables of k features per scale, written as k columns, in the order of the output: scale by scale.
 
     With its frequencies in that order, an encoder computes each feature where it is written, side by side. A

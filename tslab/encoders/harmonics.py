@@ -61,7 +61,7 @@ class SphericalHarmonics(PositionEncoder):
         self.register_constant("even", even)
         self.register_constant("odd", odd)
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n degree*degree"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n {self.degree}*{self.degree}"]:
         lon, lat = lonlat.double().split(1, dim=-1)
         lon = lon + 360 * (lon == -180)  # the date line has one name
         sine, cosine = sin_cos(lon / 360, self.orders, lonlat.dtype)  # of m lambda, (n, m)

@@ -59,7 +59,7 @@ class LocationEncoder(nn.Module):
         self.out_features = embedding_dim
         self.config = config
 
-    def forward(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
+    def forward(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n {self.out_features}"]:
         features = self.position_encoder(lonlat)
         weight = [*self.network.parameters(), features][0]
         return self.network(features.to(weight.dtype))

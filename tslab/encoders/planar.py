@@ -169,7 +169,7 @@ class RBF(PositionEncoder):
         # (m, 2), but column by column in memory: a compiled encoder then reads each coordinate in one sweep
         self.register_buffer("anchors", anchors.detach().T.clone(memory_format=torch.contiguous_format).T)
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n m"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon, lat = lonlat.unbind(-1)
         anchor_lon, anchor_lat = self.anchors.to(lonlat.dtype).unbind(-1)
         squared_degrees = (lon[:, None] - anchor_lon) ** 2 + (lat[:, None] - anchor_lat) ** 2
@@ -223,7 +223,7 @@ class RFF(PositionEncoder):
         self.register_buffer("directions", directions)
         self.register_buffer("shift", torch.rand(num_scales, generator=generator) * (2 * math.pi))
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon_min, lon_max, lat_min, lat_max = self.extent
         lon, lat = lonlat.unbind(-1)
         x = 2 * (lon - lon_min) / (lon_max - lon_min) - 1
@@ -262,7 +262,7 @@ class Space2VecGrid(MultiScaleEncoder):
         super().__init__(num_scales, min_radius, max_radius)
         self.out_features = 4 * num_scales
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 4*f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         f, zero = self.frequencies, torch.zeros_like(self.frequencies)
         turns = lonlat.double()[:, :, None] * interleave(f, f)  # (n, coordinate, 2 f)
         ahead = interleave(zero, zero + QUARTER)  # sine, cosine
@@ -300,7 +300,7 @@ class Space2VecTheory(MultiScaleEncoder):
         directions = [[1.0, 0.0], [-half, high], [-half, -high]]
         self.register_constant("directions", torch.tensor(directions, dtype=torch.float64, device="cpu"))
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6*f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         f, zero = self.frequencies, torch.zeros_like(self.frequencies)
         east, north = (
             interleave(*(f * component for component in components.repeat_interleave(2)))

@@ -192,7 +192,7 @@ def _read_satclip(content: Any, path: object) -> LocationEncoder:
     return encoder
 
 
-def _satclip_factors(degree: int) -> Float[Tensor, "degree*degree"]:
+def _satclip_factors(degree: int) -> Float[Tensor, "{degree}*{degree}"]:
     """SatCLIP's harmonics divided by ours, column by column: (-1)^l, times pi where m = 0."""
     columns = [(l, m) for l in range(degree) for m in range(-l, l + 1)]  # noqa: E741
     return torch.tensor([(-1) ** l * (math.pi if m == 0 else 1.0) for l, m in columns])  # noqa: E741

@@ -70,7 +70,7 @@ class NeRF(WaveEncoder):
         super().__init__(2.0 ** torch.arange(num_scales, dtype=torch.float64, device="cpu") / 2)
         self.out_features = 6 * num_scales
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 6*f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         xyz = unit_vectors(lonlat.double())
         sine, cosine = sin_cos(xyz[:, :, None], self.frequencies, lonlat.dtype)  # (n, axis, f)
         return torch.cat([sine.flatten(1), cosine.flatten(1)], dim=-1)
@@ -118,7 +118,7 @@ class Sphere2Vec(MultiScaleEncoder):
         return Waves(sin[:, :1], cos[:, :1]), Waves(sin[:, 1:], cos[:, 1:])
 
 
-def scale_by_scale(*features: Float[Tensor, "n f"]) -> Float[Tensor, "n k*f"]:
+def scale_by_scale(*features: Float[Tensor, "n f"]) -> Float[Tensor, "n {len(features)}*f"]:
     """k features of each scale, (n, f) each, in the order of the output: all of the first scale, then the second."""
     return torch.stack(features, dim=-1).flatten(1)
 
@@ -134,7 +134,7 @@ class SphereC(Sphere2Vec):
 
     features_per_scale = 3
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon_f, lat_f = self.scaled(lonlat)
         return scale_by_scale(lat_f.sin, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin)
 
@@ -151,7 +151,7 @@ class SphereCPlus(Sphere2Vec):
 
     features_per_scale = 6
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon_f, lat_f = self.scaled(lonlat)
         return scale_by_scale(
             lat_f.sin, lat_f.cos, lon_f.sin, lon_f.cos, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin
@@ -170,7 +170,7 @@ class SphereM(Sphere2Vec):
 
     features_per_scale = 5
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         (lon_f, lat_f), (lon, lat) = self.scaled(lonlat), self.whole(lonlat)
         return scale_by_scale(
             lat_f.sin, lat_f.cos * lon.cos, lat.cos * lon_f.cos, lat_f.cos * lon.sin, lat.cos * lon_f.sin
@@ -211,7 +211,7 @@ class SphereMPlus(Sphere2Vec):
         super().__init__(num_scales, min_radius, max_radius)
         self.collapse_scales(scales)
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k*f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         (lon_f, lat_f), (lon, lat) = self.scaled(lonlat), self.whole(lonlat)
         return scale_by_scale(
             lat_f.sin,
@@ -259,7 +259,7 @@ class DFS(Sphere2Vec):
         self.collapse_scales(scales)
         self.out_features = 4 * num_scales**2 + 4 * num_scales
 
-    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 4*f*f+4*f"]:
+    def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon, lat = self.scaled(lonlat)
         products = torch.cat(lon, dim=-1)[:, :, None] * torch.cat(lat, dim=-1)[:, None, :]  # (n, 2 f, 2 f)
         return torch.cat([products.flatten(1), scale_by_scale(lat.sin, lat.cos, lon.sin, lon.cos)], dim=-1)

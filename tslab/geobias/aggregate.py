@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
+from tslab._numbers import Numbers
 from tslab.coords import check_lonlat, has_location
 from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran, two_sided_p
 from tslab.geobias.inputs import as_outcomes, check_seed
@@ -128,8 +129,8 @@ class SummaryOptions(SSIOptions, total=False):
 
 
 def summary(
-    samples: Float[Tensor, "n 2"] | NeighborGraph,
-    performance: Float[Tensor, " n"],
+    samples: Float[Tensor, "n 2"] | Numbers | NeighborGraph,
+    performance: Shaped[Tensor, "n *e"] | Numbers | None,
     *,
     alpha: float = 0.05,
     block_km: float = BLOCK_KM,
@@ -209,7 +210,7 @@ def summary(
     )
 
 
-def _can_be_local(graph: NeighborGraph, performance: Tensor) -> bool:
+def _can_be_local(graph: NeighborGraph, performance: Tensor | Numbers) -> bool:
     """True if the local statistics exist: the centres are samples, and the values are not all equal."""
     if len(graph.order) == 0 or bool((graph.center_rows < 0).any()):
         return False

@@ -8,11 +8,14 @@ turned into the frame of the centre.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
@@ -47,7 +50,11 @@ def background_count(density: float | Tensor, radius_rad: float) -> Int[Tensor, 
 
 
 def background_grid(
-    center: Float[Tensor, "2"], radius_rad: float, *, n: int | None = None, density: float | None = None
+    center: Real[Tensor, "2"] | NDArray[Any] | Sequence[float],
+    radius_rad: float,
+    *,
+    n: int | None = None,
+    density: float | None = None,
 ) -> Float[Tensor, "m 2"]:
     """Background points around one centre, (longitude, latitude) in degrees, float64.
 
@@ -109,7 +116,7 @@ class Lattice:
     cos_azimuth: Float[Tensor, " m"]
     sin_azimuth: Float[Tensor, " m"]
 
-    def local(self, point: Int[Tensor, "*s"], pattern: Int[Tensor, "*s"]) -> Float[Tensor, "*s 3"]:
+    def local(self, point: Int[Tensor, "*#s"], pattern: Int[Tensor, "*#s"]) -> Float[Tensor, "*s 3"]:
         """Offset of points from the centre, in the frame (south, east, up), on the unit sphere."""
         colatitude = self.ring[point] * self.spacing[pattern]
         sine, half = colatitude.sin(), (colatitude / 2).sin()

@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from tslab._checks import check_number
+from tslab._numbers import Numbers
 from tslab.geobias.inputs import as_outcomes, as_tensor
 from tslab.geobias.neighbors import NeighborGraph
 
@@ -41,7 +42,7 @@ class GetisOrd:
     p: Float[Tensor, " c"]
 
 
-def local_moran(graph: NeighborGraph, values: Float[Tensor, " n"]) -> LocalMoran:
+def local_moran(graph: NeighborGraph, values: Shaped[Tensor, " n"] | Numbers) -> LocalMoran:
     """Local Moran's I with row-standardised binary weights over the neighbourhoods (the sample itself excluded).
 
     With z the deviations from the mean of all located samples and m2 their mean square:
@@ -68,7 +69,7 @@ def local_moran(graph: NeighborGraph, values: Float[Tensor, " n"]) -> LocalMoran
     return LocalMoran(statistic, mean, sigma, score, two_sided_p(score), torch.where(usable, quadrant, 0))
 
 
-def getis_ord(graph: NeighborGraph, values: Float[Tensor, " n"]) -> GetisOrd:
+def getis_ord(graph: NeighborGraph, values: Shaped[Tensor, " n"] | Numbers) -> GetisOrd:
     """Getis and Ord's G* with binary weights over the neighbourhoods, the sample itself included.
 
     With mean y and standard deviation s (divisor n) of all located samples and w the neighbourhood's size:
@@ -88,7 +89,7 @@ def two_sided_p(z: Float[Tensor, "*c"]) -> Float[Tensor, "*c"]:
 
 
 def false_discovery(
-    p: Float[Tensor, " c"], alpha: float = 0.05
+    p: Float[Tensor, " c"] | Numbers, alpha: float = 0.05
 ) -> tuple[Bool[Tensor, " c"], Float[Tensor, " c"]]:
     """Benjamini and Hochberg (1995): which tests to call, and the q-value of each; NaN p-values take no part.
 
@@ -111,7 +112,7 @@ def false_discovery(
 
 
 def _sums(
-    graph: NeighborGraph, values: Tensor, *, include_self: bool
+    graph: NeighborGraph, values: Tensor | Numbers, *, include_self: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Deviations of all located samples; per centre its own, the sum over its neighbourhood, and the count."""
     if bool((graph.center_rows < 0).any()):

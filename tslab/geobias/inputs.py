@@ -5,8 +5,8 @@ part. Whatever cannot be meant is refused here, before anything is searched or d
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
+from tslab._numbers import Numbers
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat
+
+Pair: TypeAlias = Sequence[Tensor | Numbers]
+"""Neighbours of each centre as compressed rows, (indptr, indices)."""
 
 HITS = "hits and misses: bool, 1 and 0, or +1 and -1"
 

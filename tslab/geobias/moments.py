@@ -10,7 +10,7 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 
 Form = Literal["density", "tail", "tail_plus_one"]
@@ -32,7 +32,7 @@ class Moments(NamedTuple):
     sigma: Tensor
 
 
-def published_moments(values: Float[Tensor, " v"], counts: Int[Tensor, "*c v"]) -> Moments:
+def published_moments(values: Float[Tensor, " v"], counts: Real[Tensor, "*c v"]) -> Moments:
     """Published mean and sigma for nodes that hold ``values[c]`` ``counts[..., c]`` times (0 is allowed).
 
     With N = sum n_c, a_c = c - zbar, S = sum n_c a_c^2, over the values that occur:

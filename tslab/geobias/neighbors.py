@@ -22,8 +22,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tslab._checks import check_count
+from tslab._numbers import Numbers
 from tslab.coords import check_lonlat, has_location, unit_vectors
-from tslab.geobias.inputs import as_places, as_radius, as_rows, as_tensor
+from tslab.geobias.inputs import Pair, as_places, as_radius, as_rows, as_tensor
 from tslab.geobias.search import SEARCH_CHUNK, place_finder, samples_within
 
 
@@ -56,7 +57,7 @@ class NeighborGraph:
     center_lonlat: Float[Tensor, "c 2"]
     neighborhood: Int[Tensor, " c"]
     frame_lonlat: Float[Tensor, "d 2"]
-    indptr: Int[Tensor, " d_plus_1"]
+    indptr: Int[Tensor, " d+1"]
     indices: Int[Tensor, " e"]
     cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
@@ -98,13 +99,13 @@ class NeighborGraph:
 
 
 def neighbor_graph(
-    lonlat: Float[Tensor, "n 2"],
+    lonlat: Float[Tensor, "n 2"] | Numbers,
     *,
     radius_km: float | None = None,
     radius_rad: float | None = None,
     max_neighbors: int | None = 100,
-    centers: Tensor | None = None,
-    neighbors: tuple[Tensor, Tensor] | None = None,
+    centers: Tensor | Numbers | None = None,
+    neighbors: Pair | None = None,
     device: str | torch.device | None = None,
 ) -> NeighborGraph:
     """Samples within a radius of each centre, at most the ``max_neighbors`` nearest, the centre's own included.
@@ -222,7 +223,7 @@ def distinct_places(center_lonlat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _given_neighbors(
-    neighbors: tuple[Tensor, Tensor], located: Tensor, order: Tensor, num_samples: int
+    neighbors: Pair, located: Tensor, order: Tensor, num_samples: int
 ) -> tuple[Tensor, Tensor]:
     if not isinstance(neighbors, tuple | list) or len(neighbors) != 2:
         raise ValueError("neighbors must be a NeighborGraph or a pair (indptr, indices)")

@@ -6,16 +6,18 @@ Kullback-Leibler divergence. A model that is right and wrong in the same proport
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
+from tslab._numbers import Numbers
 from tslab.coords import has_location, unit_vectors
 from tslab.geobias.inputs import as_hits, as_outcomes, as_places, as_radius, check_word
 from tslab.geobias.neighbors import distinct_places, places_in_order, read_centers
@@ -58,15 +60,15 @@ class SRIResult:
 
 
 def sri(
-    lonlat: Float[Tensor, "n 2"],
-    performance: Float[Tensor, "n *e"],
+    lonlat: Float[Tensor, "n 2"] | Numbers,
+    performance: Shaped[Tensor, "n *e"] | Numbers,
     *,
     radius_km: float | None = None,
     radius_rad: float | None = None,
     partition: Partition = "distance_lag",
     size: float | int | None = None,
     min_samples: int = 20,
-    centers: Tensor | None = None,
+    centers: Tensor | Numbers | None = None,
     histogram: Literal["fixed", "published"] | None = None,
     azimuth: Literal["correct", "published"] | None = None,
     wrap_longitude: bool | None = None,
@@ -151,8 +153,8 @@ def sri(
 
 
 def parts_of(
-    lonlat: Float[Tensor, "n 2"],
-    center: Float[Tensor, "2"],
+    lonlat: Float[Tensor, "n 2"] | Numbers,
+    center: Real[Tensor, "2"] | NDArray[Any] | Sequence[float],
     *,
     radius_km: float | None = None,
     radius_rad: float | None = None,

@@ -17,7 +17,7 @@ BRUTE_FORCE_LIMIT = 300_000
 """On a GPU, more places than this are searched by the tree on the CPU instead."""
 
 
-def squared_chord(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
+def squared_chord(a: Float[Tensor, "*#n 3"], b: Float[Tensor, "*#n 3"]) -> Float[Tensor, "*n"]:
     """Squared straight-line distance between unit vectors, each operation rounded on its own.
 
     Equal inputs give equal bits whatever their position in the tensor, which is what ties are decided by.

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
-from tslab.geobias.inputs import as_hits, as_outcomes, as_radius, as_tensor, check_word
+from tslab._numbers import Numbers
+from tslab.geobias.inputs import Pair, as_hits, as_outcomes, as_radius, as_tensor, check_word
 from tslab.geobias.moments import Form, Moments, exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.weights import MOST_NEIGHBORS, WeightChunk, weight_graphs
@@ -104,7 +105,7 @@ class Neighborhoods(TypedDict, total=False):
     radius_km: float | None
     radius_rad: float | None
     max_neighbors: int | None
-    centers: Tensor | None
+    centers: Tensor | Numbers | None
     device: str | torch.device | None
 
 
@@ -122,14 +123,14 @@ class Scoring(TypedDict, total=False):
 class SSIOptions(Neighborhoods, Scoring, total=False):
     """All keyword arguments of `ssi`."""
 
-    neighbors: tuple[Tensor, Tensor] | NeighborGraph | None
+    neighbors: Pair | NeighborGraph | None
 
 
 def ssi(
-    samples: Float[Tensor, "n 2"] | NeighborGraph,
-    performance: Float[Tensor, "n *e"] | None,
+    samples: Float[Tensor, "n 2"] | Numbers | NeighborGraph,
+    performance: Shaped[Tensor, "n *e"] | Numbers | None,
     *,
-    neighbors: tuple[Tensor, Tensor] | NeighborGraph | None = None,
+    neighbors: Pair | NeighborGraph | None = None,
     k: int = 4,
     density: float | Literal["auto"] = "auto",
     marks: Marks | None = None,
@@ -171,9 +172,9 @@ def ssi(
 
 
 def graph_of(
-    samples: Float[Tensor, "n 2"] | NeighborGraph,
+    samples: Float[Tensor, "n 2"] | Numbers | NeighborGraph,
     *,
-    neighbors: tuple[Tensor, Tensor] | NeighborGraph | None = None,
+    neighbors: Pair | NeighborGraph | None = None,
     **where: Unpack[Neighborhoods],
 ) -> NeighborGraph:
     """The graph that the arguments of a score mean: a given one, or the one that a search finds.
@@ -206,7 +207,7 @@ def graph_of(
 
 def ssi_on_graph(
     graph: NeighborGraph,
-    performance: Float[Tensor, "n *e"] | None,
+    performance: Shaped[Tensor, "n *e"] | Numbers | None,
     *,
     k: int = 4,
     density: float | Literal["auto"] = "auto",
@@ -273,7 +274,9 @@ def formulation(
     return cast(Formulation, chosen)
 
 
-def _mark_values(graph: NeighborGraph, performance: Tensor | None, marks: Marks) -> tuple[Tensor, bool]:
+def _mark_values(
+    graph: NeighborGraph, performance: Tensor | Numbers | None, marks: Marks
+) -> tuple[Tensor, bool]:
     """Marks of the internal samples, (v, e) in float64, and whether there is a single column without an axis."""
     if performance is None and marks != "unmarked":
         raise ValueError(

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from tslab._checks import check_count
+from tslab._numbers import Numbers
 from tslab.coords import has_location
 from tslab.geobias.background import local_frame
 from tslab.geobias.inputs import as_hits, as_outcomes, as_places, check_seed
@@ -60,8 +61,8 @@ class BaseRelative:
 
 
 def base_and_relative(
-    lonlat: Float[Tensor, "n 2"],
-    hits: Float[Tensor, " n"],
+    lonlat: Float[Tensor, "n 2"] | Numbers,
+    hits: Shaped[Tensor, " n"] | Numbers,
     *,
     num_seeds: int = 3,
     seed: int = 0,
@@ -116,8 +117,8 @@ def base_and_relative(
 
 
 def center_scores(
-    lonlat: Float[Tensor, "n 2"],
-    hits: Float[Tensor, " n"],
+    lonlat: Float[Tensor, "n 2"] | Numbers,
+    hits: Shaped[Tensor, " n"] | Numbers,
     *,
     seed: int = 0,
     min_samples: int = 5,
@@ -147,8 +148,8 @@ def center_scores(
 
 
 def _centers(
-    lonlat: Tensor,
-    hits: Tensor,
+    lonlat: Tensor | Numbers,
+    hits: Tensor | Numbers,
     max_centers: int | None,
     seed: int,
     radius_rad: float,

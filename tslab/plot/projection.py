@@ -26,7 +26,7 @@ def equal_earth(lon: ArrayLike, lat: ArrayLike) -> tuple[NDArray[np.float64], ND
     t2 = theta**2
     x = 2 * np.sqrt(3) * lam * np.cos(theta) / (3 * _equal_earth_slope(t2))
     a1, a2, a3, a4 = _EQUAL_EARTH
-    return x, theta * (a1 + t2 * (a2 + t2**2 * (a3 + t2 * a4)))
+    return np.asarray(x), np.asarray(theta * (a1 + t2 * (a2 + t2**2 * (a3 + t2 * a4))))
 
 
 def inverse_equal_earth(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

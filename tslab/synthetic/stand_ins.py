@@ -184,8 +184,8 @@ def _class_task(name: str, scale: Scale, seed: int) -> Task:
             target=target,
             image=image,
             user=_users(n, spec.users, scale, stream("users")),
-            date=_dates(target, classes, stream("dates")) if spec.dates else None,  # type: ignore[arg-type]
-            group=drawn.site[split] if spec.land_use else None,  # type: ignore[arg-type]
+            date=_dates(target, classes, stream("dates")) if spec.dates else None,
+            group=drawn.site[split] if spec.land_use else None,
         )
     meta = synthetic_meta(
         scale,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from tslab.tasks.columns import TaskDataError
 from tslab.tasks.images import csr_fault
@@ -29,7 +30,7 @@ UNREADABLE = (
 """What NumPy and zipfile raise when an .npz file is damaged."""
 
 
-def open_npy(path: Path) -> np.ndarray[Any, Any]:
+def open_npy(path: Path) -> NDArray[Any]:
     """A .npy file of numbers in two dimensions, memory-mapped.
 
     Raises:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tslab._numbers import Numbers
 from tslab.tasks.columns import TaskDataError
 
 
+@runtime_checkable
 class RowSource(Protocol):
     """A two-dimensional array that need not be in memory: a ``numpy.memmap``, or rows computed when asked for."""
 
@@ -88,8 +90,11 @@ CHUNK_ROWS = 8192
 ImageInput: TypeAlias = Tensor | sp.csr_array | LazyRows | None
 """What a table may hold as image input: a dense tensor, a sparse matrix, rows on disk, or nothing."""
 
+GivenImage: TypeAlias = ImageInput | Numbers | sp.sparray | sp.spmatrix
+"""What `as_image` makes such an input of."""
 
-def as_image(image: Any) -> ImageInput:
+
+def as_image(image: GivenImage) -> ImageInput:
     """An image input in one of the forms of `ImageInput`: arrays become tensors, other sparse matrices CSR.
 
     Raises:

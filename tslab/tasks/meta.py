@@ -1,8 +1,8 @@
 """What is known about a task beyond its rows, and what generated tasks know about themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -39,8 +39,8 @@ class TaskMeta:
     """
 
     kind: TaskKind
-    classes: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
+    classes: Sequence[str] = ()
+    groups: Sequence[str] = ()
     label_name: str = "class"
     label_unit: str = ""
     label_transform: str = "none"
@@ -55,7 +55,7 @@ class TaskMeta:
     seed: int | None = None
     generator_version: str = ""
     ceiling: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, get_args(TaskKind))
@@ -81,6 +81,7 @@ class TaskMeta:
         return f"TaskMeta({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
+@runtime_checkable
 class Truth(Protocol):
     """What generated data know about themselves: the best prediction from the location alone.
 

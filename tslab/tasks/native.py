@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
@@ -201,7 +202,7 @@ def _write_table(folder: Path, name: str, table: Table) -> None:
         _write_rows(folder / f"{name}_image.npy", table.image)
 
 
-def _narrow(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:
     """Whole numbers in 32 bits where they fit, in 64 where they do not."""
     limits = np.iinfo(np.int32)
     fits = len(numbers) == 0 or (limits.min <= numbers.min() and numbers.max() <= limits.max)

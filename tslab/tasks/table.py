@@ -9,18 +9,18 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tslab._files import atomic_path
+from tslab._numbers import Numbers
 from tslab._optional import require
 from tslab.coords import check_lonlat, has_location
 from tslab.tasks.columns import (
@@ -32,7 +32,7 @@ from tslab.tasks.columns import (
     read_target,
     read_whole_numbers,
 )
-from tslab.tasks.images import ImageInput, LazyRows, as_image, concatenate_images
+from tslab.tasks.images import GivenImage, ImageInput, LazyRows, as_image, concatenate_images
 
 EXTRA_COLUMNS = ("user", "date", "id", "group", "year")
 """Columns besides coordinates, target and image input."""
@@ -75,6 +75,24 @@ class Table:
     year: Int[Tensor, " n"] = None  # type: ignore[assignment]
     classes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        lonlat: Float[Tensor, "n 2"] | Numbers,
+        target: Real[Tensor, " n"] | Numbers,
+        image: GivenImage = None,
+        user: Real[Tensor, " n"] | Numbers | None = None,
+        date: Real[Tensor, " n"] | Numbers | None = None,
+        id: Real[Tensor, " n"] | Numbers | None = None,
+        group: Real[Tensor, " n"] | Numbers | None = None,
+        year: Real[Tensor, " n"] | Numbers | None = None,
+        classes: Sequence[str] = (),
+        groups: Sequence[str] = (),
+    ) -> None:
+        given = dict(locals())
+        for name in (f.name for f in fields(self)):
+            object.__setattr__(self, name, given[name])
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -129,7 +147,7 @@ class Table:
         """Where the columns are (a sparse or on-disk image input stays on the CPU)."""
         return self.lonlat.device
 
-    def where(self, mask: Bool[Tensor, " n"] | Int[Tensor, " m"] | NDArray[Any]) -> "Table":
+    def where(self, mask: Bool[Tensor, " n"] | Int[Tensor, " m"] | Numbers) -> "Table":
         """The rows where ``mask`` is true, or the rows with the given indices, in that order."""
         index = self._rows(mask)
         columns = {name: getattr(self, name)[index] for name in ("lonlat", "target", *EXTRA_COLUMNS)}
@@ -184,12 +202,12 @@ class Table:
     def from_pandas(
         cls,
         frame: pd.DataFrame,
-        image: ImageInput = None,
+        image: GivenImage = None,
         *,
         kind: TaskKind | None = None,
         classes: Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
-    ) -> Self:
+    ) -> "Table":
         """The inverse of `to_pandas`; needs ``lon``, ``lat`` and ``target``, takes the other columns if there.
 
         Args:
@@ -240,7 +258,9 @@ class Table:
             frame.to_parquet(temporary)
 
     @classmethod
-    def from_geoparquet(cls, path: str | os.PathLike[str], image: ImageInput = None, **options: Any) -> Self:
+    def from_geoparquet(
+        cls, path: str | os.PathLike[str], image: GivenImage = None, **options: Any
+    ) -> "Table":
         """Read GeoParquet points with a ``target`` column, in any coordinate reference system.
 
         ``options`` (kind, classes, groups) and errors are those of `Table.from_pandas`.

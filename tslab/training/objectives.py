@@ -7,7 +7,7 @@ generator everywhere, and each process takes its share.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +31,7 @@ class Share:
         return batch if self.world == 1 else batch[self.rank :: self.world]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A training objective, as `tslab.training.loop.fit` needs it."""
 

@@ -6,7 +6,7 @@ loop, pre-training and the stored configuration use the object.
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -104,7 +104,7 @@ class TrainOptions:
     fusion: str = _option(_word(FUSIONS), "none")
     location_activation: str = _option(_word(LOCATION_ACTIVATIONS), "identity")
     standardise_label: bool = _option(_truth, True)
-    head: tuple[int, ...] = _option(_widths, (256, 256))
+    head: Sequence[int] = _option(_widths, (256, 256))
     head_dropout: float = _option(_number(at_least=0, below=1), 0.1)
     patience: int | None = _option(_count(1), None)
     precision: str = _option(_word(PRECISIONS), "auto")

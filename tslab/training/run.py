@@ -8,7 +8,7 @@ in a folder, which is written once, and be continued from there.
 import dataclasses
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def train(
     fusion: str | None = None,
     location_activation: str | None = None,
     standardise_label: bool | None = None,
-    head: tuple[int, ...] | None = None,
+    head: Sequence[int] | None = None,
     head_dropout: float | None = None,
     patience: int | None = None,
     precision: str | None = None,

@@ -6,7 +6,7 @@ ONNX Runtime Web runs the graphs of `tslab.widgets.export`. Either way the numbe
 `tslab.widgets.parametric`. A first picture is computed here, so that no page is ever blank.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -98,7 +98,7 @@ class EncoderExplorer(EncoderWidget):
         encoder: str = "sphere2vec_sphereC+",
         *,
         parameters: dict[str, float] | None = None,
-        place: tuple[float, float] = (2.35, 48.85),
+        place: Sequence[float] = (2.35, 48.85),
         channel: int | None = None,
         measure: str = "cosine",
         **options: Any,
@@ -180,7 +180,7 @@ class Result:
 def compute(
     encoder: str,
     parameters: dict[str, float],
-    place: tuple[float, float],
+    place: Sequence[float],
     channel: int,
     measure: str = "cosine",
     species: str | None = None,

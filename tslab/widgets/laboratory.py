@@ -5,7 +5,7 @@ browser as in the kernel; the laboratory holds what the sides share (place, meas
 predictions of `tslab.widgets.trained`, and in a page without a kernel keeps its whole state in the address.
 """
 
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote
 
 import traitlets
@@ -72,7 +72,7 @@ class Laboratory(EncoderWidget):
         )
 
     @classmethod
-    def from_link(cls, link: str, **options: Any) -> Self:
+    def from_link(cls, link: str, **options: Any) -> "Laboratory":
         """The laboratory in the state of a link that was copied from the page of the book.
 
         Args:
