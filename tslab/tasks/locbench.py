@@ -89,6 +89,14 @@ def load_locbench(
     test = content.tables[info.eval_split]
     train = content.tables[info.train_split]
     val = content.tables[info.val_split] if info.val_split else train.where(torch.zeros(0, dtype=torch.int64))
+    nowhere = [
+        split for split, table in content.tables.items() if len(table) and not table.has_location.any()
+    ]
+    if nowhere:
+        raise TaskDataError(
+            f"{name}: not one row of {', '.join(nowhere)} has a location, so the files in {files.folder} do not have "
+            "the names or columns that are documented; download the dataset again"
+        )
     notes = list(content.notes)
     if fraction is not None:
         train, test = (table.where(_sample(len(table), fraction, seed)) for table in (train, test))
@@ -613,8 +621,9 @@ def _join(
         twice = int(sorted_ids[1:][sorted_ids[1:] == sorted_ids[:-1]][0])
         raise TaskDataError(f"{source}: id {twice} occurs more than once among the {other}")
     at = np.searchsorted(sorted_ids, wanted)
-    missing = (at >= len(sorted_ids)) | (sorted_ids[np.minimum(at, max(len(sorted_ids) - 1, 0))] != wanted)
-    if len(sorted_ids) == 0 or missing.any():
+    missing = at >= len(sorted_ids)
+    missing[~missing] = sorted_ids[at[~missing]] != wanted[~missing]
+    if missing.any():
         first = int(wanted[np.argmax(missing)])
         raise TaskDataError(
             f"{int(missing.sum()):,} of {len(wanted):,} {what} in {where.name} have no entry among the {other} of "
@@ -627,9 +636,9 @@ def _class_names(path: Path, numbered: Iterable[tuple[Any, Any]]) -> tuple[str, 
     """Class names ordered by number, which must run from 0 without gaps."""
     try:
         names = {int(number): str(name) for number, name in numbered}
-    except (TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise TaskDataError(
-            f"{path}: a class number is no whole number ({error}); download it again"
+            f"{path}: a class has no name, or no whole number ({error!r}); download it again"
         ) from error
     if sorted(names) != list(range(len(names))):
         raise TaskDataError(
