@@ -323,3 +323,9 @@ def test_a_header_that_cannot_be_parsed_is_a_damaged_file(tmp_path: Path) -> Non
         with pytest.raises(TaskDataError, match=r"rows\.npy is truncated"):
             open_npy(path)
         path.write_bytes(content)
+
+
+def test_complex_numbers_are_no_images() -> None:
+    """Their imaginary part would be dropped."""
+    with pytest.raises(TaskDataError, match="complex"):
+        Table(torch.zeros(2, 2) + 1, torch.tensor([0, 1]), image=np.ones((2, 3), complex))

@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike, NDArray
 
+from tslab._checks import check_count
 from tslab._files import atomic_write
 from tslab.benchmark.recompute import NothingToRecomputeError, released_samples
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
@@ -50,7 +51,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     a's as b's? Under the null hypothesis only_a ~ Binomial(only_a + only_b, 1/2). 1.0 without any such image."""
     from scipy.stats import binomtest
 
-    total = only_a + only_b
+    total = check_count("only_a", only_a, at_least=0) + check_count("only_b", only_b, at_least=0)
     return float(binomtest(only_a, total, 0.5).pvalue) if total else 1.0
 
 
@@ -60,6 +61,8 @@ def holm(p: ArrayLike) -> Float[np.ndarray, " m"]:
     Sorted ascending, the i-th of m is multiplied by m - i + 1, then made non-decreasing and cut at 1.
     """
     values = np.asarray(p, dtype=float)
+    if values.ndim != 1 or ((values < 0) | (values > 1)).any():
+        raise ValueError("p must be p-values, numbers from 0 to 1 in one dimension")
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)
     out = np.empty_like(values)
