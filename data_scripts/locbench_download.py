@@ -87,7 +87,14 @@ def list_remote(doi: str = DOI, *, timeout: float = 60) -> list[RemoteFile]:
     try:
         listed = doi_to_repository(doi, **limit).api_response
         return [RemoteFile(f["name"], f["download_url"], int(f["size"]), f["computed_md5"]) for f in listed]
-    except (requests.RequestException, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (
+        requests.RequestException,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise FetchLocbenchError(
             f"cannot list doi:{doi} ({type(error).__name__}: {error}); check the connection, or download the archives "
             f"by hand from https://doi.org/{doi} and unpack them into one folder per dataset"

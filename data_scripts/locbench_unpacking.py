@@ -90,6 +90,9 @@ def _extract(archive: Path, staging: Path) -> None:
                 _check_member(archive, entry.name, link=not (entry.isfile() or entry.isdir()))
                 total = _grown(archive, staging, total + entry.size)
                 entries.append(entry)
+            # the checksum of a compressed stream stands at its end, behind where tarfile stops reading
+            while packed_tar.fileobj is not None and (rest := packed_tar.fileobj.read(CHUNK)):
+                total = _grown(archive, staging, total + len(rest))
             for entry in entries:
                 _extract_entry(packed_tar, entry, staging / entry.name)
     elif archive.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"):

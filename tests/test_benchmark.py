@@ -670,3 +670,20 @@ def test_a_built_package_carries_the_committed_records(tmp_path):
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.split() == ["652", str(built / "cells.csv")]
+
+
+def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tslab.benchmark.__main__.run_all", interrupted)
+    assert main(["run", "--table", "top1", "--datasets", "yfcc", "--out", str(tmp_path / "out")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_numbers_that_are_no_p_values_or_counts_are_refused():
+    for p in ([0.5, 2.0], [-0.1], [[0.5]]):
+        with pytest.raises(ValueError, match="p-values"):
+            holm(p)
+    with pytest.raises(ValueError, match="only_a"):
+        mcnemar(-1, 3)

@@ -218,3 +218,10 @@ def test_sampling_refuses_numbers_that_are_none():
             tslab.sample_sphere(n)
     with pytest.raises(ValueError, match="dtype"):
         tslab.sample_sphere(3, dtype=torch.int64)
+
+
+def test_distances_of_unequal_numbers_of_places_are_refused_and_all_pairs_are_not():
+    a, b = torch.zeros(3, 2), torch.tensor([[0.0, 90.0], [180.0, 0.0]])
+    with pytest.raises(CoordinateError, match=r"\(3, 2\) and \(2, 2\)"):
+        tslab.great_circle_distance(a, b)
+    assert tslab.great_circle_distance(a[:, None], b).shape == (3, 2)

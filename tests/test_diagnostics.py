@@ -136,3 +136,12 @@ def test_the_table_has_a_row_for_every_encoder_and_names_the_spherical_ones():
 def test_parameters_of_the_diagnostics_are_named(call, name):
     with pytest.raises(ValueError, match=name):
         call()
+
+
+def test_what_is_no_encoder_is_named():
+    with pytest.raises(TypeError, match="encoder must be a function"):
+        diagnostics.diagnose("xyz")
+    with pytest.raises(ValueError, match=r"got \(1, 3\) for 2048 places"):
+        diagnostics.spectrum(lambda lonlat: torch.zeros(1, 3))
+    with pytest.raises(KeyError, match="choose one of"):
+        diagnostics.diagnostics_table(["nowhere"])

@@ -719,3 +719,37 @@ def test_ffn_skips_where_the_widths_match():
 def test_widths_are_checked(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         tslab.location_encoder("xyz", **bad)
+
+
+class OneColumn(tslab.PositionEncoder):
+    """Says that it has more features than it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.out_features = 256
+
+    def encode(self, lonlat):
+        return lonlat[:, :1]
+
+
+@pytest.mark.parametrize("rows", [3, 200_000])
+def test_an_encoder_that_returns_another_width_than_it_says_is_refused(rows):
+    """Also where places are encoded in blocks, which a single column would fill by broadcasting."""
+    with pytest.raises(ValueError, match=r"OneColumn\.encode must return .*256\), got"):
+        OneColumn()(torch.zeros(rows, 2))
+
+
+@pytest.mark.parametrize("key", ["no_prior", "custom", "a/b", "../up", "a\\b", ".hidden", "c:d"])
+def test_keys_that_mean_something_else_or_cannot_name_a_file_are_refused(key):
+    """Keys name folders of runs and files of the benchmark; "no_prior" and "custom" stand in stored runs."""
+    with pytest.raises(ValueError, match="key"):
+        tslab.register_encoder(key, OneColumn)
+    assert key not in tslab.ENCODERS
+
+
+def test_an_encoder_without_weights_is_not_saved(tmp_path):
+    with torch.device("meta"):
+        encoder = tslab.location_encoder("xyz", 4)
+    with pytest.raises(ValueError, match="meta device"):
+        tslab.save_encoder(encoder, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

@@ -523,3 +523,24 @@ def test_gaps_in_images_on_disk_are_found(tmp_path: Path) -> None:
 def test_every_dataset_states_its_terms() -> None:
     assert len(DATASETS) == 17
     assert all(info.licence and info.citation for info in DATASETS.values())
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("train2018_locations.json", lambda text: "[]", "have no entry among the locations"),
+        (
+            "train2018_locations.json",
+            lambda text: text.replace('"lon"', '"longitude"'),
+            "not one row of train",
+        ),
+        ("categories2018.json", lambda text: text.replace('"name"', '"nome"'), "a class has no name"),
+    ],
+)
+def test_files_without_what_is_documented_are_named(
+    file: str, damage: Any, said: str, archive: Path, tmp_path: Path
+) -> None:
+    path = next(archive.rglob(file))
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(TaskDataError, match=said):
+        load_locbench("inat2018", archive)

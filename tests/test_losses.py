@@ -154,3 +154,21 @@ def test_a_batch_of_background_alone_has_a_loss() -> None:
     assert float(presence_only_loss(logits[:0], none, logits)) == pytest.approx(math.log(2))
     with pytest.raises(ValueError, match="n must"):
         background_points(-1)
+
+
+def test_embeddings_of_other_rows_are_refused() -> None:
+    """Cross entropy would take the third image for one more negative of two places, and give a number."""
+    with pytest.raises(ValueError, match=r"image must be .* \(2, 3\), got \(3, 3\)"):
+        csp_loss(torch.randn(2, 3), torch.randn(3, 3))
+    with pytest.raises(ValueError, match="second_view"):
+        csp_loss(torch.randn(2, 3), torch.randn(2, 3), second_view=torch.randn(1, 3))
+
+
+def test_logits_of_other_classes_are_refused() -> None:
+    logits, target = torch.randn(2, 3), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="background_logits"):
+        presence_only_loss(logits, target, torch.randn(5, 4))
+    with pytest.raises(ValueError, match="target"):
+        presence_only_loss(logits, target[:1], torch.randn(5, 3))
+    with pytest.raises(ValueError, match="target"):
+        presence_only_loss_of_pass(logits, torch.tensor([0, 1, 2]))

@@ -177,3 +177,8 @@ def test_a_class_without_a_score_is_named_with_its_row() -> None:
         metrics.true_class_ranks(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.tensor([0, 0]))
     with pytest.raises(ValueError, match=r"1\.2 in row 1"):
         metrics.reliability([0.5, 1.2], [1, 1])
+
+
+def test_text_is_no_prediction() -> None:
+    with pytest.raises(ValueError, match="expected numbers, got list"):
+        metrics.mae(["1", "2"], [1, 2])

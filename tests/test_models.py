@@ -7,7 +7,7 @@ from tslab import location_encoder, sample_sphere
 from tslab.earth import cell_corner, continents, grid_cells, strata
 from tslab.encoders import EqualEarthFourier
 from tslab.evaluation import evaluate
-from tslab.fusion import LateFusion
+from tslab.fusion import LateFusion, PriorProduct
 from tslab.hyperparameters import hyperparameters, recorded_hyperparameters
 from tslab.models import Ensemble, LocationClassifier, Regressor, ScalarFeatures, mlp
 from tslab.tasks import Table, Task, TaskMeta
@@ -239,3 +239,13 @@ def test_dropout_keeps_the_mean_drops_its_share_and_does_nothing_in_evaluation()
         torch.manual_seed(0)
         assert torch.equal(layer(ones), out)
         assert torch.equal(layer.eval()(ones), ones)
+
+
+def test_fusion_takes_modules_only() -> None:
+    encoder = location_encoder("xyz", 4)
+    with pytest.raises(TypeError, match="backbone"):
+        LateFusion("resnet50", 4, encoder, 2)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="encoder"):
+        LateFusion(torch.nn.Identity(), 4, "xyz", 2)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="prior"):
+        PriorProduct(torch.nn.Identity(), encoder)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pooch
 import pytest
+import requests
 
 from tslab.released import load_released_results
 from tslab.released_files import (
@@ -402,6 +403,22 @@ def test_an_interrupted_download_leaves_nothing_and_can_be_resumed(server, tmp_p
     assert everything_under(tmp_path) == []
     server.cut = False
     assert fetch(server, tmp_path) == {FILE.path: "fetched"}
+
+
+def test_a_server_that_sends_more_than_the_file_is_stopped(server, tmp_path, monkeypatch):
+    """The disk would be full before the checksum could be compared."""
+    written = []
+    real = requests.Response.iter_content
+    monkeypatch.setattr(
+        requests.Response,
+        "iter_content",
+        lambda self, chunk_size: (written.append(len(c)) or c for c in real(self, chunk_size)),
+    )
+    server.pages = {NEW_PATH: CONTENT + bytes(1_000_000), OLD_PATH: CONTENT + b"!"}
+    with pytest.raises(FetchError, match="sends more than"):
+        fetch(server, tmp_path)
+    assert sum(written) < 3 * len(CONTENT)  # of a million bytes more, from two places
+    assert everything_under(tmp_path) == []
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])

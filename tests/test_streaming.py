@@ -442,3 +442,23 @@ def test_a_source_that_is_damaged_is_named(source, encoder, tmp_path):
         (tmp_path / "junk.parquet").write_bytes(b"PAR1 and no more PAR1")
         with pytest.raises(DamagedFileError, match=name):
             encode_parquet(tmp_path / name, tmp_path / "out.parquet", encoder, progress=False)
+
+
+def test_a_key_is_no_encoder(source, places, tmp_path):
+    with pytest.raises(TypeError, match="location_encoder"):
+        encode_parquet(source, tmp_path / "out.parquet", "xyz", progress=False)
+    with pytest.raises(TypeError, match="location_encoder"):
+        encode_frame(pd.DataFrame({"lon": [1.0], "lat": [2.0]}), "xyz")
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_column_of_some_files_only_is_not_dropped_without_a_word(tmp_path, encoder):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    first = pd.DataFrame({"lon": [1.0], "lat": [2.0], "who": ["a"]})
+    first.to_parquet(folder / "1.parquet")
+    first.assign(when=2020).to_parquet(folder / "2.parquet")
+    with pytest.raises(ValueError, match="have column when"):
+        encode_parquet(folder, tmp_path / "out.parquet", encoder, progress=False)
+    report = encode_parquet(folder, tmp_path / "out.parquet", encoder, keep=["who"], progress=False)
+    assert report.rows == 2

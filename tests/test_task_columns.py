@@ -300,3 +300,32 @@ def test_facts_of_a_task_are_checked() -> None:
     wide, narrow = (Table(torch.ones(2, 2), torch.zeros(2), torch.ones(2, width)) for width in (3, 4))
     with pytest.raises(TaskDataError, match="4 wide, that of other rows 3"):
         Task("x", wide, wide, narrow, VALUES)
+
+
+@pytest.mark.parametrize("names", [["oak", "oak", "elm"], "oe"])
+def test_names_that_are_not_a_list_of_different_names_are_refused(names: Any) -> None:
+    """With a name twice, a class would get a number beyond the number of classes."""
+    with pytest.raises(TaskDataError, match="each stands once"):
+        Table.from_pandas(frame(target=["oak", "elm"]), classes=names)
+
+
+def test_a_single_column_is_no_frame() -> None:
+    with pytest.raises(TaskDataError, match="one Series"):
+        Table.from_pandas(frame(target=[0, 1])["lon"])  # type: ignore[arg-type]
+
+
+def test_a_header_that_cannot_be_parsed_is_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    np.save(path, np.ones((3, 2), np.float32))
+    for damage in (b"(", b"'"):
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"}", damage, 1))
+        with pytest.raises(TaskDataError, match=r"rows\.npy is truncated"):
+            open_npy(path)
+        path.write_bytes(content)
+
+
+def test_complex_numbers_are_no_images() -> None:
+    """Their imaginary part would be dropped."""
+    with pytest.raises(TaskDataError, match="complex"):
+        Table(torch.zeros(2, 2) + 1, torch.tensor([0, 1]), image=np.ones((2, 3), complex))

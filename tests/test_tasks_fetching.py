@@ -468,3 +468,21 @@ class TestNothingOfTheReaderIsLost:
         out = tmp_path / "out"
         assert fetch_locbench.main(["--convert", str(out), "--root", str(tmp_path / "root")]) == 1
         assert "fmow" in capsys.readouterr().err and os.listdir(out) == ["yfcc"]
+
+
+def test_a_changed_byte_inside_a_compressed_tar_is_seen(tmp_path: Path) -> None:
+    """tarfile stops before the end of the stream, where the checksum stands."""
+    archive = tmp_path / "birdsnap.tar.gz"
+    content = os.urandom(
+        100_000
+    )  # cannot be compressed, so that a changed byte breaks nothing but the checksum
+    with tarfile.open(archive, "w:gz") as packed:
+        member = tarfile.TarInfo("photo.bin")
+        member.size = len(content)
+        packed.addfile(member, io.BytesIO(content))
+    changed = bytearray(archive.read_bytes())
+    changed[40_000] ^= 1
+    archive.write_bytes(changed)
+    with pytest.raises(FetchLocbenchError, match=r"birdsnap\.tar\.gz"):
+        unpack(archive, tmp_path, "birdsnap")
+    assert not (tmp_path / "birdsnap").exists()

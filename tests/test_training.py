@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tslab
+from tslab._files import DamagedFileError
 from tslab.evaluation import evaluate
 from tslab.tasks import Table, Task, TaskMeta, load_task
 from tslab.training import Run, load_run, train
@@ -244,6 +245,20 @@ def test_a_stored_run_is_the_run(toy: Task, tmp_path: Path) -> None:
     assert torch.equal(run.model.log_prior(toy.test.lonlat), again.model.log_prior(toy.test.lonlat))  # type: ignore[operator]
     assert again.config == run.config
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"encoder_parameters": None}, {"encoder_parameters": {"nope": 1}}, {"preset": {}}, {"num_classes": "x"}],
+)
+def test_a_configuration_that_builds_no_model_is_named(
+    toy: Task, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    train(toy, "xyz", epochs=1, run_dir=tmp_path / "run", progress=False)
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(DamagedFileError, match=r"config\.json .* put the file back"):
+        load_run(tmp_path / "run")
 
 
 def test_run_folders_are_written_once(toy: Task, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_what_you_pass_wins_over_the_preset_and_the_preset_over_the_rest() -> No
 
 WRONG: list[tuple[str, Any]] = [
     *[("lr", value) for value in (0, -1e-3, float("nan"), float("inf"), "fast", True)],
+    ("loss_eps", float("nan")),
     *[("lr_decay", 0), ("lr_decay", float("nan")), ("weight_decay", -1), ("weight_decay", float("inf"))],
     *[("epochs", -1), ("epochs", 2.5), ("batch_size", 0), ("patience", 0), ("patience", -3), ("seed", -1)],
     *[
@@ -69,7 +70,7 @@ WRONG: list[tuple[str, Any]] = [
     ],
     *[("location_activation", "tanh"), ("standardise_label", "no"), ("head", 256), ("head", (8, 0))],
     *[("head_dropout", 1.0), ("head_dropout", -0.1), ("embedding_dim", 0), ("max_per_class", -1)],
-    *[("background_weight", -1), ("loss_eps", float("nan")), ("device", "gpu"), ("device", "meta")],
+    *[("background_weight", -1), ("loss_eps", 2), ("device", "gpu"), ("device", "meta")],
     *[("compile", "yes"), ("on_epoch", 3), ("hidden_dim", 0), ("hiden_dim", 8), ("dropout", 2.0)],
 ]
 

@@ -26,13 +26,15 @@ class ParquetSource:
     Attributes:
         path: of the file or folder.
         files: the files, each with the values of its folders.
-        schema: Arrow schema of the whole table.
+        schema: Arrow schema of the whole table, which is that of its first file.
+        unread: columns that only later files have.
         rows: their number.
     """
 
     path: Path
     files: tuple[tuple[Path, dict[str, Any]], ...]
     schema: Any
+    unread: tuple[str, ...]
     rows: int
 
     @classmethod
@@ -67,7 +69,8 @@ class ParquetSource:
         for name in files[0][1]:
             if name not in schema.names:
                 schema = schema.append(require("pyarrow", "geo").field(name, table.schema.field(name).type))
-        return cls(path, tuple(files), schema, sum(file.metadata.num_rows for file in opened))
+        unread = sorted({name for file in opened for name in file.schema_arrow.names} - set(schema.names))
+        return cls(path, tuple(files), schema, tuple(unread), sum(file.metadata.num_rows for file in opened))
 
     def state(self) -> list[list[Any]]:
         """Name, size and time of every file: what changes with the table."""

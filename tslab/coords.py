@@ -108,7 +108,8 @@ def great_circle_distance(
     default dtype.
 
     Raises:
-        CoordinateError: no tensor, another last axis than (longitude, latitude), or a place that does not exist.
+        CoordinateError: no tensor, another last axis than (longitude, latitude), shapes that do not broadcast, or a
+            place that does not exist.
         ValueError: a radius that is not positive.
     """
     for name, places in (("a", a), ("b", b)):
@@ -119,6 +120,13 @@ def great_circle_distance(
             )
         if not _values_are_hidden(places):
             _check_range(places, name)
+    try:
+        torch.broadcast_shapes(a.shape, b.shape)
+    except RuntimeError as error:
+        raise CoordinateError(
+            f"a and b must have as many places, got shapes {tuple(a.shape)} and {tuple(b.shape)}; for all pairs pass "
+            "a[:, None] and b"
+        ) from error
     check_number("radius_km", radius_km, above=0)
     dtype = torch.promote_types(a.dtype, b.dtype)
     if not dtype.is_floating_point:

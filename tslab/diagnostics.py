@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tslab._checks import check_choice, check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, sample_sphere
 from tslab.encoders.base import PositionEncoder
-from tslab.encoders.registry import ENCODERS, position_encoder
+from tslab.encoders.registry import ENCODERS, encoder_info, position_encoder
 
 Encoder = Callable[[Float[Tensor, "n 2"]], Float[Tensor, "n d"]]
 Direction = Literal["parallel", "meridian"]
@@ -229,21 +229,31 @@ def diagnostics_table(
     """
     rows = []
     for key in ENCODERS if keys is None else keys:
+        info = encoder_info(key)
         given = dict((parameters or {}).get(key, {}))
-        if "generator" in ENCODERS[key].parameters:
+        if "generator" in info.parameters:
             given.setdefault("generator", torch.Generator().manual_seed(seed))
         encoder = position_encoder(key, **given)
         rows.append(
-            {"encoder": key, "family": ENCODERS[key].family, "features": encoder.out_features}
-            | diagnose(encoder)
+            {"encoder": key, "family": info.family, "features": encoder.out_features} | diagnose(encoder)
         )
     return pd.DataFrame(rows).set_index("encoder")
 
 
 def encodings(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n d"]:
     """Encodings in float64, without gradients and without dropout; on whatever device the encoder lives."""
+    if not callable(encoder):
+        raise TypeError(f"encoder must be a function of places (n, 2), got {type(encoder).__name__}")
+    features = _features(encoder, lonlat)
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(lonlat):
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"encoder must return features (n, d), got {got} for {len(lonlat)} places")
+    return features.detach().double().cpu()
+
+
+def _features(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Any:
     if not isinstance(encoder, nn.Module):
-        return encoder(lonlat).detach().double().cpu()
+        return encoder(lonlat)
     tensors = [*encoder.parameters(), *encoder.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     weights = next((p.dtype for p in encoder.parameters()), torch.float64)
@@ -252,7 +262,7 @@ def encodings(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "
     encoder.eval()
     try:
         with torch.no_grad():
-            return encoder(lonlat.to(device, dtype)).double().cpu()
+            return encoder(lonlat.to(device, dtype))
     finally:
         encoder.train(was_training)
 

@@ -85,6 +85,7 @@ def export_onnx(
     }
     facts = _as_text(about | dict(metadata or {}))
     module = _on_cpu(module)
+    _check_file(path)
     inputs = example_inputs(module, dtype)
     if not isinstance(output, str) or not output or output in inputs:
         raise ValueError(f"output must be a name other than {' and '.join(inputs)}, got {output!r}")
@@ -125,6 +126,7 @@ def export_program(
     if Path(path).suffix != ".pt2":
         raise ValueError(f"an exported program is a file that ends in .pt2, got {Path(path).name}")
     module = _on_cpu(module)
+    _check_file(path)
     inputs = example_inputs(module, dtype)
     expected = _expected(module, inputs)
     places = torch.export.Dim("places", min=2, max=MAX_PLACES)
@@ -200,6 +202,11 @@ def example_inputs(module: nn.Module, dtype: torch.dtype = torch.float32) -> dic
         scaled = noise * part.image_scale.float() + part.image_mean.float()
         inputs["image"] = noise.exp() if part.scalar is not None else scaled
     return inputs
+
+
+def _check_file(path: str | os.PathLike[str]) -> None:
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the file to write")
 
 
 def _shapes(module: nn.Module, inputs: Mapping[str, Tensor], places: Any) -> tuple[Any, ...]:

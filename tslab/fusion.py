@@ -32,6 +32,8 @@ class PriorProduct(nn.Module):
 
     def __init__(self, classifier: nn.Module, prior: LocationClassifier) -> None:
         super().__init__()
+        if not hasattr(prior, "log_prior"):
+            raise TypeError(f"prior must be a LocationClassifier, got {type(prior).__name__}")
         self.classifier = classifier
         self.prior = prior
 
@@ -73,6 +75,9 @@ class LateFusion(nn.Module):
     ) -> None:
         super().__init__()
         width, num_classes = check_count("width", width), check_count("num_classes", num_classes)
+        for name, module in (("backbone", backbone), ("encoder", encoder)):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name} must be a torch module, got {type(module).__name__}")
         check_number("missing_rate", missing_rate, at_least=0, below=1)
         self.backbone = backbone
         self.encoder = encoder

@@ -49,6 +49,11 @@ def presence_only_loss(
     2019, eq. 7.
     """
     num_classes = logits.shape[1]
+    if background_logits.shape[1:] != logits.shape[1:] or target.shape != logits.shape[:1]:
+        raise ValueError(
+            "presence_only_loss needs logits (b, k), target (b,) and background_logits (r, k), got "
+            f"{tuple(logits.shape)}, {tuple(target.shape)} and {tuple(background_logits.shape)}"
+        )
     data_scale = 1 / ((max(len(logits), 1) if rows is None else rows) * num_classes)
     background_scale = background_weight / (
         (max(len(background_logits), 1) if rows is None else rows) * num_classes
@@ -75,6 +80,11 @@ def presence_only_loss_of_pass(
     arrays of the size of the logits; the value is the same.
     """
     data_rows, num_classes = len(target), logits.shape[1]
+    if target.ndim != 1 or data_rows > len(logits):
+        raise ValueError(
+            "presence_only_loss_of_pass needs logits (b + r, k) and target (b,), got "
+            f"{tuple(logits.shape)} and {tuple(target.shape)}"
+        )
     background_rows = len(logits) - data_rows
     data_scale = 1 / ((max(data_rows, 1) if rows is None else rows) * num_classes)
     background_scale = background_weight / ((max(background_rows, 1) if rows is None else rows) * num_classes)
@@ -137,6 +147,12 @@ def csp_loss(
     Source: Mai et al., CSP: Self-supervised contrastive spatial pre-training for geospatial-visual
     representations, ICML 2023.
     """
+    for name, other in (("image", image), ("second_view", second_view)):
+        if other is not None and other.shape != location.shape:
+            raise ValueError(
+                f"{name} must be embeddings of the rows of location, {tuple(location.shape)}, got "
+                f"{tuple(other.shape)}"
+            )
     x, i = F.normalize(location, dim=-1), F.normalize(image, dim=-1)
     loss = _in_batch_cross_entropy(temperatures[0] * x @ i.T, symmetric)
     if negative is not None:

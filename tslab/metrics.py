@@ -271,7 +271,10 @@ def as_tensor(values: Any) -> Tensor:
     """A tensor of tensors, NumPy arrays, pandas columns (by position, whatever their index) or sequences."""
     if isinstance(values, Tensor):
         return values.detach()
-    return torch.from_numpy(np.array(values))  # a copy: an array that cannot be written to gives a warning
+    array = np.array(values)  # a copy: an array that cannot be written to gives a warning
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"expected numbers, got {type(values).__name__} of {array.dtype}")
+    return torch.from_numpy(array)
 
 
 REGRESSION_STATISTICS: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -362,12 +362,31 @@ def _download(url: str, file: ReleasedFile, target: Path, retries: int) -> None:
                 known_hash=f"sha256:{file.sha256}",
                 fname=destination.name,
                 path=destination.parent,
-                downloader=pooch.HTTPDownloader(timeout=60),
+                downloader=pooch.HTTPDownloader(timeout=60, progressbar=_Limit(file.size)),
             )
             return
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
             if attempt == retries:
                 raise
+
+
+class _Limit:
+    """Ends a download that goes on behind the last byte; pooch reports to it as to a progress bar."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.total = self.left = size
+
+    def update(self, chunk: int) -> None:
+        if self.left <= 0:  # pooch counts whole chunks, the last one too
+            raise ValueError(f"it sends more than the {self.size:,} bytes of the released file")
+        self.left -= chunk
+
+    def reset(self) -> None:
+        self.left = max(self.size, self.total)
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def _state(path: Path, file: ReleasedFile) -> str:

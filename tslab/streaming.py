@@ -104,6 +104,7 @@ def encode_parquet(
     """
     pq = require("pyarrow.parquet", "geo")
     start = time.perf_counter()
+    _check_encoder(encoder)
     batch_rows, part_rows = check_count("batch_rows", batch_rows), check_count("part_rows", part_rows)
     check_choice("dtype", dtype, DTYPES)
     table, out = ParquetSource.open(Path(source)), Path(target)
@@ -180,12 +181,21 @@ def encode_frame(
             f"encode_frame takes a pandas DataFrame, got {type(frame).__name__}; call the encoder itself for a tensor "
             "of places, and map_partitions for a Dask frame"
         )
+    _check_encoder(encoder)
     batch_rows = check_count("batch_rows", batch_rows)
     check_choice("dtype", dtype, DTYPES)
     lonlat = torch.from_numpy(np.array(places_of_frame(frame, lon, lat)))
     check_lonlat(lonlat)
     values = np.concatenate([_encode(encoder, block, dtype) for block in lonlat.split(batch_rows)])
     return pd.DataFrame(values, index=frame.index, columns=[f"{prefix}{i}" for i in range(values.shape[1])])
+
+
+def _check_encoder(encoder: Encoder) -> None:
+    if not callable(encoder):
+        raise TypeError(
+            f"encoder must be a function of places (n, 2), got {type(encoder).__name__}; tslab.location_encoder(key) "
+            "makes one of a key"
+        )
 
 
 def _check_target(table: ParquetSource, out: Path) -> None:
@@ -212,6 +222,11 @@ def _kept_columns(
             if name in place_columns[:-1] and (points := list(geo_metadata(table.schema).get("columns", {}))):
                 hint = f"; it is GeoParquet: pass geometry={points[0]!r}"
             raise KeyError(f"no column {name!r} in {table.path}; it has {', '.join(names)}{hint}")
+    if keep is None and table.unread:
+        raise ValueError(
+            f"only some of the files in {table.path} have column {', '.join(table.unread)}; name the columns to copy "
+            "with keep=[...]"
+        )
     geometry = place_columns[0] if len(place_columns) == 1 else None
     kept = [name for name in names if name != geometry] if keep is None else list(keep)
     for name in {*place_columns, *kept}:

@@ -39,7 +39,8 @@ DEFAULT_STORE = "_out/benchmark"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if everything went well, 1 if a run failed, 2 if the command makes no sense."""
+    """Run a command; 0 if everything went well, 1 if a run failed, 2 if the command makes no sense,
+    130 after Ctrl-C."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     with warnings.catch_warnings():
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, ReleasedResultsError, OSError, ImportError) as error:
             print(f"{parser.prog}: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
+            return 130
 
 
 def run(arguments: argparse.Namespace, words: Sequence[str]) -> int:

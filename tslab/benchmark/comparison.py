@@ -63,8 +63,8 @@ def holm(p: ArrayLike) -> Float[np.ndarray, " m"]:
     Sorted ascending, the i-th of m is multiplied by m - i + 1, then made non-decreasing and cut at 1.
     """
     values = np.asarray(p, dtype=float)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("p must be probabilities between 0 and 1 without NaN")
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("p must be p-values: numbers from 0 to 1 in one dimension, without NaN")
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)
     out = np.empty_like(values)

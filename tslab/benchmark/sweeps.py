@@ -91,6 +91,8 @@ def sweep(
         ValueError: an argument out of its range, before anything is written.
     """
     check_count("retries", retries, at_least=0)
+    if not all(isinstance(job, Job) for job in jobs):
+        raise TypeError("jobs must be a list of tslab.sweeps.Job; tslab.sweeps.jobs_for makes them")
     store = JobStore(check_folder("folder", folder))
     import_modules(modules)
     failures: dict[str, Failure] = {}

@@ -56,15 +56,28 @@ class PositionEncoder(nn.Module):
             has_location(lonlat)[:, None], lonlat, math.nan
         )  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
-            return self.encode(lonlat)
+            return self._encode_checked(lonlat)
         out = lonlat.new_empty((len(lonlat), self.out_features))
         _ask_for_huge_pages(out)
         _keep_freed_memory()
         for target, block in zip(
             out.split(self.rows_per_block), lonlat.split(self.rows_per_block), strict=True
         ):
-            target.copy_(self.encode(block))
+            target.copy_(self._encode_checked(block))
         return out
+
+    def _encode_checked(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
+        features = self.encode(lonlat)
+        if (
+            features.ndim != 2
+            or features.shape[1] != self.out_features
+            or features.shape[0] != lonlat.shape[0]
+        ):
+            raise ValueError(
+                f"{type(self).__name__}.encode must return (n, out_features) = "
+                f"{(lonlat.shape[0], self.out_features)}, got {tuple(features.shape)}"
+            )
+        return features
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         """The formula. `lonlat` is checked already."""

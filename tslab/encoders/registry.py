@@ -92,6 +92,10 @@ ENCODERS: dict[str, EncoderInfo] = _built_in()
 """Every encoder by key; the keys are those of the published tables."""
 
 
+RESERVED = ("no_prior", "custom")
+"""Words that stand in the place of a key: a model without a place, and an encoder object in a stored run."""
+
+
 def position_encoder(key: str, *, preset: Preset | None = None, **parameters: Any) -> PositionEncoder:
     """Build the position encoder PE(x) called ``key``.
 
@@ -203,12 +207,14 @@ def register_encoder(
     become the parameters of `position_encoder(key, ...)`.
 
     Raises:
-        ValueError: the key is taken (pass ``overwrite=True`` to replace it) or no text, or an unknown family, network
-            or preset.
+        ValueError: the key is taken (pass ``overwrite=True`` to replace it) or cannot be the name of a file, or an
+            unknown family, network or preset.
         TypeError: ``build`` cannot be called, or does not say which parameters it takes.
     """
-    if not isinstance(key, str) or not key:
-        raise ValueError(f"key must be a name, got {key!r}")
+    if not isinstance(key, str) or not key or any(c in '/\\:"\0' for c in key) or key.startswith("."):
+        raise ValueError(f"key must be a name that a file can have, got {key!r}")
+    if key in RESERVED:
+        raise ValueError(f"key {key!r} has a meaning of its own in tslab.train; choose another")
     try:
         inspect.signature(build)
     except (TypeError, ValueError) as error:

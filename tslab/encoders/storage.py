@@ -65,6 +65,10 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
+    if any(value.is_meta for value in encoder.state_dict().values()):
+        raise ValueError(
+            "the encoder lies on the meta device and has no weights yet; load or initialise them first"
+        )
     state = {name.replace("_orig_mod.", ""): value for name, value in encoder.state_dict().items()}
     weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     checksum = hashlib.sha256(weights).hexdigest()

@@ -3,6 +3,7 @@
 A file is either what it says it is or refused with its name. Pickled objects are never loaded.
 """
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -26,8 +27,10 @@ UNREADABLE = (
     MemoryError,
     NotImplementedError,
     RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
 )
-"""What NumPy and zipfile raise when an .npz file is damaged."""
+"""What NumPy and zipfile raise when an .npy or .npz file is damaged; its header is Python that NumPy parses."""
 
 
 def open_npy(path: Path) -> NDArray[Any]:
@@ -38,7 +41,7 @@ def open_npy(path: Path) -> NDArray[Any]:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, OverflowError, MemoryError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise TaskDataError(
             f"{path} is truncated or no .npy file ({error}); download or convert it again"
         ) from error

@@ -202,6 +202,8 @@ def read_names(
     if names is None:
         return torch.from_numpy(codes.astype(np.int64)), tuple(found)
     known = {str(known): number for number, known in enumerate(names)}
+    if isinstance(names, str) or len(known) != len(names):
+        raise TaskDataError(f"names of column {name} must be a list in which each stands once, got {names!r}")
     place = np.array([*(known.get(value, -2) for value in found), -1], dtype=np.int64)
     number = place[codes]
     if (number == -2).any():

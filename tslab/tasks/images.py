@@ -113,6 +113,8 @@ def as_image(image: GivenImage) -> ImageInput:
         return LazyRows(image)
     if not isinstance(image, Tensor):
         try:
+            if np.iscomplexobj(image):
+                raise TypeError("complex numbers")
             image = torch.from_numpy(np.array(image, dtype=np.float32))
         except (TypeError, ValueError) as error:
             raise TaskDataError(f"image must hold numbers, shape (n, d): {error}") from error

@@ -171,8 +171,9 @@ def join(
         twice = int(sorted_ids[1:][sorted_ids[1:] == sorted_ids[:-1]][0])
         raise TaskDataError(f"{source}: id {twice} occurs more than once among the {other}")
     at = np.searchsorted(sorted_ids, wanted)
-    missing = (at >= len(sorted_ids)) | (sorted_ids[np.minimum(at, max(len(sorted_ids) - 1, 0))] != wanted)
-    if len(sorted_ids) == 0 or missing.any():
+    missing = at >= len(sorted_ids)
+    missing[~missing] = sorted_ids[at[~missing]] != wanted[~missing]
+    if missing.any():
         first = int(wanted[np.argmax(missing)])
         raise TaskDataError(
             f"{int(missing.sum()):,} of {len(wanted):,} {what} in {where.name} have no entry among the {other} of "
@@ -185,9 +186,9 @@ def class_names(path: Path, numbered: Iterable[tuple[Any, Any]]) -> tuple[str, .
     """Class names ordered by number, which must run from 0 without gaps."""
     try:
         names = {int(number): str(name) for number, name in numbered}
-    except (TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise TaskDataError(
-            f"{path}: a class number is no whole number ({error}); download it again"
+            f"{path}: a class has no name, or no whole number ({error!r}); download it again"
         ) from error
     if sorted(names) != list(range(len(names))):
         raise TaskDataError(

@@ -227,6 +227,8 @@ class Table:
         """
         if kind not in (None, "classification", "regression"):
             raise ValueError(f"kind must be 'classification' or 'regression', got {kind!r}")
+        if isinstance(frame, pd.Series):
+            raise TaskDataError("a table is made of a frame with columns lon, lat and target, got one Series")
         missing = [name for name in ("lon", "lat", "target") if name not in frame]
         if missing:
             raise TaskDataError(

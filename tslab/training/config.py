@@ -207,6 +207,11 @@ def read_config(folder: Path) -> TrainConfig:
             f"{folder / folders.CONFIG_FILE} is not the configuration of a run ({error}); put the file back, "
             "or train again in a new folder"
         ) from error
+    if not isinstance(config.encoder_parameters, dict) or not isinstance(config.preset, str | None):
+        raise DamagedFileError(
+            f"{folder / folders.CONFIG_FILE} is not the configuration of a run (encoder_parameters or preset); put the "
+            "file back, or train again in a new folder"
+        )
     if config.encoder not in (*ENCODERS, "custom", "no_prior"):
         raise KeyError(
             f"the run in {folder} was trained with encoder {config.encoder!r}, which is not known here; "

@@ -99,7 +99,7 @@ class TrainOptions:
     max_per_class: int | None = _option(_count(1), None)
     background: str = _option(_word(BACKGROUNDS), "sphere")
     background_weight: float = _option(_number(at_least=0), 1.0)
-    loss_eps: float = _option(_number(at_least=0), 0.0)
+    loss_eps: float = _option(_number(at_least=0, below=1), 0.0)
     embedding_dim: int = _option(_count(1), 256)
     fusion: str = _option(_word(FUSIONS), "none")
     location_activation: str = _option(_word(LOCATION_ACTIVATIONS), "identity")

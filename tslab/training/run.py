@@ -171,12 +171,18 @@ def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cp
     weights = content["model"]
     if config.patience is not None and content["best_weights"]:
         weights = content["best_weights"]
+    more = {}
     if config.encoder == "rbf" and "anchors" not in config.encoder_parameters:  # few places are fewer anchors
-        count = next((len(w) for name, w in weights.items() if name.endswith(".anchors")), 1)
-        more = config.encoder_parameters | {"num_anchors": count}
-        model = build_model(dataclasses.replace(config, encoder_parameters=more), None)
-    else:
-        model = build_model(config, None)
+        more = {"num_anchors": next((len(w) for name, w in weights.items() if name.endswith(".anchors")), 1)}
+    try:
+        model = build_model(
+            dataclasses.replace(config, encoder_parameters=config.encoder_parameters | more), None
+        )
+    except (TypeError, ValueError) as error:
+        raise DamagedFileError(
+            f"{folder / folders.CONFIG_FILE} describes a model that cannot be built ({error}); put the file back, or "
+            "train again in a new folder"
+        ) from error
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
