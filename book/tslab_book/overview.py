@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from tslab import plot
+from tslab.benchmark import read_cells
 from tslab.earth import CONTINENTS, continents
 from tslab.published import encoder_row_name, published_tables
 from tslab.synthetic import CLASS_SPECS
@@ -53,6 +54,41 @@ def facts_table() -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, index=pd.Index(DATASETS, name="key"))
+
+
+def measured_regions() -> pd.DataFrame:
+    """Shares of the evaluated rows with a location in six parts of the world, one row per classification dataset.
+
+    Measured on the released results; datasets whose results hold no coordinates (iNat2017) are left out. Their
+    stand-ins borrow the geography of another dataset, which is no measurement.
+    """
+    measured = {
+        key: spec.geography.regions
+        for key, spec in CLASS_SPECS.items()
+        if DATASETS[key].lat_quantiles is not None
+    }
+    return pd.DataFrame(list(measured.values()), index=list(measured), columns=list(SHORT_REGIONS))
+
+
+def image_alone_lines() -> str:
+    """R² of the image alone and with location, printed and recomputed from the released files, as a Markdown table."""
+    cells = read_cells()
+    cells = cells[(cells["metric"] == "r2") & cells["recomputed"].notna()]
+    lines = [
+        "| Label | Image alone, printed | recomputed | Best with location, printed | recomputed | Gain, printed | recomputed |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
+    ]
+    for key, rows in cells.groupby("dataset", sort=False):
+        column = rows.set_index("encoder")[["published", "recomputed"]]
+        alone, best = column.loc["no_prior"], column.drop(index="no_prior").max()
+        values = (alone["published"], alone["recomputed"], best["published"], best["recomputed"])
+        gain = best - alone
+        lines.append(
+            f"| {DATASETS[str(key)].title} | "
+            + " | ".join(f"{value:.2f}" for value in values)
+            + f" | {gain['published']:+.2f} | {gain['recomputed']:+.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def published_gains() -> pd.DataFrame:
@@ -246,7 +282,8 @@ def _tour_traces(task: Task) -> tuple[go.Heatmap, go.Bar, go.Scatter, go.Bar]:
         marker={"color": color},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
-    known = CLASS_SPECS[task.name].geography.regions if task.name in CLASS_SPECS else [None] * len(CONTINENTS)
+    regions = measured_regions()
+    known = regions.loc[task.name] if task.name in regions.index else [None] * len(CONTINENTS)
     measured = go.Scatter(
         x=list(known),
         y=SHORT_REGIONS,

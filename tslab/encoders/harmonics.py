@@ -18,8 +18,9 @@ class SphericalHarmonics(PositionEncoder):
     """Real spherical harmonics Y_l^m of degree l < L, orthonormal on the unit sphere.
 
     Y_l^m(lambda, phi) = sqrt(2) P_l^|m|(sin phi) sin(|m| lambda) for m < 0, P_l^0(sin phi) for m = 0 and
-    sqrt(2) P_l^m(sin phi) cos(m lambda) for m > 0, with P the fully normalised associated Legendre functions
-    without the Condon-Shortley phase. Order: l, then m from -l to l. L^2 features.
+    sqrt(2) P_l^m(sin phi) cos(m lambda) for m > 0, with P_l^m the associated Legendre functions without the
+    Condon-Shortley phase, times sqrt((2 l + 1) / (4 pi) (l - m)! / (l + m)!). (The fully normalised functions of
+    geodesy already hold the sqrt(2).) Order: l, then m from -l to l. L^2 features.
 
     As functions of the angle theta = 90 - phi from the North Pole, the P are short Fourier series with constant
     coefficients, of the same parity as their degree:

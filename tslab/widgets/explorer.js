@@ -549,7 +549,7 @@ export class Explorer {
     this.note.textContent =
       mode === "loading"
         ? "Loading ONNX Runtime and the encoder …"
-        : "The picture was computed with torch when this page was built. To change it, load the same encoder into your browser (about 4 MB).";
+        : "The picture was computed with torch when this page was built. To change it, load the same encoder into your browser (about 14 MB; some 4 MB where the host compresses it).";
   }
 
   press() {
