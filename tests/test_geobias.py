@@ -12,7 +12,7 @@ from tslab import geobias
 from tslab.coords import great_circle_distance, unit_vectors
 from tslab.geobias.background import background_grid
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
-from tslab.geobias.self_information import evaluate
+from tslab.geobias.statistic import evaluate
 from tslab.geobias.weights import weight_graphs
 
 RADIUS = 0.05

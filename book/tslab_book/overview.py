@@ -75,7 +75,8 @@ def image_alone_lines() -> str:
     cells = read_cells()
     cells = cells[(cells["metric"] == "r2") & cells["recomputed"].notna()]
     lines = [
-        "| Label | Image alone, printed | recomputed | Best with location, printed | recomputed | Gain, printed | recomputed |",
+        "| Label | Image alone, printed | recomputed | Best with location, printed | recomputed "
+        "| Gain, printed | recomputed |",
         "|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for key, rows in cells.groupby("dataset", sort=False):

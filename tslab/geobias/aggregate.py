@@ -17,7 +17,7 @@ from torch import Tensor
 from tslab._checks import check_count, check_number
 from tslab._numbers import Numbers
 from tslab.coords import check_lonlat, has_location
-from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran, two_sided_p
+from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran
 from tslab.geobias.inputs import as_outcomes, check_seed
 from tslab.geobias.neighbors import NeighborGraph
 from tslab.geobias.relative import SRIResult
@@ -150,9 +150,11 @@ def summary(
         block_km, num_resamples, seed: of the block bootstrap.
         base_relative: also compute TorchSpatial's base and relative scores (slow: minutes for large data sets) over
             ``num_seeds`` seeds, from at most ``max_centers`` misses. Needs the places as ``samples``.
-        score: the keyword arguments of `tslab.geobias.ssi`: radius, neighbours, marks, moments, form, preset, ...
+        score: the keyword arguments of `tslab.geobias.ssi`: radius, neighbours, marks, moments, form, null, preset...
 
-    The significance map always uses the exact moments, whatever the score uses.
+    The significance map always uses the exact moments, whatever the score uses, and the null hypothesis of the score.
+    With ``null="joint"`` it also calls places where samples crowd, even if the hits are dealt at random;
+    ``null="conditional"`` calls those where the model's hits and misses are arranged.
     """
     check_number("alpha", alpha, above=0, below=1)
     _check_bootstrap(block_km, num_resamples, 0.95, seed)
@@ -166,7 +168,11 @@ def summary(
     search = {name: value for name, value in given.items() if name in where}
     rule = {name: value for name, value in given.items() if name not in where}
     formulation(
-        score.get("preset"), marks=score.get("marks"), moments=score.get("moments"), form=score.get("form")
+        score.get("preset"),
+        marks=score.get("marks"),
+        moments=score.get("moments"),
+        form=score.get("form"),
+        null=score.get("null"),
     )
     graph = graph_of(samples, **search)
     scores = ssi(graph, performance, **rule)
@@ -221,14 +227,13 @@ def _can_be_local(graph: NeighborGraph, performance: Tensor | Numbers) -> bool:
 def significance_map(result: SSIResult, *, alpha: float = 0.05) -> SignificanceMap:
     """At which centres the marks are arranged in a way that chance does not explain.
 
-    The p-value is two-sided under a normal law with the result's own mean and sigma; use exact moments. Centres at one
-    place are one test: they share samples, statistic and decision.
+    The p-values are those of the result; use exact moments. Centres at one place are one test: they share samples,
+    statistic and decision.
     """
     check_number("alpha", alpha, above=0, below=1)
     if result.score.ndim != 1:
         raise ValueError("a significance map is of one model; take one with result.select(i)")
-    z = torch.where(result.sigma > 0, (result.statistic - result.mean) / result.sigma, torch.nan)
-    p = two_sided_p(z)
+    z, p = result.z, result.p
     places, which = torch.unique(result.lonlat.nan_to_num(nan=999.0), dim=0, return_inverse=True)
     first = torch.full((len(places),), len(p), device=p.device)
     first = first.scatter_reduce(0, which, torch.arange(len(p), device=p.device), "amin")

@@ -15,7 +15,7 @@ from tslab._checks import check_number
 from tslab.geobias.inputs import check_word
 from tslab.geobias.moments import Form, surprisal
 from tslab.geobias.neighbors import NeighborGraph
-from tslab.geobias.self_information import evaluate
+from tslab.geobias.statistic import evaluate
 from tslab.geobias.weights import weight_graphs
 
 

@@ -7,6 +7,12 @@ for every centre and any number of models at once. The marks decide what is meas
 - ``"unmarked"``: every sample is 1. Only where the samples are matters, not what the model did.
 - ``"signed"``: a hit is +1, a miss -1. The recommended marks: hit, miss and background are three different things.
 - ``"raw"``: the performance itself. With hits 1 and misses 0, a miss cannot be told from background.
+
+The null hypothesis decides what would be no surprise:
+
+- ``"joint"``: marks and background shuffled together. A crowd of samples is a surprise, whatever the model did there.
+- ``"conditional"``: marks shuffled among the samples of the neighbourhood. It asks about the model alone; see
+  `tslab.geobias.conditional`.
 """
 
 import math
@@ -21,32 +27,48 @@ from torch import Tensor
 
 from tslab._checks import check_count, check_number
 from tslab._numbers import Numbers
+from tslab.geobias.conditional import cached_sums, evaluate_conditional, few_levels
+from tslab.geobias.hotspots import two_sided_p
 from tslab.geobias.inputs import Pair, as_hits, as_outcomes, as_radius, as_tensor, check_word
-from tslab.geobias.moments import Form, Moments, exact_moments, published_moments, surprisal
+from tslab.geobias.moments import Form, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
-from tslab.geobias.weights import MOST_NEIGHBORS, WeightChunk, weight_graphs
+from tslab.geobias.statistic import MomentKind, evaluate
+from tslab.geobias.weights import MOST_NEIGHBORS, weight_graphs
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Marks = Literal["unmarked", "signed", "raw"]
-MomentKind = Literal["published", "exact"]
+Null = Literal["joint", "conditional"]
 Preset = Literal["pygbs2025"]
 
 
 class Formulation(TypedDict):
-    """What is measured: marks, moments and form, and whether nodes among many coincident samples are overfull."""
+    """What is measured: marks, moments, form, null, and whether nodes among many coincident samples are overfull."""
 
     marks: Marks
     moments: MomentKind
     form: Form
+    null: Null
     overfull: bool
 
 
-DEFAULT: Formulation = {"marks": "signed", "moments": "exact", "form": "tail", "overfull": False}
+DEFAULT: Formulation = {
+    "marks": "signed",
+    "moments": "exact",
+    "form": "tail",
+    "null": "joint",
+    "overfull": False,
+}
 
 PRESETS: dict[str, Formulation] = {
-    "pygbs2025": {"marks": "raw", "moments": "published", "form": "density", "overfull": True}
+    "pygbs2025": {
+        "marks": "raw",
+        "moments": "published",
+        "form": "density",
+        "null": "joint",
+        "overfull": True,
+    }
 }
 """``pygbs2025``: the published per-sample tables of fMoW and iNat2018 (January 2025)."""
 
@@ -57,17 +79,21 @@ class SSIResult:
 
     Attributes:
         score, statistic, mean, sigma: float64, (c,) or, for performance of shape (n, e), (c, e).
+        z, p: (statistic - mean) / sigma and its two-sided p-value, of the same shape; positive z where like marks are
+            neighbours more often than by chance.
         n, background: samples and background points of each centre's neighbourhood, (c,).
         saturated: True where the neighbourhood was cut at ``max_neighbors``.
         lonlat: place of each centre in degrees.
         rows: input row of each centre, -1 if it was given by coordinates.
-        marks, moments, form: what was measured.
+        marks, moments, form, null: what was measured.
     """
 
     score: Float[Tensor, "c *e"]
     statistic: Float[Tensor, "c *e"]
     mean: Float[Tensor, "c *e"]
     sigma: Float[Tensor, "c *e"]
+    z: Float[Tensor, "c *e"]
+    p: Float[Tensor, "c *e"]
     n: Int[Tensor, " c"]
     background: Int[Tensor, " c"]
     saturated: Tensor
@@ -76,6 +102,7 @@ class SSIResult:
     marks: Marks
     moments: MomentKind
     form: Form
+    null: Null
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per centre (single performance only): lon, lat, n, background, statistic, mean, sigma, score."""
@@ -95,7 +122,8 @@ class SSIResult:
         if self.score.ndim != 2:
             raise ValueError("this result is of one model already")
         check_count("index", index, at_least=0, at_most=self.score.shape[1] - 1)
-        parts = {name: getattr(self, name)[:, index] for name in ("score", "statistic", "mean", "sigma")}
+        names = ("score", "statistic", "mean", "sigma", "z", "p")
+        parts = {name: getattr(self, name)[:, index] for name in names}
         return replace(self, **parts)
 
 
@@ -117,6 +145,7 @@ class Scoring(TypedDict, total=False):
     marks: Marks | None
     moments: MomentKind | None
     form: Form | None
+    null: Null | None
     preset: Preset | None
 
 
@@ -136,6 +165,7 @@ def ssi(
     marks: Marks | None = None,
     moments: MomentKind | None = None,
     form: Form | None = None,
+    null: Null | None = None,
     preset: Preset | None = None,
     **where: Unpack[Neighborhoods],
 ) -> SSIResult:
@@ -151,6 +181,8 @@ def ssi(
         k: nearest nodes in the weight graph.
         density: background points per steradian, or "auto": ceil(5 n / (pi r^2)).
         marks, moments, form: default "signed", "exact", "tail"; see `tslab.geobias.moments`.
+        null: what is shuffled: "joint" (default) marks and background together, "conditional" marks among the samples
+            of the neighbourhood (exact moments and tail form only).
         preset: "pygbs2025" makes the defaults those of the published per-sample tables: raw marks, published moments,
             density form, and overfull nodes (see `tslab.geobias.weights`). Arguments that you give are kept.
         where: ``radius_km`` or ``radius_rad``, ``max_neighbors`` (100; None: no cut), ``centers`` and ``device`` of the
@@ -159,11 +191,12 @@ def ssi(
     Warns if published moments meet more samples than background points (a density that is too low).
 
     The score is NaN for n = 0, for values that are all equal (sigma = 0; the published sigma is 0 for n = 1 too) and
-    where the published variance is negative.
+    where the published variance is negative. The conditional score is 0 where nothing can be rearranged: n < 3, equal
+    marks, no variance; only n = 0 gives NaN.
 
     Errors: ``ValueError`` for wrong shapes, marks that are no marks, missing or doubled radius.
     """
-    chosen = formulation(preset, marks=marks, moments=moments, form=form)
+    chosen = formulation(preset, marks=marks, moments=moments, form=form, null=null)
     k = check_count("k", k, at_most=MOST_NEIGHBORS)
     if density != "auto":
         check_number("density", density, above=0, hint='points per steradian, or "auto"')
@@ -214,17 +247,26 @@ def ssi_on_graph(
     marks: Marks = "signed",
     moments: MomentKind = "exact",
     form: Form = "tail",
+    null: Null = "joint",
     overfull: bool = False,
 ) -> SSIResult:
     """`ssi` of a graph, with each part of the formulation given by itself."""
-    formulation(None, marks=marks, moments=moments, form=form)
-    z, single = _mark_values(graph, performance, marks)
+    formulation(None, marks=marks, moments=moments, form=form, null=null)
+    marked, single = _mark_values(graph, performance, marks)
     value = None if density == "auto" else density
-    parts = [evaluate(chunk, z, moments) for chunk in weight_graphs(graph, k, value, overfull=overfull)]
-    empty = z.new_zeros((0, z.shape[1]))
-    columns = [torch.cat([part[i] for part in parts]) if parts else empty for i in range(3)]
-    statistic, mean, sigma = (graph.per_center(column) for column in columns)
-    m = torch.cat([part[3] for part in parts]) if parts else graph.indptr[:0]
+    parts: list[tuple[Tensor, ...]] = []
+    levels = few_levels(marked) if null == "conditional" else None
+    for chunk in weight_graphs(graph, k, value, overfull=overfull):
+        if null == "conditional":
+            sums = cached_sums(graph, chunk, (k, value, overfull))
+            parts.append(evaluate_conditional(chunk, sums, marked, levels))
+        else:
+            parts.append(evaluate(chunk, marked, moments))
+    width = 5 if null == "conditional" else 3
+    empty = marked.new_zeros((0, marked.shape[1]))
+    columns = [torch.cat([part[i] for part in parts]) if parts else empty for i in range(width)]
+    statistic, mean, sigma, *rest = (graph.per_center(column) for column in columns)
+    m = torch.cat([part[-1] for part in parts]) if parts else graph.indptr[:0]
     if moments == "published" and bool((graph.sizes > m).any()):
         warnings.warn(
             f"{int((graph.sizes > m).sum())} neighbourhoods have more samples than background points: their most "
@@ -232,14 +274,24 @@ def ssi_on_graph(
             'density, or use density="auto"',
             stacklevel=2,
         )
-    score = surprisal(statistic, mean, sigma, form)
+    if null == "conditional":
+        z, score = rest
+        p = torch.exp(-score)
+    else:
+        score = surprisal(statistic, mean, sigma, form)
+        z = torch.where(sigma > 0, (statistic - mean) / sigma, torch.nan)
+        p = two_sided_p(z)
     if single:
-        score, statistic, mean, sigma = (column[:, 0] for column in (score, statistic, mean, sigma))
+        score, statistic, mean, sigma, z, p = (
+            column[:, 0] for column in (score, statistic, mean, sigma, z, p)
+        )
     return SSIResult(
         score=score,
         statistic=statistic,
         mean=mean,
         sigma=sigma,
+        z=z,
+        p=p,
         n=graph.n,
         background=graph.per_center(m, missing=0),
         saturated=graph.saturated,
@@ -248,13 +300,19 @@ def ssi_on_graph(
         marks=marks,
         moments=moments,
         form=form,
+        null=null,
     )
 
 
 def formulation(
-    preset: str | None, *, marks: Marks | None, moments: MomentKind | None, form: Form | None
+    preset: str | None,
+    *,
+    marks: Marks | None,
+    moments: MomentKind | None,
+    form: Form | None,
+    null: Null | None = None,
 ) -> Formulation:
-    """Marks, moments and form: what is given, else the preset's, else the defaults."""
+    """Marks, moments, form and null: what is given, else the preset's, else the defaults."""
     if preset is not None:
         check_word("preset", preset, PRESETS)
     base = PRESETS[preset] if preset is not None else DEFAULT
@@ -262,15 +320,22 @@ def formulation(
         "marks": base["marks"] if marks is None else marks,
         "moments": base["moments"] if moments is None else moments,
         "form": base["form"] if form is None else form,
+        "null": base["null"] if null is None else null,
         "overfull": base["overfull"],
     }
     allowed: dict[str, Sequence[str]] = {
         "marks": ("unmarked", "signed", "raw"),
         "moments": ("published", "exact"),
         "form": ("density", "tail", "tail_plus_one"),
+        "null": ("joint", "conditional"),
     }
     for name, words in allowed.items():
         check_word(name, chosen[name], words)
+    if chosen["null"] == "conditional" and (chosen["moments"], chosen["form"]) != ("exact", "tail"):
+        raise ValueError(
+            'null="conditional" has exact moments and the tail form only, got '
+            f'moments="{chosen["moments"]}", form="{chosen["form"]}"; published forms go with null="joint"'
+        )
     return cast(Formulation, chosen)
 
 
@@ -294,61 +359,3 @@ def _mark_values(
     if marks == "raw":
         return values, single
     return torch.where(as_hits(values, 'marks="signed"'), 1.0, -1.0).double(), single
-
-
-def evaluate(chunk: WeightChunk, z: Tensor, moments: MomentKind) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Statistic, mean and sigma, each (neighbourhoods, e), and the number of background points."""
-    edges = edge_products(chunk, z)
-    sums = [_segment_sum(z_power, chunk.n) for z_power in _powers(z[chunk.sample.long()])]
-    weighted = _segment_sum(z[chunk.sample.long()] * (chunk.out_degree + chunk.in_degree)[:, None], chunk.n)
-    nodes = (chunk.n + chunk.m)[:, None].double()
-    weight_sum = chunk.num_edges[:, None].double()
-    average = sums[0] / nodes
-    statistic = edges - average * weighted + average**2 * weight_sum
-    if moments == "exact":
-        power_sums = (sums[0], sums[1], sums[2], sums[3])
-        mean, sigma = exact_moments(weight_sum, chunk.s1[:, None], chunk.s2[:, None], nodes, power_sums)
-        constant = _is_constant(chunk, z)
-        sigma = torch.where(constant, 0.0, sigma)
-    else:
-        mean, sigma = _published(chunk, z)
-    empty = (chunk.n == 0)[:, None]
-    statistic, mean, sigma = (torch.where(empty, torch.nan, part) for part in (statistic, mean, sigma))
-    return statistic, mean, sigma, chunk.m
-
-
-def edge_products(chunk: WeightChunk, z: Float[Tensor, "v e"]) -> Float[Tensor, "c e"]:
-    """Sum over the sample-to-sample edges of each graph of the product of the marks at both ends."""
-    mine = z[chunk.sample.long()]
-    padded = torch.cat([mine, mine.new_zeros((1, mine.shape[1]))])
-    target = chunk.target.long()
-    reached = torch.zeros_like(mine)
-    for column in range(target.shape[1]):
-        reached = reached + padded[target[:, column]]
-    return _segment_sum(mine * reached, chunk.n)
-
-
-def _powers(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    square = z * z
-    return z, square, square * z, square * square
-
-
-def _segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
-    return torch.segment_reduce(values.contiguous(), "sum", lengths=lengths)
-
-
-def _is_constant(chunk: WeightChunk, z: Tensor) -> Tensor:
-    """True where every sample of the neighbourhood has the background's value, zero."""
-    return _segment_sum((z[chunk.sample.long()] != 0).double(), chunk.n) == 0
-
-
-def _published(chunk: WeightChunk, z: Tensor) -> Moments:
-    values = torch.unique(torch.cat([z.flatten(), z.new_zeros(1)]))
-    if len(values) > 64:
-        return published_moments(
-            values, torch.zeros_like(values, dtype=torch.long)
-        )  # raises, naming the way out
-    mine = z[chunk.sample.long()]
-    counts = torch.stack([_segment_sum((mine == value).double(), chunk.n) for value in values], -1)
-    counts[..., values == 0] += chunk.m[:, None, None].double()
-    return published_moments(values, counts)
