@@ -41,7 +41,7 @@ def check_lonlat(lonlat: Float[Tensor, "n 2"], *, name: str = "lonlat") -> Float
             the columns are swapped when swapping them would make the row valid.
     """
     check_lonlat_shape(lonlat, name=name)
-    if _values_are_hidden(lonlat):
+    if values_are_hidden(lonlat):
         return lonlat
     _check_range(lonlat, name)
     return lonlat
@@ -63,6 +63,15 @@ def check_lonlat_shape(lonlat: Float[Tensor, "n 2"], *, name: str = "lonlat") ->
         raise CoordinateError(
             f"{name} must be floating point degrees, got {lonlat.dtype}; use {name}.float()"
         )
+
+
+def values_are_hidden(tensor: Tensor) -> bool:
+    """True while torch.compile, torch.export or a torch.func transform looks through the tensor, and without values."""
+    return (
+        tensor.is_meta
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
 
 
 def has_location(lonlat: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
@@ -118,7 +127,7 @@ def great_circle_distance(
             raise CoordinateError(
                 f"{name} must be a tensor of longitude and latitude, shape (n, 2), got {got}"
             )
-        if not _values_are_hidden(places):
+        if not values_are_hidden(places):
             _check_range(places, name)
     try:
         torch.broadcast_shapes(a.shape, b.shape)
@@ -157,15 +166,6 @@ def sample_sphere(
     lon = (2 * u[:, 0] - 1) * LON_LIMIT
     lat = torch.rad2deg(torch.asin(2 * u[:, 1] - 1))
     return torch.stack([lon, lat], dim=-1).to(dtype)
-
-
-def _values_are_hidden(tensor: Tensor) -> bool:
-    """True while torch.compile, torch.export or a torch.func transform looks through the tensor, and without values."""
-    return (
-        tensor.is_meta
-        or torch.compiler.is_compiling()
-        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
 
 
 def _check_range(lonlat: Real[Tensor, "*n 2"], name: str) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab._checks import check_count, check_number
-from tslab.coords import CoordinateError, _values_are_hidden, check_lonlat, has_location
+from tslab.coords import CoordinateError, check_lonlat, has_location, values_are_hidden
 
 BLOCK_ELEMENTS = 2**18
 """Large inputs are encoded in blocks of rows that write about this many numbers, so that intermediate results
@@ -112,7 +112,7 @@ class PositionEncoder(nn.Module):
 
     def _fits_in_cache(self, lonlat: Tensor) -> bool:
         """True where one pass is right: small input, an accelerator, or operations that are recorded."""
-        if _values_are_hidden(lonlat) or lonlat.device.type != "cpu":
+        if values_are_hidden(lonlat) or lonlat.device.type != "cpu":
             return True
         if torch.is_grad_enabled() and (
             lonlat.requires_grad or any(p.requires_grad for p in self.parameters())
