@@ -142,7 +142,7 @@ def paired_bootstrap(
     rng, n = np.random.default_rng(seed), len(values)
 
     def difference(means: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (means[..., 1] - means[..., 0]) / (means[..., 3] - means[..., 2] ** 2)
+        return np.asarray((means[..., 1] - means[..., 0]) / (means[..., 3] - means[..., 2] ** 2))
 
     counts = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(replicates))
     drawn = difference(np.stack([count @ values / n for count in counts]))
