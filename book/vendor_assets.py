@@ -27,8 +27,9 @@ ROOT = BOOK.parent
 FRONTEND = BOOK / "frontend"
 NODE_MODULES = FRONTEND / "node_modules"
 VENDOR = BOOK / "_vendor"
-TRAINING_MODULES = ("earth", "losses", "models", "training/loop", "training/objectives", "training/run", "tasks/toy")
-"""Modules besides encoders and widgets that decide what the trained models of the laboratory are."""
+ROOMS_OF_MODELS = ("encoders", "widgets", "training", "synthetic")
+MODULES_OF_MODELS = ("coords", "diagnostics", "earth", "exporting", "losses", "models")
+"""What decides what the trained models of the laboratory are."""
 
 
 def main() -> int:
@@ -116,8 +117,8 @@ def export_models() -> None:
         return
     out = VENDOR / "tslab" / "models"
     package = ROOT / "tslab"
-    sources = [*(package / "encoders").glob("*.py"), *(package / "widgets").glob("*.py")]
-    sources += [package / f"{name}.py" for name in ("coords", "diagnostics", "exporting", *TRAINING_MODULES)]
+    sources = [path for room in ROOMS_OF_MODELS for path in (package / room).glob("*.py")]
+    sources += [package / f"{name}.py" for name in MODULES_OF_MODELS]
     key = _digest([*sorted(sources), ROOT / "requirements.txt"])
     stamp = VENDOR / ".models"
     if stamp.exists() and stamp.read_text() == key and (out / "manifest.json").exists():
