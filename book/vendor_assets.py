@@ -27,7 +27,7 @@ ROOT = BOOK.parent
 FRONTEND = BOOK / "frontend"
 NODE_MODULES = FRONTEND / "node_modules"
 VENDOR = BOOK / "_vendor"
-TRAINING_MODULES = ("land", "losses", "loop", "models", "objectives", "training", "tasks/toy")
+TRAINING_MODULES = ("earth", "losses", "models", "training/loop", "training/objectives", "training/run", "tasks/toy")
 """Modules besides encoders and widgets that decide what the trained models of the laboratory are."""
 
 

@@ -16,21 +16,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from locbench_download import RemoteFile, changed_downloads, fetch, files_for, list_remote, record, terms
+from locbench_unpacking import FetchLocbenchError, unpack
+from locbench_verification import verify
 from tslab._files import DamagedFileError, FolderInUseError
 from tslab.coords import CoordinateError
-from tslab.tasks import DATASETS, TaskDataError, load_task, verify
-from tslab.tasks.fetching import (
-    FetchLocbenchError,
-    RemoteFile,
-    changed_downloads,
-    fetch,
-    files_for,
-    list_remote,
-    record,
-    terms,
-    unpack,
-)
-from tslab.tasks.locbench import locbench_root
+from tslab.tasks import DATASETS, TaskDataError, load_task
+from tslab.tasks.archive import locbench_root
 from tslab.tasks.native import task_folder, write_task
 
 FAILURES = (

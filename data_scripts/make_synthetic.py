@@ -16,11 +16,13 @@ import sys
 import time
 from pathlib import Path
 
+from synthetic_calibration import calibrate
 from tslab._files import FolderInUseError, atomic_write, read_json
+from tslab.synthetic import CLASS_SPECS
 from tslab.tasks import DATASETS, TaskDataError, load_task
-from tslab.tasks.calibration import calibrate
+from tslab.tasks.datasets import STRESS_TASKS
+from tslab.tasks.meta import SCALES
 from tslab.tasks.native import task_folder, write_task
-from tslab.tasks.synthetic import CLASS_SPECS, SCALES, STRESS_TASKS
 from tslab_book.stand_ins import compare_with_targets
 
 CALIBRATION_FILE = Path(__file__).resolve().parents[1] / "tslab" / "data" / "synthetic_calibration.json"

@@ -27,6 +27,7 @@ from tslab.benchmark import (
 )
 from tslab.benchmark.__main__ import main
 from tslab.benchmark.comparison import COMPARISONS
+from tslab_book.table1 import standard_error
 
 # --- which runs ----------------------------------------------------------
 
@@ -521,6 +522,33 @@ def test_mcnemar_is_the_sign_test_of_the_discordant_rows(only_a, only_b):
     assert mcnemar(only_a, only_b) == mcnemar(only_b, only_a)
 
 
+TWO = pd.DataFrame({"label": [1.0, 2.0], "prediction": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: mcnemar(-1, 3), "only_a"),
+        (lambda: holm([0.1, math.nan]), "p must"),
+        (lambda: holm([2.0]), "p must"),
+        (lambda: paired_bootstrap(TWO, TWO, replicates=0), "replicates"),
+        (lambda: paired_bootstrap(TWO, TWO, seed=-1), "seed"),
+        (lambda: rank_test(pd.DataFrame(np.eye(4)), level=2), "level"),
+        (lambda: benchmark.judge("top1", "xyz", 1.0, math.nan, 0, 1), "recomputed"),
+        (lambda: standard_error(50, 0), "n must"),
+        (lambda: standard_error(120, 10), "top1"),
+        (lambda: benchmark.measure(pd.DataFrame({"hit1": []}), ("top1",), "x"), "no rows"),
+        (
+            lambda: benchmark.measure(TWO.assign(lon=0.0, lat=0.0), ("geobias_base",), "x", max_centers=0),
+            "max_centers",
+        ),
+    ],
+)
+def test_statistics_refuse_what_is_out_of_their_range_by_name(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()
+
+
 def test_holm_agrees_with_its_definition():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == pytest.approx([1, 1])
@@ -552,6 +580,13 @@ def test_the_paired_bootstrap_sees_a_difference_that_two_intervals_hide():
     assert same[:3] == (0, 0, 0) and same[3] == 1
     with pytest.raises(ValueError, match="same rows"):
         paired_bootstrap(a, b.iloc[::-1])
+
+
+def test_labels_that_are_all_equal_have_no_r2_and_no_difference():
+    flat = pd.DataFrame({"label": [0.1] * 30, "prediction": np.linspace(0, 1, 30)})
+    alone = benchmark.measure(flat, ("r2",), "")["r2"]
+    assert np.isnan([alone.value, alone.low, alone.high]).all() and alone.n == 30
+    assert np.isnan(paired_bootstrap(flat, flat.assign(prediction=0.2), replicates=20)).all()
 
 
 def test_the_critical_difference_is_nemenyis():
@@ -625,10 +660,7 @@ def test_a_built_package_carries_the_committed_records(tmp_path):
     originals = {file.name: file.read_bytes() for file in repository.glob("*/results/*.*")}
     assert {file.name: file.read_bytes() for file in built.iterdir()} == originals
     # and what is built finds them where there is no repository around
-    elsewhere = (
-        "from tslab.benchmark import read_cells, find_record\n"
-        "print(len(read_cells()), find_record('comparisons.csv'))"
-    )
+    elsewhere = "from tslab.benchmark import *; print(len(read_cells()), find_record('cells.csv'))"
     answer = subprocess.run(
         [sys.executable, "-c", elsewhere],
         cwd=tmp_path,
@@ -637,7 +669,7 @@ def test_a_built_package_carries_the_committed_records(tmp_path):
         text=True,
     )
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.split() == ["652", str(built / "comparisons.csv")]
+    assert answer.stdout.split() == ["652", str(built / "cells.csv")]
 
 
 def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
@@ -651,7 +683,7 @@ def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
 
 def test_numbers_that_are_no_p_values_or_counts_are_refused():
     for p in ([0.5, 2.0], [-0.1], [[0.5]]):
-        with pytest.raises(ValueError, match="p-values"):
+        with pytest.raises(ValueError, match="probabilities"):
             holm(p)
     with pytest.raises(ValueError, match="only_a"):
         mcnemar(-1, 3)

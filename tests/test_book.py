@@ -259,11 +259,6 @@ def test_every_module_of_the_package_is_on_one_page_of_the_reference() -> None:
     assert len(listed) == len(set(listed))
 
 
-def test_the_package_uses_nothing_of_the_book() -> None:
-    users = [path for path in (ROOT / "tslab").rglob("*.py") if "tslab_book" in path.read_text(encoding="utf-8")]
-    assert not users
-
-
 def test_the_reference_names_everything_that_a_package_offers() -> None:
     import importlib
 

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
+from tslab.benchmark import read_record
 from tslab.published import published_tables
+from tslab.synthetic.values import linear_quantiles
 from tslab.tasks import DATASETS, Table, load_task
-from tslab.tasks.synthetic_values import linear_quantiles
+from tslab.tasks.meta import TaskMeta
 from tslab.tasks.task import Task as TaskOf
-from tslab.tasks.task import TaskMeta
 from tslab_book import overview, split_study
 
 NEIGHBORS = {"knn": split_study.METHODS["knn"]}
@@ -76,7 +77,8 @@ def test_only_regression_tasks_and_only_synthetic_ones_have_a_truth():
 
 
 def test_the_record_is_complete_and_says_where_it_comes_from():
-    record, origin = split_study.read_splits_record()
+    stored = read_record("splits.csv")
+    record, origin = stored.data, stored.about
     cells = record.groupby(["size_km", "seed"])["method"].agg(set)
     assert (cells == set(split_study.METHODS)).all() and 0 in set(record["size_km"])
     assert (record["train"] + record["test"] == origin["places"]).all()

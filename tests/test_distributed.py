@@ -103,7 +103,7 @@ def test_two_processes_train_the_run_of_one(two_processes: Path, one_process: di
 
 
 def test_a_sweep_runs_each_job_once_and_repeats_what_failed(tmp_path: Path) -> None:
-    from tslab.sweeps import Job, sweep
+    from tslab.benchmark.sweeps import Job, sweep
 
     jobs = [
         Job(
@@ -136,7 +136,7 @@ def test_a_dead_dask_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     distributed = pytest.importorskip(
         "distributed", reason="needs dask.distributed: pip install 'tslab[sweep]'"
     )
-    from tslab.sweeps import Job, run_job, sweep
+    from tslab.benchmark.sweeps import Job, run_job, sweep
 
     marker = tmp_path / "died-once"
 
@@ -164,12 +164,13 @@ def test_a_dead_dask_worker_costs_nothing_but_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_task_trains_and_evaluates_from_one_command(tmp_path: Path) -> None:
-    from tslab.sweeps import main
+    from tslab.benchmark.__main__ import main
     from tslab.tasks import TASK_NAMES
 
     arguments = ["--tasks", *TASK_NAMES, "--encoders", "xyz", "--folder", str(tmp_path)]
     main(
         [
+            "sweep",
             *arguments,
             "--scheduler",
             "synchronous",
@@ -188,7 +189,7 @@ def test_every_task_trains_and_evaluates_from_one_command(tmp_path: Path) -> Non
 
 
 def test_jobs_have_names_that_tell_them_apart() -> None:
-    from tslab.sweeps import Job
+    from tslab.benchmark.sweeps import Job
 
     a, b, c = (
         Job("sphere_toy", "xyz", 0),
@@ -235,7 +236,7 @@ def test_a_sweep_refuses_by_name_and_writes_nothing(
 
 
 def test_a_damaged_result_of_a_sweep_is_a_failed_row_and_the_others_stand(tmp_path: Path) -> None:
-    from tslab.sweeps import Job, sweep
+    from tslab.benchmark.sweeps import Job, sweep
 
     sizes = {"n_train": 64, "n_val": 8, "n_test": 16}
     jobs = [Job("sphere_toy", key, 0, task_options=sizes) for key in ("class_frequency", "knn")]

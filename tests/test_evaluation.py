@@ -132,18 +132,18 @@ def test_the_row_and_the_cause_are_named() -> None:
     with pytest.raises(ValueError, match=r"row 3 of the table has class 3.*3 classes"):
         evaluate(North(), wide)
     for value in (torch.nan, -0.1):
-        image = torch.rand(60, 3)
-        image[7, 1] = value
+        with_image = Table(PLACES, CLASSES.target, image=torch.rand(60, 3))
+        with_image.image[7, 1] = value  # a table refuses NaN; here it comes in afterwards
         with pytest.raises(ValueError, match="image predictions of row 7"):
-            evaluate("no_prior", Table(PLACES, CLASSES.target, image=image))
+            evaluate("no_prior", with_image)
     missing = PLACES.clone()
     missing[4] = torch.nan
     with pytest.raises(ValueError, match=r"row 4 .*no location.*has_location"):
         evaluate(Latitude(), Table(missing, NUMBERS.target))
+    labels = Table(PLACES, NUMBERS.target.clone())
+    labels.target[2] = torch.inf
     with pytest.raises(ValueError, match="label of row 2 is inf"):
-        evaluate(
-            Latitude(), Table(PLACES, NUMBERS.target.clone().index_fill_(0, torch.tensor([2]), torch.inf))
-        )
+        evaluate(Latitude(), labels)
     broken = nn.Linear(2, 1)
     nn.init.constant_(broken.weight, torch.nan)
     with pytest.raises(ValueError, match=r"row 0 is nan.*weights"):

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import numpy as np
+import plotly
 import pytest
 
 from tslab import plot
@@ -120,6 +121,7 @@ def test_map_shows_the_nearest_value_and_nothing_outside_the_world() -> None:
     assert not np.isnan(plot.world_map(LON, LAT[::-1], field[::-1]).data[0].z).all()
 
 
+@pytest.mark.skipif(int(plotly.__version__.split(".")[0]) < 6, reason="plotly 5 writes numbers as text")
 def test_figures_weigh_kilobytes() -> None:
     field = np.random.default_rng(0).normal(size=(LAT.size, LON.size))
     assert len(plot.globe(LON, LAT, field).to_json()) < 130_000

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tslab.benchmark import read_record
 from tslab.geobias import released_geobias, ssi, summary
 from tslab.released_files import has_released_results
 from tslab_book.bias_map import (
@@ -13,10 +14,10 @@ from tslab_book.bias_map import (
     NUM_LAT,
     NUM_LON,
     PAIRS,
+    RECORD,
     as_field,
     bias_map,
     centers_table,
-    read_map,
 )
 from tslab_book.walkthrough import neighborhood, neighborhood_figure
 
@@ -127,10 +128,11 @@ def test_all_hits_have_no_clusters():
 
 
 def test_the_record_holds_cells_of_every_pair_and_agrees_with_its_totals():
-    cells, origin = read_map()
-    assert {f"{d}/{e}" for d, e in PAIRS} == set(origin.totals)
+    record = read_record(RECORD)
+    cells, totals = record.data, record.about["totals"]
+    assert {f"{d}/{e}" for d, e in PAIRS} == set(totals)
     for (dataset, encoder), part in cells.groupby(["dataset", "encoder"]):
-        whole = origin.totals[f"{dataset}/{encoder}"]
+        whole = totals[f"{dataset}/{encoder}"]
         assert part["centers"].min() >= MIN_CENTERS
         assert 0.9 * whole["centers"] < part["centers"].sum() <= whole["centers"]
         mean = np.average(part["top1"], weights=part["centers"])
@@ -145,8 +147,9 @@ def test_the_record_is_what_the_released_results_give():
     from tslab_book.bias_map import released_map
 
     cells, whole = released_map("yfcc", "no_prior")
-    stored, origin = read_map()
-    assert origin.totals["yfcc/no_prior"] == pytest.approx(whole, rel=1e-6)
+    record = read_record(RECORD)
+    stored = record.data
+    assert record.about["totals"]["yfcc/no_prior"] == pytest.approx(whole, rel=1e-6)
     part = stored[(stored["dataset"] == "yfcc") & (stored["encoder"] == "no_prior")].reset_index(drop=True)
     assert part["centers"].tolist() == cells["centers"].tolist()
     assert np.allclose(part["cold"], cells["cold"], atol=1e-3)

@@ -8,7 +8,8 @@ import shapely
 import torch
 
 import tslab
-from tslab.land import is_land, land_geojson, land_lines, land_polygons
+from tslab import earth
+from tslab.earth import is_land, land_lines, land_polygons
 
 LAND = {
     "Paris": (2.35, 48.86),
@@ -53,12 +54,6 @@ def test_polygons_are_valid_and_stay_on_the_map():
     assert all(polygon.is_valid and polygon.area > 0 for polygon in land.geoms)
     west, south, east, north = land.bounds
     assert (west, south, east) == (-180, -90, 180) and 83 < north < 84
-
-
-def test_geojson_holds_the_same_polygons():
-    feature = land_geojson()
-    assert feature["type"] == "Feature"
-    assert shapely.geometry.shape(feature["geometry"]).equals(land_polygons())
 
 
 def pieces():
@@ -116,3 +111,20 @@ def test_fills_and_lines_hold_in_the_projection(name):
         visible = np.isfinite(projected).all(1)
         steps = np.linalg.norm(np.diff(projected, axis=0), axis=1)[visible[:-1] & visible[1:]]
         assert not len(steps) or steps.max() < 0.06 * width
+
+
+@pytest.mark.parametrize("size_deg", [0, -5.0, math.nan, math.inf, 7.0, 1e-9, "10"])
+def test_cells_have_a_size_that_divides_the_earth(size_deg):
+    with pytest.raises(ValueError, match="size_deg must"):
+        earth.grid_cells(torch.zeros(2, 2), size_deg)
+    with pytest.raises(ValueError, match="size_deg must"):
+        earth.cell_corner(0, size_deg)
+
+
+def test_cells_and_strata_are_of_places_on_the_earth():
+    for of in (earth.grid_cells, earth.strata, earth.continents):
+        with pytest.raises(tslab.CoordinateError, match="latitude 95"):
+            of(torch.tensor([[0.0, 95.0]]))
+    with pytest.raises(ValueError, match="cell must be"):
+        earth.cell_corner(648, 10.0)
+    assert earth.cell_corner(647, 10.0) == (170.0, 80.0)

@@ -57,9 +57,10 @@ def test_region_means_weigh_cells_by_area() -> None:
 
 def test_the_record_shows_the_quarter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TSLAB_MIRROR", raising=False)
-    cells, origin = released_background_map(tmp_path)
+    record = released_background_map(tmp_path)
+    cells = record.data
     means = region_means(cells)
-    assert "committed record" in origin and cells.shape == (30, 60)
+    assert "committed record" in record.origin and cells.shape == (30, 60)
     assert means.loc[means["inside"], "mean"].max() < 0.01
     assert means.loc[~means["inside"], "mean"].min() > 0.2
 

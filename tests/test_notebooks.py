@@ -73,7 +73,7 @@ def test_notebook_installs_the_extras_that_its_code_imports(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert extras <= set(project["optional-dependencies"])
     brought = {re.split("[<>=]", wish)[0] for extra in extras for wish in project["optional-dependencies"][extra]}
-    always = {re.split("[<>=]", wish)[0] for wish in project["dependencies"]} | {"IPython", "tslab", "__future__"}
+    always = {re.split("[<>=]", wish)[0] for wish in project["dependencies"]} | {"IPython", "tslab", "tslab_book", "__future__"}
     imported = set(re.findall(r"^ *(?:import|from) +(\w+)", "\n".join(code), flags=re.MULTILINE))
     imported = {"scikit-learn" if name == "sklearn" else name for name in imported} - set(sys.stdlib_module_names)
     assert imported - {"google"} <= always | brought

@@ -4,6 +4,7 @@ import base64
 import json
 
 import numpy as np
+import plotly
 import pytest
 import torch
 
@@ -108,6 +109,7 @@ def test_curves_keep_their_order_through_the_frames():
     assert decoded(figure.frames[0].data[0].y).tolist() == [0, 1]
 
 
+@pytest.mark.skipif(int(plotly.__version__.split(".")[0]) < 6, reason="plotly 5 writes numbers as text")
 def test_figures_weigh_kilobytes():
     figure = plot.feature_maps(
         tslab.position_encoder("nerf", num_scales=4), list(range(20)), [str(i) for i in range(20)]

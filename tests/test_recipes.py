@@ -213,4 +213,5 @@ def test_recipes_run_in_an_empty_session(parts: tuple[str, ...], tmp_path: Path)
         assert not end["error"], f"{place} fails in an empty session: {end['error']}"
         ours = [text for text in end["warnings"] if "tslab" in text or "ipython-input" in text]
         assert not ours, f"{place} warns: {ours}"
+        assert not end["stderr"], f"{place} writes to stderr: {end['stderr']}"
         assert end["shown"], f"{place} shows nothing"

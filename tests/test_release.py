@@ -153,7 +153,7 @@ places = torch.tensor([[36.82, -1.29], [179.9, -16.5]])
 print(json.dumps({
     "home": str(pathlib.Path(tslab.__file__).resolve()),
     "shape": list(tslab.location_encoder("sphere2vec_sphereC+", embedding_dim=32)(places).shape),
-    "land": tslab.land.is_land(torch.tensor([[36.82, -1.29], [-30.0, 0.0]])).tolist(),
+    "land": tslab.earth.is_land(torch.tensor([[36.82, -1.29], [-30.0, 0.0]])).tolist(),
     "published": len(tslab.published_tables()),
     "cells": len(read_cells()),
     "rows": len(tslab.load_task("sphere_toy", source="synthetic").train),

@@ -20,17 +20,18 @@ def test_the_record_shows_one_cell_no_anchors_and_sixteen_octaves():
 def test_without_files_the_record_is_read_and_named(monkeypatch, tmp_path):
     monkeypatch.delenv("TSLAB_MIRROR", raising=False)
     monkeypatch.setenv("TSLAB_DATA", str(tmp_path))
-    facts, origin = released_encoders.released_encoder_facts()
-    assert facts == json.loads(RECORD.read_text(encoding="utf-8"))["facts"]
-    assert "not on the machine that ran this page" in origin
+    record = released_encoders.released_encoder_facts()
+    assert record.data == json.loads(RECORD.read_text(encoding="utf-8"))["facts"]
+    assert "not on the machine that ran this page" in record.origin
     with pytest.raises(FileNotFoundError, match="TSLAB_MIRROR"):
         released_encoders.write_released_encoder_facts(tmp_path / "record.json")
 
 
 @pytest.mark.mirror
 def test_the_record_is_what_the_released_files_give(mirror):
-    facts, origin = released_encoders.released_encoder_facts(mirror)
-    assert "Recomputed now" in origin
+    record = released_encoders.released_encoder_facts(mirror)
+    assert "Recomputed now" in record.origin
+    facts = record.data
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))["facts"]
     for name in ("tile", "rbf", "nerf"):
         assert facts[name] == recorded[name]

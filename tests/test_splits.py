@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from tslab import great_circle_distance, sample_sphere
 from tslab.coords import EARTH_RADIUS_KM
+from tslab.earth import equal_area_cells, spatial_blocks
 from tslab.tasks.splits import (
     block_folds,
     block_split,
     buffered_leave_out,
-    equal_area_cells,
     random_split,
-    spatial_blocks,
 )
 
 

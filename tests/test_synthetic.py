@@ -18,21 +18,12 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from data_scripts import make_synthetic
+import make_synthetic
+from synthetic_calibration import Simulation, fade_of, genus_mates
 from tslab import sample_sphere, unit_vectors
-from tslab.tasks import DATASETS, LazyRows, Task, load_task
-from tslab.tasks.calibration import Simulation, fade_of, genus_mates
-from tslab.tasks.native import read_task, write_task
-from tslab.tasks.synthetic import (
-    CLASS_SPECS,
-    SCALES,
-    STRESS_TASKS,
-    VALUE_SPECS,
-    calibration,
-    class_rows,
-    synthetic_task,
-)
-from tslab.tasks.synthetic_classes import (
+from tslab.earth import continents
+from tslab.synthetic import CLASS_SPECS, VALUE_SPECS, synthetic_task
+from tslab.synthetic.classes import (
     NO_FADE,
     ImageModel,
     draw_images,
@@ -41,8 +32,10 @@ from tslab.tasks.synthetic_classes import (
     genera,
     predictions,
 )
-from tslab.tasks.synthetic_values import GeneratedRows
-from tslab.tasks.world import (
+from tslab.synthetic.specs import calibration
+from tslab.synthetic.stand_ins import class_rows
+from tslab.synthetic.values import GeneratedRows
+from tslab.synthetic.world import (
     GENERATOR_VERSION,
     Geography,
     SphereField,
@@ -50,9 +43,12 @@ from tslab.tasks.world import (
     land_places,
     photographed_places,
     random_stream,
-    region_of,
     scatter,
 )
+from tslab.tasks import DATASETS, LazyRows, Task, load_task
+from tslab.tasks.datasets import STRESS_TASKS
+from tslab.tasks.meta import SCALES
+from tslab.tasks.native import read_task, write_task
 from tslab_book.stand_ins import compare_with_targets, image_statistics, linear_image_r2
 
 CLASSES, VALUES = list(CLASS_SPECS), list(VALUE_SPECS)
@@ -200,6 +196,21 @@ def test_full_scale_has_the_published_counts() -> None:
         assert all(calibration(name, scale).image.bad < 0.3 for scale in SCALES)
 
 
+def test_specifications_are_shares_and_distributions() -> None:
+    for name, spec in CLASS_SPECS.items():
+        assert sum(spec.geography.regions) == pytest.approx(1, abs=0.01), name
+        assert spec.geography.latitudes == DATASETS[name].lat_quantiles or name == "inat2017"
+    assert CLASS_SPECS["yfcc"].geography.regions == (1, 0, 0, 0, 0, 0)  # the United States alone
+    for name, values in VALUE_SPECS.items():
+        assert 0 < values.image_r2 < values.location_r2 < 1
+        assert values.image_r2 == DATASETS[name].no_prior["r2"]
+        if values.quantiles is not None:
+            probabilities, levels = map(np.array, values.quantiles)
+            assert (np.diff(probabilities) > 0).all() and (probabilities[0], probabilities[-1]) == (0, 1)
+            assert (np.diff(levels) >= 0).all() and len(levels) == len(probabilities)
+            assert values.rows == DATASETS[name].total_rows
+
+
 @pytest.mark.parametrize("name", VALUES)
 class TestRegression:
     """Labels, images and limits of the regression stand-ins."""
@@ -326,7 +337,7 @@ class TestWorld:
 
     def test_regions_follow_their_rules(self) -> None:
         cities = [[-100.0, 40], [-60, -10], [10, 50], [20, 0], [100, 30], [150, -30], [-155, 20]]
-        assert region_of(torch.tensor(cities)).tolist() == [0, 1, 2, 3, 4, 5, 0]
+        assert continents(torch.tensor(cities)).tolist() == [0, 1, 2, 3, 4, 5, 0]
 
     def test_photographs_repeat_places(self) -> None:
         geography = Geography((0.5, 0, 0.5, 0, 0, 0), (20, 45, 65), distinct=0.4)

@@ -16,7 +16,7 @@ import torch
 
 from tslab.tasks import LazyRows, Table, Task, TaskDataError, TaskMeta
 from tslab.tasks.native import open_npy, read_task, write_task
-from tslab.tasks.task import concatenate
+from tslab.tasks.table import concatenate
 
 HAS_ARROW = importlib.util.find_spec("pyarrow") is not None
 

@@ -14,11 +14,11 @@ import scipy.sparse as sp
 import torch
 
 from tslab import CoordinateError
-from tslab.land import is_land
+from tslab.earth import is_land
 from tslab.tasks import DATASETS, LazyRows, Table, Task, TaskDataError, TaskMeta, load_task
 from tslab.tasks.native import open_npy, read_task, write_task
 from tslab.tasks.released_points import RELEASED_COUNTS, released_points
-from tslab.tasks.task import TableDataset, concatenate
+from tslab.tasks.table import TableDataset, concatenate
 
 HAS_GEOPARQUET = all(importlib.util.find_spec(name) for name in ("geopandas", "pyarrow"))
 
@@ -100,7 +100,7 @@ def test_geoparquet(table: Table, tmp_path: Path) -> None:
     """With geopandas and pyarrow a round trip; without them an error that says what to install."""
     path = tmp_path / "table.parquet"
     if not HAS_GEOPARQUET:
-        with pytest.raises(ImportError, match="pip install geopandas pyarrow"):
+        with pytest.raises(ImportError, match=r"pip install 'tslab\[geo\]'"):
             table.to_geoparquet(path)
         return
     table.to_geoparquet(path)
@@ -325,4 +325,29 @@ def test_released_points_without_files_say_how_to_get_them(
 
 
 def test_seventeen_datasets() -> None:
+    """Counts that the papers of the datasets print."""
     assert len(DATASETS) == 17
+    classes = {name: info.num_classes for name, info in DATASETS.items() if info.kind == "classification"}
+    assert classes == {
+        "birdsnap": 500,
+        "birdsnap_ebird": 500,
+        "nabirds": 555,
+        "inat2017": 5089,
+        "inat2018": 8142,
+        "yfcc": 100,
+        "fmow": 62,
+    }
+    assert DATASETS["inat2018"].splits["val"].rows == 24_426  # three photographs of each species
+    assert DATASETS["inat2017"].splits["train"].rows == 579_184
+    assert all(info.num_classes == 0 and "r2" in info.no_prior for info in list(DATASETS.values())[7:])
+
+
+def test_what_a_dataset_says_of_itself_fits_together() -> None:
+    for name, info in DATASETS.items():
+        assert info.key == name and info.licence and info.upstream.startswith("https://") and info.citation
+        assert info.train_split != info.eval_split and {info.train_split, info.eval_split} <= set(info.splits)
+        assert all(0 <= score < 1 for score in info.no_prior.values())
+        south, middle, north = info.lat_quantiles or (-90, 0, 90)
+        assert -90 <= south < middle < north <= 90
+        for facts in info.splits.values():
+            assert facts.rows is None or (facts.kept or 0) + (facts.missing or 0) <= facts.rows

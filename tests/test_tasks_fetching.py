@@ -17,20 +17,20 @@ from typing import Any
 import pytest
 import requests
 
-from data_scripts import fetch_locbench, make_synthetic
-from tests.test_locbench import write_yfcc
-from tslab._files import DamagedFileError, FolderInUseError, only_writer
-from tslab.tasks import fetching
-from tslab.tasks.fetching import (
-    FetchLocbenchError,
+import fetch_locbench
+import locbench_download
+import make_synthetic
+from locbench_download import (
     RemoteFile,
     changed_downloads,
     fetch,
     files_for,
     list_remote,
     record,
-    unpack,
 )
+from locbench_unpacking import FetchLocbenchError, unpack
+from tests.test_locbench import write_yfcc
+from tslab._files import DamagedFileError, FolderInUseError, only_writer
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -313,7 +313,10 @@ def test_recording_keeps_earlier_entries(server: Server, tmp_path: Path) -> None
     record(remote(server), path, tmp_path)
     other = RemoteFile("other.zip", "", 1, "")
     record(other, path, tmp_path)
-    assert sorted(json.loads((tmp_path / fetching.RECORD).read_text())) == ["birdsnap.tar", "other.zip"]
+    assert sorted(json.loads((tmp_path / locbench_download.RECORD).read_text())) == [
+        "birdsnap.tar",
+        "other.zip",
+    ]
     assert os.listdir(tmp_path / ".downloads") == ["birdsnap.tar"]
 
 
@@ -325,7 +328,7 @@ def test_names_of_remote_files_stay_inside_the_root(name: str, monkeypatch: pyte
         RemoteFile(name, "https://x/1", 5, "ab")
     listed = [{"name": name, "download_url": "https://x/1", "size": 5, "computed_md5": "ab"}]
     monkeypatch.setattr(
-        fetching, "doi_to_repository", lambda doi, timeout=None: SimpleNamespace(api_response=listed)
+        locbench_download, "doi_to_repository", lambda doi, timeout=None: SimpleNamespace(api_response=listed)
     )
     with pytest.raises(FetchLocbenchError, match="do not trust this list"):
         list_remote()
@@ -333,7 +336,9 @@ def test_names_of_remote_files_stay_inside_the_root(name: str, monkeypatch: pyte
 
 def test_older_pooch_knows_no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [{"name": "a.zip", "download_url": "https://x/1", "size": 5, "computed_md5": "ab"}]
-    monkeypatch.setattr(fetching, "doi_to_repository", lambda doi: SimpleNamespace(api_response=listed))
+    monkeypatch.setattr(
+        locbench_download, "doi_to_repository", lambda doi: SimpleNamespace(api_response=listed)
+    )
     assert [file.name for file in list_remote()] == ["a.zip"]
 
 
@@ -427,7 +432,7 @@ def test_what_a_killed_unpacking_left_is_cleaned_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a.zip": 5}', '{"a.zip": {}}', "\udcff"])
 def test_a_damaged_record_of_checksums_names_itself(content: str, tmp_path: Path) -> None:
-    (tmp_path / fetching.RECORD).write_bytes(content.encode(errors="surrogateescape"))
+    (tmp_path / locbench_download.RECORD).write_bytes(content.encode(errors="surrogateescape"))
     (tmp_path / "a.zip").write_bytes(b"x")
     with pytest.raises(DamagedFileError, match=r"checksums\.json.*remove it and run"):
         changed_downloads(tmp_path)

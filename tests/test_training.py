@@ -101,7 +101,7 @@ def test_metrics_agree_with_the_per_sample_results_and_with_strata(toy: Task, ru
     zones = result.strata.set_index("stratum")
     assert zones.loc["all", "n"] == len(toy.test)
     assert zones.loc[["polar", "tropics", "mid_latitudes"], "n"].sum() == len(toy.test)
-    continents = [name for name in tslab.strata.CONTINENTS if name in zones.index]
+    continents = [name for name in tslab.earth.CONTINENTS if name in zones.index]
     assert zones.loc[continents, "n"].sum() == len(toy.test)
     assert result.blocks["n"].sum() == len(toy.test)
     assert result.metrics["top1_blocks"] == pytest.approx(result.blocks["top1"].mean())

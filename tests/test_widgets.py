@@ -432,7 +432,7 @@ def test_coastlines_survive_packing() -> None:
     lines = node(
         f"return unpackLines(new DataView(Uint8Array.from({data}).buffer)).map((line) => line.length);"
     )
-    assert sum(lines) == pytest.approx(np.isfinite(tslab.land.land_lines()[:, 0]).sum(), abs=5)
+    assert sum(lines) == pytest.approx(np.isfinite(tslab.earth.land_lines()[:, 0]).sum(), abs=5)
 
 
 @pytest.mark.parametrize("key", SCALED)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import tslab
+from tslab.benchmark import read_record
 from tslab.diagnostics import resolution_km
 from tslab.exporting import check_places, export_onnx, export_program
 from tslab.fusion import LateFusion, PriorProduct
@@ -176,7 +177,7 @@ def test_a_resolved_encoder_resolves(key):
 def test_some_encoders_have_no_scale_and_some_end():
     assert encoder_guide.resolved_at("xyz", 10) == {}
     assert encoder_guide.resolved_at("siren_sh", 10) is None
-    assert encoder_guide.read_facts()["encoders"]["siren_sh"]["scales"]["10"] is None
+    assert read_record(encoder_guide.FACTS).data["encoders"]["siren_sh"]["scales"]["10"] is None
 
 
 def test_summary_knows_the_best_and_what_cannot_be_told_from_it():

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -75,6 +76,11 @@ def read_json(path: str | os.PathLike[str], *, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} holds {type(content).__name__}, not a JSON object; {remedy}")
     return content
+
+
+def packaged_json(name: str) -> Any:
+    """What the JSON file ``name`` among the package's own data says."""
+    return json.loads((files("tslab") / "data" / name).read_text(encoding="utf-8"))
 
 
 def read_csv(path: str | os.PathLike[str] | IO[str], **options: Any) -> "pd.DataFrame":

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tslab.coords import has_location
 from tslab.metrics import true_class_ranks
 from tslab.models import Ensemble, Regressor
-from tslab.tasks.task import Table
+from tslab.tasks.table import Table
 
 BATCH_ELEMENTS = 2**22
 """Scores (rows x classes) that are held at a time."""

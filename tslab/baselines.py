@@ -17,8 +17,9 @@ from torch import Tensor
 
 from tslab._checks import check_choice, check_count, check_finite, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
-from tslab.strata import grid_cells
-from tslab.tasks.task import Table, Task, check_classes
+from tslab.earth import check_grid, grid_cells
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task, check_classes
 
 CHUNK_ELEMENTS = 2**24
 
@@ -51,7 +52,7 @@ class GridHistogram:
     def __init__(
         self, table: Table, num_classes: int, *, cell_deg: float = 2.0, smoothing: float = 1.0
     ) -> None:
-        check_number("cell_deg", cell_deg, above=0, at_most=180)
+        check_grid("cell_deg", cell_deg)
         check_number("smoothing", smoothing, above=0)
         located = _located(table)
         self.cell_deg, self.smoothing, self.num_classes = cell_deg, smoothing, num_classes

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab._checks import check_choice, check_count, check_number
+from tslab._checks import check_choice, check_count
 from tslab._results import classification_results, model_of, predicts_numbers, regression_results
+from tslab.earth import cell_corner, check_grid, grid_cells, strata
 from tslab.metrics import expected_calibration_error, reliability, summarise
-from tslab.strata import cell_corner, grid_cells, strata
-from tslab.tasks.task import Table
+from tslab.tasks.table import Table
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Evaluation:
             over spatial blocks, each block counting the same.
         results: one row for each evaluated row, indexed by its row in the table; columns lon, lat (degrees)
             and true_class_prob, reciprocal_rank, hit1, hit3 (classification) or prediction, label (regression).
-        strata: one row for each stratum of `tslab.strata.strata` with its metrics and intervals; "all" first.
+        strata: one row for each stratum of `tslab.earth.strata` with its metrics and intervals; "all" first.
         blocks: one row for each occupied spatial block: lon, lat of its south-west corner, n, metrics.
         reliability: data of the reliability diagram (`tslab.metrics.reliability`); None for regression.
     """
@@ -87,9 +87,7 @@ def evaluate(
         raise TypeError(f"evaluate needs a table, such as task.test, got {type(table).__name__}")
     check_choice("use_image", use_image, (None, True, False))
     check_count("bins", bins)
-    check_number("block_deg", block_deg, above=0, at_most=180)
-    if abs(180 / block_deg - round(180 / block_deg)) > 1e-9:
-        raise ValueError(f"block_deg must divide 180, for example 5, 10 or 30; got {block_deg}")
+    check_grid("block_deg", block_deg)
     model = model_of(run_or_model)
     if len(table) == 0:
         raise ValueError("the table is empty; check its filter, or choose another split of the task")
@@ -122,7 +120,7 @@ def quick_metrics(model: Any, table: Table) -> dict[str, float]:
 
 
 def stratum_metrics(results: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
-    """Metrics of per-sample results by stratum (`tslab.strata.strata`), "all" first; empty strata have n = 0
+    """Metrics of per-sample results by stratum (`tslab.earth.strata`), "all" first; empty strata have n = 0
     and no row."""
     masks: dict[str, Any] = {name: mask.numpy() for name, mask in strata(_lonlat(results)).items()}
     parts = {"all": results} | {name: results[mask] for name, mask in masks.items() if mask.any()}

@@ -18,7 +18,8 @@ from tslab.baselines import SphereNeighbors
 from tslab.coords import EARTH_RADIUS_KM, has_location, lonlat_from_unit_vectors
 from tslab.metrics import r2
 from tslab.tasks.splits import block_folds
-from tslab.tasks.task import Table, Task
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 from tslab.training import Run, train
 from tslab.training.options import check_task
 

@@ -157,18 +157,30 @@ def bootstrap_interval(
 
 
 def bootstrap_means(
-    values: Float[Tensor, "n m"], *, replicates: int = 500, seed: int = 0
+    values: Float[Tensor, "n m"], *, replicates: int = 500, seed: int | np.random.Generator = 0
 ) -> Float[Tensor, "replicates m"]:
-    """Means of the columns over rows drawn with replacement, once for each replicate; NaN for fewer than two rows."""
+    """Means of the columns over rows drawn with replacement, once for each replicate; NaN for fewer than two rows.
+
+    ``seed`` may be a NumPy generator, which then draws the rows.
+    """
     check_count("replicates", replicates)
-    check_count("seed", seed, at_least=0)
     values = as_tensor(values).double().cpu()
     if values.ndim != 2:
         raise ValueError(f"values must have shape (n, m), got {tuple(values.shape)}")
-    if len(values) < 2:
+    n = len(values)
+    if not isinstance(seed, np.random.Generator):
+        generator = torch.Generator().manual_seed(check_count("seed", seed, at_least=0))
+    if n < 2:
         return values.new_full((replicates, values.shape[1]), float("nan"))
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([_resampled_mean(values, generator) for _ in range(replicates)])
+    # through the counts of the rows, far cheaper than gathering them
+    if isinstance(seed, np.random.Generator):
+        array = values.numpy()
+        drawn = (np.bincount(seed.integers(n, size=n), minlength=n) for _ in range(replicates))
+        return torch.from_numpy(np.stack([counts @ array / n for counts in drawn]))
+    counts = (
+        torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n) for _ in range(replicates)
+    )
+    return torch.stack([count.double() @ values / n for count in counts])
 
 
 def interval_of(replicates: Float[Tensor, " b"], *, level: float = 0.95) -> tuple[float, float]:
@@ -231,7 +243,7 @@ def summarise(
         }
     elif "prediction" in results:
         label = torch.tensor(results["label"].to_numpy(dtype=float))
-        values = _regression_values(torch.tensor(results["prediction"].to_numpy(dtype=float)), label)
+        values = regression_values(torch.tensor(results["prediction"].to_numpy(dtype=float)), label)
         statistics = REGRESSION_STATISTICS
     else:
         raise ValueError(
@@ -276,7 +288,8 @@ REGRESSION_STATISTICS: Mapping[str, Callable[[Tensor], Tensor]] = {
 """Metrics as functions of the means of: squared error, absolute error, centred label, its square."""
 
 
-def _regression_values(prediction: Any, label: Any) -> Float[Tensor, "n 4"]:
+def regression_values(prediction: Any, label: Any) -> Float[Tensor, "n 4"]:
+    """What `REGRESSION_STATISTICS` take means of: squared error, absolute error, centred label, its square."""
     prediction, label = as_tensor(prediction), as_tensor(label)
     if prediction.shape != label.shape or prediction.ndim != 1:
         raise ValueError(
@@ -288,15 +301,8 @@ def _regression_values(prediction: Any, label: Any) -> Float[Tensor, "n 4"]:
 
 
 def _regression_statistics(prediction: Any, label: Any) -> dict[str, float]:
-    means = _regression_values(prediction, label).mean(0)
+    means = regression_values(prediction, label).mean(0)
     return {name: float(statistic(means)) for name, statistic in REGRESSION_STATISTICS.items()}
-
-
-def _resampled_mean(values: Float[Tensor, "n m"], generator: torch.Generator) -> Float[Tensor, " m"]:
-    """Mean over rows drawn with replacement, through the counts of the rows (far cheaper than gathering them)."""
-    n = len(values)
-    counts = torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n)
-    return counts.to(values.dtype) @ values / n
 
 
 def _mean(values: Tensor) -> float:

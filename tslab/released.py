@@ -34,7 +34,6 @@ from tslab.released_files import (
     result_path,
 )
 
-CLASSIFICATION_COLUMNS = ("lon", "lat", "true_class_prob", "reciprocal_rank", "hit1", "hit3")
 REGRESSION_COLUMNS = ("lon", "lat", "prediction", "label")
 
 SINE_TOLERANCE = 1e-5

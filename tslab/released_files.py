@@ -1,11 +1,10 @@
 """Which files the TorchSpatial authors released, where they lie on this machine, and how to get them.
 
 The release is a git repository. Its per-sample evaluation results (``eval_results/``) and checkpoints
-(``pre_trained_models/``) are what the reproduction chapters start from. They are licensed CC BY-NC 4.0, so
-tslab does not ship them: it ships their checksums and this module. Files are looked for in, by precedence,
-an explicit ``root``, the folder named by ``TSLAB_MIRROR`` (a copy of the repository, or a folder holding one
-as ``TorchSpatial/``) and the cache folder ``TSLAB_DATA`` (default: the platform's cache folder), which
-``data_scripts/fetch_released.py`` fills.
+(``pre_trained_models/``) are what the reproduction chapters start from. They are licensed CC BY-NC 4.0, so tslab does
+not ship them: it ships their checksums and this module. Files are looked for in, by precedence, an explicit ``root``,
+the folder named by ``TSLAB_MIRROR`` (a copy of the repository, or a folder holding one as ``TorchSpatial/``) and the
+cache folder ``TSLAB_DATA`` (default: the platform's cache folder), which ``data_scripts/fetch_released.py`` fills.
 
 Numbers are only computed from files that have the released checksum (`check_released_file`). To read files of your own
 in the place and format of the released ones, set ``TSLAB_OWN_RESULTS=1``.
@@ -17,7 +16,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -28,6 +27,8 @@ import pandas as pd
 import platformdirs
 import pooch
 import requests
+
+from tslab._checks import check_count
 
 REPOSITORY = "seai-lab/TorchSpatial"
 """The official repository on GitHub."""
@@ -85,8 +86,7 @@ class ReleasedFile:
 
 @dataclass(frozen=True)
 class Source:
-    """One commit to download from. ``flat`` commits keep classification results directly in
-    ``eval_results/``."""
+    """One commit to download from. ``flat`` commits keep classification results directly in ``eval_results/``."""
 
     commit: str
     flat: bool = False
@@ -134,8 +134,7 @@ class FetchError(ReleasedResultsError):
 
 
 HOW_TO_GET = (
-    "run `python data_scripts/fetch_released.py`, or set TSLAB_MIRROR to a copy of the TorchSpatial "
-    "repository "
+    "run `python data_scripts/fetch_released.py`, or set TSLAB_MIRROR to a copy of the TorchSpatial repository "
     "(TSLAB_DATA chooses the cache folder)"
 )
 
@@ -176,8 +175,7 @@ def data_folder() -> Path:
 def released_root(root: str | os.PathLike[str] | None = None) -> Path:
     """The folder laid out like the repository (it holds ``eval_results/``) that files are read from.
 
-    ``root`` if given, else ``TSLAB_MIRROR``, else ``TorchSpatial`` in `data_folder`, which need not exist
-    yet.
+    ``root`` if given, else ``TSLAB_MIRROR``, else ``TorchSpatial`` in `data_folder`, which need not exist yet.
 
     Raises:
         ReleasedFilesMissingError: ``root`` or ``TSLAB_MIRROR`` names a folder without released files.
@@ -198,8 +196,7 @@ def released_root(root: str | os.PathLike[str] | None = None) -> Path:
 def has_released_results(
     root: str | os.PathLike[str] | None = None, datasets: Sequence[str] | None = None
 ) -> bool:
-    """True if every checksummed result file of the ``datasets`` (all if None) is there; contents are not
-    read."""
+    """True if every checksummed result file of the ``datasets`` (all if None) is there; contents are not read."""
     try:
         folder = released_root(root)
     except ReleasedFilesMissingError:
@@ -208,9 +205,7 @@ def has_released_results(
 
 
 def result_path(dataset: str, encoder: str, root: str | os.PathLike[str] | None = None) -> Path:
-    """Path of the evaluation CSV of one dataset and encoder.
-
-    Knows the irregular names of the release: `` copy`` before the suffix, ``no_prior_regress``.
+    """Path of the evaluation CSV of one dataset and encoder, with the irregular names of the release.
 
     Raises:
         ValueError: unknown dataset or encoder.
@@ -219,9 +214,8 @@ def result_path(dataset: str, encoder: str, root: str | os.PathLike[str] | None 
     """
     _check_known("dataset", [dataset], DATASET_TOKENS)
     _check_known("encoder", [encoder], ENCODER_TOKENS)
-    regression = dataset.startswith("mosaiks_")
-    token = ENCODER_TOKENS[encoder] + ("_regress" if regression and encoder == "no_prior" else "")
-    kind = "regression" if regression else "classification"
+    kind = "regression" if dataset.startswith("mosaiks_") else "classification"
+    token = ENCODER_TOKENS[encoder] + ("_regress" if (kind, encoder) == ("regression", "no_prior") else "")
     stem = f"eval_results/{kind}/eval_{DATASET_TOKENS[dataset]}_{token}"
     folder = released_root(root)
     for name in (f"{stem}.csv", f"{stem} copy.csv"):
@@ -230,9 +224,8 @@ def result_path(dataset: str, encoder: str, root: str | os.PathLike[str] | None 
     if released_files(datasets=[dataset], encoders=[encoder]):
         raise ReleasedFilesMissingError(f"{stem}.csv is not in {folder}; {HOW_TO_GET}")
     raise NotReleasedError(
-        f"no per-sample results of {encoder} on {dataset} are among the {RELEASE} release files ({stem}.csv "
-        "is absent); "
-        "use another encoder, or train this one with tslab.train"
+        f"no per-sample results of {encoder} on {dataset} are among the {RELEASE} release files ({stem}.csv is "
+        "absent); use another encoder, or train this one with tslab.train"
     )
 
 
@@ -306,6 +299,7 @@ def fetch_released(
     Raises:
         FetchError: a file could not be had from any source, or could not be written.
     """
+    check_count("retries", retries, at_least=0)
     target = Path(folder) if folder is not None else data_folder() / "TorchSpatial"
     outcome: dict[str, str] = {}
     preferred = list(sources)
@@ -314,10 +308,7 @@ def fetch_released(
             outcome[file.path] = "skipped"
         else:
             used = _fetch_one(file, target, preferred, host, retries)
-            preferred = [
-                used,
-                *(source for source in preferred if source != used),
-            ]  # what answered goes first
+            preferred.sort(key=lambda source: source != used)  # what answered goes first
             outcome[file.path] = "fetched"
         if report:
             report(file, outcome[file.path])
@@ -337,18 +328,16 @@ def _fetch_one(
             problems.append(f"{url}: {error}")
         except requests.RequestException as error:
             raise FetchError(
-                f"connection lost while fetching {url}: {error}; nothing was left behind, run the same "
-                "command again to resume"
+                f"connection lost while fetching {url}: {error}; nothing was left behind, run the same command again "
+                "to resume"
             ) from error
         except ValueError as error:  # pooch: the checksum does not match
             problems.append(f"{url}: {error}")
         except OSError as error:
             what = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             raise FetchError(
-                f"cannot write {target / file.path} ({file.size / 1e6:.1f} MB): {what}; nothing was left "
-                "behind, "
-                "free some space or set TSLAB_DATA to a folder on another disk, and run the same command "
-                "again"
+                f"cannot write {target / file.path} ({file.size / 1e6:.1f} MB): {what}; nothing was left behind, free "
+                "some space or set TSLAB_DATA to a folder on another disk, and run the same command again"
             ) from error
         else:
             return source
@@ -360,12 +349,13 @@ def _fetch_one(
 
 
 def _download(url: str, file: ReleasedFile, target: Path, retries: int) -> None:
-    """One verified download through pooch, which writes to a temporary name in the same folder and
-    renames."""
+    """One verified download through pooch, which writes to a temporary name in the same folder and renames."""
     pooch.get_logger().setLevel("WARNING")
     destination = target / file.path
     destination.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in _attempts(retries):
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(min(2.0**attempt, 10.0))
         try:
             pooch.retrieve(
                 url,
@@ -399,14 +389,6 @@ class _Limit:
         """Nothing to close."""
 
 
-def _attempts(retries: int) -> Iterator[int]:
-    """0, 1, ..., retries, with a growing pause before each repetition."""
-    for attempt in range(retries + 1):
-        if attempt:
-            time.sleep(min(2.0**attempt, 10.0))
-        yield attempt
-
-
 def _state(path: Path, file: ReleasedFile) -> str:
     """``ok``, ``missing`` or ``differs``."""
     if not path.is_file():
@@ -426,16 +408,12 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 @cache
 def _index() -> tuple[ReleasedFile, ...]:
     with (files("tslab") / "data" / "released_files.csv").open(encoding="utf-8") as stream:
-        table = pd.read_csv(stream)
-    return tuple(
-        ReleasedFile(str(r.path), int(r.bytes), str(r.sha256), str(r.kind), str(r.dataset), str(r.encoder))
-        for r in table.itertuples()
-    )
+        table = pd.read_csv(stream).rename(columns={"bytes": "size"})
+    return tuple(ReleasedFile(**row) for row in table.to_dict("records"))
 
 
-def _check_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+def _check_known(what: str, given: Iterable[str], known: Collection[str]) -> None:
     """Raise if a key is unknown, listing the keys there are."""
-    known = list(known)
     for key in given:
         if key not in known:
             raise ValueError(f"no {what} {key!r} among the released results; use one of {', '.join(known)}")

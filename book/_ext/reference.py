@@ -43,7 +43,7 @@ BOOK = ROOT / "book"
 #: The package, and the code of the book beside it.
 ROOTS = ("tslab", "tslab_book")
 #: Packages whose ``__all__`` gives objects a shorter name; the first that has an object names it.
-ROOMS = ("encoders", "tasks", "training", "geobias", "benchmark", "plot", "widgets")
+ROOMS = ("encoders", "tasks", "synthetic", "training", "geobias", "benchmark", "plot", "widgets")
 PACKAGES = ("tslab", *(f"tslab.{room}" for room in ROOMS))
 #: Functions of a module that start it as a program.
 PROGRAMS = {"main"}

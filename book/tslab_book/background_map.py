@@ -9,7 +9,6 @@ The released training code draws its background points in one quarter of the glo
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,9 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import find_record, release_stamp
+from tslab.benchmark.records import Record, recompute_or_read, release_stamp
 from tslab.encoders.released import load_released_checkpoint
-from tslab.released_files import REPOSITORY
 from tslab_book import RESULTS
 from tslab_book.released_encoders import checkpoint_folder
 
@@ -75,55 +73,39 @@ def region_means(cells: Float[Tensor, "n_lat n_lon"]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def released_background_map(
-    root: str | os.PathLike[str] | None = None,
-) -> tuple[Float[Tensor, "n_lat n_lon"], str]:
-    """`mean_presence` of the released checkpoint `CHECKPOINT`, and a sentence on where the numbers come from.
+def released_background_map(root: str | os.PathLike[str] | None = None) -> Record:
+    """`mean_presence` of the released checkpoint `CHECKPOINT`, as a tensor.
 
     Recomputed if the checkpoint is on this machine (``root``, else ``TSLAB_MIRROR``, else the cache folder), else read
     from the committed record.
     """
-    path = _checkpoint(root)
-    if path is not None:
-        return _compute(path), f"Computed now from the released checkpoint `{path.name}` of {REPOSITORY}."
-    record = json.loads(find_record(RECORD).read_text(encoding="utf-8"))
-    origin = (
-        "The released checkpoint was not on the machine that ran this page; this is the committed record, computed on "
-        f"{record['date']} from `{Path(record['file']).name}` of {record['repository']}, "
-        f"commit {record['release'][:10]}."
+    return recompute_or_read(
+        RECORD,
+        lambda: _compute(root),
+        lambda record: torch.tensor(record["mean_presence"], dtype=torch.float64),
     )
-    return torch.tensor(record["mean_presence"], dtype=torch.float64), origin
 
 
 def write_record(path: str | os.PathLike[str] = RECORD, root: str | os.PathLike[str] | None = None) -> None:
     """Compute the map and write it, with its provenance, to ``path``.
 
     Raises:
-        FileNotFoundError: the checkpoint is not on this machine.
+        tslab.released_files.ReleasedFilesMissingError: the checkpoint is not on this machine.
     """
-    checkpoint = _checkpoint(root)
-    if checkpoint is None:
-        raise FileNotFoundError(
-            "the released checkpoints are not on this machine; set TSLAB_MIRROR to a copy of the repository"
-        )
+    cells = [[round(value, 4) for value in row] for row in _compute(root).tolist()]
     record: dict[str, Any] = {
         **release_stamp(),
         "file": CHECKPOINT,
         "what": f"mean over classes of the predicted probability, in cells of {CELL_DEG} degrees, south to north",
     }
-    cells = [[round(value, 4) for value in row] for row in _compute(checkpoint).tolist()]
     rows = ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in cells)
     head = json.dumps(record, indent=1)[:-2]
-    atomic_write(Path(path), f'{head},\n "mean_presence": [\n  {rows}\n ]\n}}\n')
+    atomic_write(path, f'{head},\n "mean_presence": [\n  {rows}\n ]\n}}\n')
 
 
-def _compute(path: Path) -> Float[Tensor, "n_lat n_lon"]:
+def _compute(root: str | os.PathLike[str] | None) -> Float[Tensor, "n_lat n_lon"]:
+    path = checkpoint_folder([CHECKPOINT], root) / CHECKPOINT
     return mean_presence(load_released_checkpoint(path).predict_proba)
-
-
-def _checkpoint(root: str | os.PathLike[str] | None) -> Path | None:
-    folder = checkpoint_folder([CHECKPOINT], root)
-    return None if folder is None else folder / CHECKPOINT
 
 
 if __name__ == "__main__":

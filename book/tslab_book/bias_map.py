@@ -12,7 +12,6 @@ it. Only cell sums leave the released files, and only of cells with enough centr
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import find_record, release_stamp
+from tslab.benchmark.records import release_stamp
 from tslab.geobias.aggregate import GeoBiasSummary
 from tslab.geobias.hotspots import false_discovery
 from tslab.geobias.released import released_geobias, released_hits
@@ -29,6 +28,8 @@ from tslab.released import load_released_results
 from tslab_book import RESULTS
 
 RECORD = "geobias_map.csv"
+"""For `tslab.benchmark.read_record`: the cells of all `PAIRS`, and ``totals`` by ``dataset/encoder`` beside them."""
+
 NUM_LON, NUM_LAT = 72, 36
 """Cells of equal area, 5 degrees of longitude wide: about 560 km by 350 km on the equator."""
 
@@ -46,24 +47,6 @@ PAIRS = tuple(
     for encoder in ("no_prior", "sphere2vec_sphereC+")
 )
 """Released pairs in the record."""
-
-
-@dataclass(frozen=True)
-class MapOrigin:
-    """When and from what the record was computed, and the dataset-wide numbers of each pair."""
-
-    date: str
-    repository: str
-    release: str
-    radius_km: float
-    max_neighbors: int
-    alpha: float
-    totals: dict[str, dict[str, float]]
-
-    def __str__(self) -> str:
-        return (
-            f"computed on {self.date} from the released results of {self.repository}, commit {self.release}"
-        )
 
 
 def bias_map(
@@ -133,12 +116,6 @@ def totals(result: GeoBiasSummary, hits: NDArray[np.float64]) -> dict[str, float
     } | shares
 
 
-def read_map() -> tuple[pd.DataFrame, MapOrigin]:
-    """The committed cells, with columns dataset and encoder before those of `bias_map`, and their origin."""
-    path = find_record(RECORD)
-    return pd.read_csv(path), MapOrigin(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-
-
 def released_map(
     dataset: str, encoder: str, *, root: str | Path | None = None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -167,15 +144,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             dataset, encoder, {k: round(v, 4) for k, v in of_pair[f"{dataset}/{encoder}"].items()}, flush=True
         )
-    origin = MapOrigin(
+    about = {
         **release_stamp(),
-        radius_km=RADIUS_KM,
-        max_neighbors=MAX_NEIGHBORS,
-        alpha=ALPHA,
-        totals=of_pair,
-    )
+        "radius_km": RADIUS_KM,
+        "max_neighbors": MAX_NEIGHBORS,
+        "alpha": ALPHA,
+        "totals": of_pair,
+    }
     atomic_write(chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n"))
-    atomic_write(chosen.out.with_suffix(".json"), json.dumps(asdict(origin), indent=2) + "\n")
+    atomic_write(chosen.out.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
 
 
 if __name__ == "__main__":

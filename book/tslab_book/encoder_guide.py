@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tslab import __version__
 from tslab._files import atomic_write
 from tslab.benchmark.comparison import holm
-from tslab.benchmark.records import find_record
+from tslab.benchmark.records import read_record
 from tslab.coords import EARTH_RADIUS_KM, sample_sphere, unit_vectors
 from tslab.diagnostics import diagnose, resolution_km
 from tslab.encoders import PositionEncoder
@@ -42,6 +42,7 @@ from tslab_book.waves import random_waves
 
 RECORD = RESULTS / "encoder_guide.csv"
 FACTS = RECORD.with_suffix(".json")
+"""What `write_facts` writes; `tslab.benchmark.read_record` reads it."""
 
 PLACES = (300, 3000)
 SEEDS = 5
@@ -318,14 +319,9 @@ def write_facts(path: Path = FACTS) -> None:
 FACT_SCALES_KM = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
 
 
-def read_facts(path: Path = FACTS) -> dict[str, Any]:
-    """What `write_facts` wrote."""
-    return json.loads(find_record(path).read_text())
-
-
 def read_guide(path: Path = RECORD) -> pd.DataFrame:
     """The record in long form: one row for each world, n, zone, seed and encoder, with its ``error``."""
-    wide = pd.read_csv(find_record(path))
+    wide = read_record(path).data
     long = wide.melt(
         ["world", "n", "seed", "encoder", "scale_km"], list(ZONES), var_name="zone", value_name="error"
     )

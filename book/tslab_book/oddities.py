@@ -22,11 +22,12 @@ import pandas as pd
 
 from tslab._files import atomic_write
 from tslab.benchmark.recompute import released_samples
-from tslab.benchmark.records import find_record
 from tslab.released_files import has_released_results
 from tslab_book import RESULTS
 
 FACTS = "audit_facts.json"
+"""The record of `compute_facts`, for `tslab.benchmark.read_record`."""
+
 TASKS = ("mosaiks_population", "mosaiks_forest_cover", "mosaiks_nightlights", "mosaiks_elevation")
 """Tasks of the record."""
 
@@ -65,12 +66,6 @@ def compute_facts(root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
             "zeros": round(float((label == 0).mean()), 4),
             "common_places": round(len(places[0] & places[1]) / len(places[0]), 4),
         }
-    return facts
-
-
-def read_facts() -> dict[str, Any]:
-    """The committed record of `compute_facts`."""
-    facts: dict[str, Any] = json.loads(Path(find_record(FACTS)).read_text(encoding="utf-8"))
     return facts
 
 

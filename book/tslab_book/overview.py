@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from tslab import plot
+from tslab.earth import CONTINENTS, continents
 from tslab.published import encoder_row_name, published_tables
-from tslab.strata import continents
+from tslab.synthetic import CLASS_SPECS
 from tslab.tasks.datasets import DATASETS
-from tslab.tasks.synthetic import CLASS_SPECS
 from tslab.tasks.task import Task
-from tslab.tasks.world import REGIONS
 
 SHORT_REGIONS = ("N. America", "S. America", "Europe", "Africa, M. East", "Asia", "Oceania")
 CELLS = (72, 36)
@@ -153,9 +152,9 @@ def row_density(task: Task) -> NDArray[np.float64]:
 
 
 def region_shares(lonlat: Any) -> NDArray[np.float64]:
-    """Shares of places in the six parts of the world, in the order of `tslab.tasks.world.REGIONS`."""
+    """Shares of places in the six parts of the world, in the order of `tslab.earth.CONTINENTS`."""
     index = continents(torch.as_tensor(lonlat))
-    return np.bincount(index[index >= 0].numpy(), minlength=len(REGIONS)) / int((index >= 0).sum())
+    return np.bincount(index[index >= 0].numpy(), minlength=len(CONTINENTS)) / int((index >= 0).sum())
 
 
 def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figure:
@@ -247,7 +246,7 @@ def _tour_traces(task: Task) -> tuple[go.Heatmap, go.Bar, go.Scatter, go.Bar]:
         marker={"color": color},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
-    known = CLASS_SPECS[task.name].geography.regions if task.name in CLASS_SPECS else [None] * len(REGIONS)
+    known = CLASS_SPECS[task.name].geography.regions if task.name in CLASS_SPECS else [None] * len(CONTINENTS)
     measured = go.Scatter(
         x=list(known),
         y=SHORT_REGIONS,

@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from tslab import plot
 from tslab.coords import great_circle_distance, sample_sphere, unit_vectors
+from tslab.earth import is_land, land_lines
 from tslab.encoders import location_encoder
-from tslab.land import is_land, land_lines
 from tslab.losses import presence_only_loss
 from tslab.models import LocationClassifier
 from tslab.plot import frame_slider
@@ -178,17 +178,19 @@ def fit_presence_only(
 def auc(score: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
     """The probability that a random positive scores higher than a random negative, ties counting one half.
 
-    AUC = (R - P (P + 1) / 2) / (P N), R the sum of the positives' ranks (mid-ranks for ties), P and N the numbers of
-    positives and negatives. NaN if one of them is 0.
+    AUC = U / (P N), U Mann and Whitney's statistic, P and N the numbers of positives and negatives. NaN if one of them
+    is 0.
 
     Source: Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 1982.
     """
     yes = positive.cpu().numpy().astype(bool)
-    p, n = int(yes.sum()), int((~yes).sum())
-    if p == 0 or n == 0:
-        return math.nan
-    ranks = rankdata(score.detach().double().cpu().numpy())
-    return float((ranks[yes].sum() - p * (p + 1) / 2) / (p * n))
+    values = score.detach().double().cpu().numpy()
+    pairs = int(yes.sum()) * int((~yes).sum())
+    return (
+        float(mannwhitneyu(values[yes], values[~yes], method="asymptotic").statistic / pairs)
+        if pairs
+        else math.nan
+    )
 
 
 def threshold_at_omission(score_at_presences: Float[Tensor, " n"], omission: float = 0.1) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tslab.coords import sample_sphere
 from tslab.diagnostics import Encoder, encodings
-from tslab.land import is_land
+from tslab.earth import is_land
 
 PENALTIES = tuple(10.0**e for e in range(-12, 1))
 """Ridge penalties to choose from, relative to the largest eigenvalue of the Gram matrix."""

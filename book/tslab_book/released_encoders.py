@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import find_record, release_stamp
+from tslab.benchmark.records import Record, recompute_or_read, release_stamp
 from tslab.coords import sample_sphere
 from tslab.encoders.planar import GLOBE, Extent
 from tslab.encoders.released import load_released_checkpoint
 from tslab.encoders.storage import read_torch_file
-from tslab.released_files import REPOSITORY, ReleasedFilesMissingError, released_root
+from tslab.released_files import HOW_TO_GET, ReleasedFilesMissingError, released_root
 from tslab_book import RESULTS
 
 RECORD = RESULTS / "released_encoders.json"
@@ -38,21 +38,13 @@ CHECKPOINTS = {
 """The checkpoints that the facts are read from, below ``pre_trained_models/``."""
 
 
-def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> tuple[dict[str, Any], str]:
-    """Facts by encoder, and a sentence on where they come from.
+def released_encoder_facts(root: str | os.PathLike[str] | None = None) -> Record:
+    """Facts by encoder.
 
     Recomputed if the checkpoints are on this machine (``root``, else ``TSLAB_MIRROR``, else the cache folder), else
     read from the committed record.
     """
-    folder = checkpoint_folder(CHECKPOINTS.values(), root)
-    if folder is not None:
-        return compute_facts(folder), f"Recomputed now from the released checkpoints of {REPOSITORY}."
-    record = json.loads(find_record(RECORD).read_text(encoding="utf-8"))
-    origin = (
-        f"The released checkpoints were not on the machine that ran this page; this is the committed record, "
-        f"computed on {record['date']} from {record['repository']}, commit {record['release'][:10]}."
-    )
-    return record["facts"], origin
+    return recompute_or_read(RECORD, lambda: compute_facts(root), lambda record: record["facts"])
 
 
 def write_released_encoder_facts(
@@ -61,23 +53,19 @@ def write_released_encoder_facts(
     """Recompute the facts and write the record to ``path``.
 
     Raises:
-        FileNotFoundError: the checkpoints are not on this machine.
+        tslab.released_files.ReleasedFilesMissingError: the checkpoints are not on this machine.
+    """
+    record = {**release_stamp(), "files": CHECKPOINTS, "facts": compute_facts(root)}
+    atomic_write(path, json.dumps(record, indent=1) + "\n")
+
+
+def compute_facts(root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """The facts, from the checkpoints on this machine.
+
+    Raises:
+        tslab.released_files.ReleasedFilesMissingError: they are not here.
     """
     folder = checkpoint_folder(CHECKPOINTS.values(), root)
-    if folder is None:
-        raise FileNotFoundError(
-            "the released checkpoints are not on this machine; set TSLAB_MIRROR to a copy of the repository"
-        )
-    record = {
-        **release_stamp(),
-        "files": CHECKPOINTS,
-        "facts": compute_facts(folder),
-    }
-    atomic_write(Path(path), json.dumps(record, indent=1) + "\n")
-
-
-def compute_facts(folder: Path) -> dict[str, Any]:
-    """The facts, from the checkpoints below ``folder`` (``pre_trained_models``)."""
     paths = {name: folder / path for name, path in CHECKPOINTS.items()}
     stored = {name: read_torch_file(path) for name, path in paths.items()}
     options = {name: checkpoint["params"] for name, checkpoint in stored.items()}
@@ -128,13 +116,17 @@ def compute_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def checkpoint_folder(names: Iterable[str], root: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder ``pre_trained_models`` of the release, if all checkpoints ``names`` are in it on this machine."""
-    try:
-        folder = released_root(root) / "pre_trained_models"
-    except ReleasedFilesMissingError:
-        return None
-    return folder if all((folder / name).is_file() for name in names) else None
+def checkpoint_folder(names: Iterable[str], root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder ``pre_trained_models`` of the release, with all checkpoints ``names`` in it.
+
+    Raises:
+        tslab.released_files.ReleasedFilesMissingError: one of them is not on this machine.
+    """
+    folder = released_root(root) / "pre_trained_models"
+    for name in names:
+        if not (folder / name).is_file():
+            raise ReleasedFilesMissingError(f"the checkpoint {name} is not in {folder}; {HOW_TO_GET}")
+    return folder
 
 
 def _extent(values: Any) -> Extent:

@@ -14,6 +14,7 @@ import pandas as pd
 from tslab._checks import check_count
 from tslab.benchmark.cells import CELLS, REASONS, VERDICTS, audit, read_cells
 from tslab.benchmark.driver import forecast, run_all
+from tslab.benchmark.leaderboard import seed_means
 from tslab.benchmark.records import Record, find_record, read_provenance
 from tslab.benchmark.runs import RunSpec, plan
 from tslab.benchmark.store import ResultStore
@@ -126,14 +127,7 @@ def _chosen(cells: pd.DataFrame, specs: Sequence[RunSpec]) -> pd.DataFrame:
 
 def _trained(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds beside the published number; the interval spans the bootstrap intervals of the seeds."""
-    groups = runs.groupby(["dataset", "encoder", "metric", "source"], sort=False)
-    table = groups.agg(
-        value=("value", "mean"),
-        low=("low", "min"),
-        high=("high", "max"),
-        seeds=("seed", "nunique"),
-        n=("n", "first"),
-    ).reset_index()
+    table = seed_means(runs, ["dataset", "encoder", "metric", "source"])
     printed = published_tables()[["dataset", "encoder", "metric", "published"]]
     table = table.merge(printed, on=["dataset", "encoder", "metric"], how="left")
     columns = ["dataset", "encoder", "metric", "published", "value", "low", "high", "seeds", "n", "source"]

@@ -7,7 +7,6 @@ the record ``book/results/splits.csv`` holds what they found on the released MOS
 (``benchmarks/splits.py`` writes it).
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,8 @@ import torch
 from tslab.baselines import CoordinateTrees, NeighborAverage, SphereNeighbors
 from tslab.evaluation import quick_metrics
 from tslab.tasks.splits import buffered_leave_out, random_split
-from tslab.tasks.task import Task, concatenate
+from tslab.tasks.table import concatenate
+from tslab.tasks.task import Task
 
 RANDOM = 0.0
 """The block size, in km, that stands for a random split."""
@@ -85,7 +85,7 @@ def compare_splits(
 
     Args:
         task: a regression task; its rows are pooled, rows without a location and image inputs left out.
-        sizes_km: widths of equal-area blocks (`tslab.tasks.splits.spatial_blocks`); 0 splits at random.
+        sizes_km: widths of equal-area blocks (`tslab.earth.spatial_blocks`); 0 splits at random.
         seeds: of the splits and of the methods.
         methods: see `METHODS`.
 
@@ -134,18 +134,6 @@ def compare_buffers(
         part = replace(split, train=both.where(rows[chosen]))
         found += [{"radius_km": radius, "seed": seed, **row} for row in _measure(part, seed, methods)]
     return pd.DataFrame(found)
-
-
-def read_splits_record() -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The committed record ``splits.csv`` (columns of `compare_splits`), and when and from what it was computed.
-
-    Raises:
-        FileNotFoundError: there is no record.
-    """
-    from tslab.benchmark.records import find_record
-
-    path = find_record("splits.csv")
-    return pd.read_csv(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def _pooled(task: Task) -> Task:

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tslab.earth import CONTINENTS, continents
+from tslab.metrics import r2, true_class_ranks
+from tslab.synthetic import CLASS_SPECS, VALUE_SPECS
 from tslab.tasks.datasets import DATASETS
-from tslab.tasks.synthetic import CLASS_SPECS, VALUE_SPECS
-from tslab.tasks.task import Table, Task
-from tslab.tasks.world import REGIONS, region_of
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 CHUNK_ROWS = 2048
 
@@ -23,9 +25,8 @@ def image_statistics(table: Table) -> dict[str, float]:
     for start in range(0, len(table), CHUNK_ROWS):
         rows = torch.arange(start, min(start + CHUNK_ROWS, len(table)), device=table.device)
         scores = table.image_rows(rows)
-        true = scores.gather(1, table.target[rows, None])
-        ranks.append(1 + (scores > true).sum(-1) + ((scores == true).sum(-1) - 1) / 2)
-        stated.append(true[:, 0])
+        ranks.append(true_class_ranks(scores, table.target[rows]))
+        stated.append(scores.gather(1, table.target[rows, None])[:, 0])
     rank, p = torch.cat(ranks).double(), torch.cat(stated).double()
     quartiles = torch.quantile(
         p, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=p.device)
@@ -47,7 +48,7 @@ def linear_image_r2(task: Task) -> float:
     gram = features[0].T @ features[0]
     gram += 1e-6 * torch.diag(gram.diagonal())
     predicted = mean + features[1] @ torch.linalg.solve(gram, features[0].T @ (y - mean))
-    return float(1 - ((truth - predicted) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
+    return r2(predicted, truth)
 
 
 def compare_with_targets(task: Task) -> pd.DataFrame:
@@ -71,8 +72,10 @@ def _class_rows(task: Task) -> Iterator[tuple[str, float, float]]:
     yield "gain from the true location prior", spec.gain, ceiling["product_top1"] - ceiling["image_top1"]
     yield "rows without location", spec.missing[2], float((~task.test.has_location).double().mean())
     lonlat = concatenated_places(task)
-    shares = torch.bincount(region_of(lonlat), minlength=len(REGIONS)).double() / len(lonlat)
-    for region, target, share in zip(REGIONS, spec.geography.regions, shares.tolist(), strict=True):
+    shares = torch.bincount(continents(lonlat), minlength=len(CONTINENTS)).double() / len(lonlat)
+    for region, target, share in zip(
+        CONTINENTS.values(), spec.geography.regions, shares.tolist(), strict=True
+    ):
         yield f"share {region}", target, share
     quantiles = torch.quantile(
         lonlat[:, 1].double(), torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64)
@@ -99,8 +102,7 @@ def _value_rows(task: Task) -> Iterator[tuple[str, float, float]]:
         yield "label standard deviation", 1.0, float(whole.std())
     if task.truth is not None:
         expected = task.truth(concatenated_places(task).double())
-        r2 = float(1 - ((whole - expected) ** 2).sum() / ((whole - whole.mean()) ** 2).sum())
-        yield "R² of the truth from the location", spec.location_r2, r2
+        yield "R² of the truth from the location", spec.location_r2, r2(expected, whole)
 
 
 def concatenated_places(task: Task) -> torch.Tensor:

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from tslab._checks import check_number
+from tslab._checks import check_count, check_number
 from tslab.benchmark.cells import TOLERANCE, judge
 from tslab_book.reproduction import Reproduction, reproduce
 
@@ -50,5 +50,6 @@ def standard_error(top1: float, n: int) -> float:
 
     How far the number would move, typically, had another n images of the same kind been drawn.
     """
-    share = top1 / 100
+    share = check_number("top1", top1, at_least=0, at_most=100) / 100
+    check_count("n", n)
     return 100 * math.sqrt(share * (1 - share) / n)

@@ -4,7 +4,7 @@ a rule.
 - `tslab.benchmark.recompute`: one number and its interval from per-sample results;
 - `tslab.benchmark.runs`, `tslab.benchmark.driver` and `tslab.benchmark.store`: doing many runs, and a store that
   remembers what is done (``python -m tslab.benchmark run``);
-- `tslab.benchmark.runner`: doing jobs here or on Dask, those of `tslab.sweeps` too;
+- `tslab.benchmark.runner`: doing jobs here or on Dask, those of `tslab.benchmark.sweeps` too;
 - `tslab.benchmark.cells`: the record of all 652 published numbers, with verdict and reason;
 - `tslab.benchmark.comparison`: whether two encoders differ, and which rankings survive;
 - `tslab.benchmark.records`: committed records, and where they come from.

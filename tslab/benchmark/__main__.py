@@ -8,7 +8,7 @@
 
 ``run`` does what the store (``--out``) does not hold yet; ``record`` puts everything in the store beside the
 published numbers and writes the records in ``book/results``; ``show`` prints what the store holds. ``sweep``
-trains every combination of tasks, encoders and seeds (`tslab.sweeps`).
+trains every combination of tasks, encoders and seeds (`tslab.benchmark.sweeps`).
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 
 from tslab._checks import check_count
 from tslab._files import atomic_path
+from tslab.benchmark import sweeps
 from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import forecast, run_all
@@ -30,6 +31,7 @@ from tslab.benchmark.recompute import located_images
 from tslab.benchmark.runner import import_modules
 from tslab.benchmark.runs import SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
 from tslab.benchmark.store import ResultStore, check_folder
+from tslab.encoders import ENCODERS
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 from tslab.released_files import ReleasedResultsError, has_released_results
 
@@ -127,10 +129,8 @@ def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 def sweep(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """``sweep``: do the jobs that have no result yet, and print and keep one row for each."""
-    from tslab import sweeps
-
     import_modules(arguments.modules)
-    encoders = list(sweeps.ENCODERS) if arguments.encoders == ["all"] else arguments.encoders
+    encoders = list(ENCODERS) if arguments.encoders == ["all"] else arguments.encoders
     jobs = sweeps.jobs_for(
         arguments.tasks,
         encoders,

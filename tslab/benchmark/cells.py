@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
+from tslab._checks import check_number
 from tslab._files import atomic_write, read_csv
 from tslab.benchmark.recompute import top1_replicates
 from tslab.benchmark.records import Provenance, find_record, loses_numbers, read_provenance
 from tslab.benchmark.runs import TABLES, RunSpec
 from tslab.benchmark.store import ResultStore
+from tslab.metrics import interval_of, mean_interval
 from tslab.published import published_tables
 
 CELLS = "cells.csv"
@@ -96,6 +99,8 @@ def judge(
     the difference of two draws; Top-1 that differs, lies below the published number and belongs to rbf or rff
     ``reloaded rbf`` or ``reloaded rff``; else ``another run``.
     """
+    for name, number in (("published", published), ("recomputed", recomputed), ("low", low), ("high", high)):
+        check_number(name, number)
     if abs(recomputed - published) <= tolerance + 1e-9:
         verdict = "reproduced"
     else:
@@ -241,7 +246,7 @@ def _average(encoder: str, published: float, released: pd.DataFrame) -> dict[str
         [top1_replicates(round(v * n / 100), n, dataset) for v, n, dataset in shares], axis=0
     )
     value = float(runs["value"].mean())
-    low, high = (float(bound) for bound in np.percentile(replicates, [2.5, 97.5]))
+    low, high = interval_of(torch.from_numpy(replicates))
     verdict, reason = judge("top1", encoder, published, value, low, high)
     return {
         **{"recomputed": value, "recomputed_low": low, "recomputed_high": high, "n": int(runs["n"].sum())},
@@ -251,17 +256,12 @@ def _average(encoder: str, published: float, released: pd.DataFrame) -> dict[str
 
 def _retrained(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds and its 95 % interval (Student's t; of one seed, its bootstrap interval), by cell."""
-    from scipy.stats import t
-
     part = runs[(runs["source"] == "locbench") & runs["value"].notna()]
     rows = {}
     for key, group in part.groupby(["metric", "dataset", "encoder"]):
-        mean, count = float(group["value"].mean()), len(group)
-        if count == 1:
+        mean, low, high = mean_interval(group["value"].to_numpy())
+        if len(group) == 1:
             low, high = float(group["low"].iloc[0]), float(group["high"].iloc[0])
-        else:
-            half = float(t.ppf(0.975, count - 1)) * float(group["value"].std(ddof=1)) / math.sqrt(count)
-            low, high = mean - half, mean + half
         rows[key] = (mean, low, high)
     index = pd.MultiIndex.from_tuples(list(rows), names=["metric", "dataset", "encoder"]) if rows else None
     return pd.DataFrame(list(rows.values()), index=index, columns=["mean", "low", "high"])

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from torch import Tensor
 
-from tslab._checks import check_count
+from tslab._checks import check_count, check_number
 from tslab._files import atomic_write
 from tslab.benchmark.recompute import NothingToRecomputeError, released_samples
+from tslab.metrics import bootstrap_means, interval_of, r2_of_means, regression_values
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 
 COMPARISONS = "comparisons.csv"
@@ -61,8 +63,8 @@ def holm(p: ArrayLike) -> Float[np.ndarray, " m"]:
     Sorted ascending, the i-th of m is multiplied by m - i + 1, then made non-decreasing and cut at 1.
     """
     values = np.asarray(p, dtype=float)
-    if values.ndim != 1 or ((values < 0) | (values > 1)).any():
-        raise ValueError("p must be p-values, numbers from 0 to 1 in one dimension")
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("p must be probabilities between 0 and 1 without NaN, in one dimension")
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)
     out = np.empty_like(values)
@@ -129,24 +131,24 @@ def paired_bootstrap(
     """R2 of ``a`` minus R2 of ``b`` on the same rows: difference, 95 % interval, two-sided p-value.
 
     Both hold prediction and label; rows are drawn with replacement, the same for both. The p-value is twice the
-    smaller share of replicates on either side of zero, at least 1 / replicates.
+    smaller share of replicates on either side of zero, at least 1 / replicates. All are NaN if all labels are equal.
     """
+    check_count("replicates", replicates)
+    check_count("seed", seed, at_least=0)
     label = a["label"].to_numpy(dtype=float)
     if len(a) != len(b) or not np.allclose(label, b["label"].to_numpy(dtype=float)):
         raise ValueError("a paired comparison needs the same rows in the same order, but the labels differ")
-    centred = label - label.mean()
-    errors = [(table["prediction"].to_numpy(dtype=float) - label) ** 2 for table in (a, b)]
-    values = np.stack([*errors, centred, centred**2], axis=1)
-    rng, n = np.random.default_rng(seed), len(values)
+    errors = regression_values(a["prediction"].to_numpy(dtype=float), label)
+    errors[:, 1] = regression_values(b["prediction"].to_numpy(dtype=float), label)[:, 0]
 
-    def difference(means: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (means[..., 1] - means[..., 0]) / (means[..., 3] - means[..., 2] ** 2)
+    def difference(means: Tensor) -> Tensor:
+        return r2_of_means(means) - r2_of_means(means[..., [1, 1, 2, 3]])
 
-    counts = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(replicates))
-    drawn = difference(np.stack([count @ values / n for count in counts]))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    side = min(float((drawn <= 0).mean()), float((drawn >= 0).mean()))
-    return float(difference(values.mean(0))), float(low), float(high), min(1.0, max(2 * side, 1 / replicates))
+    drawn = difference(bootstrap_means(errors, replicates=replicates, seed=np.random.default_rng(seed)))
+    defined = drawn[~drawn.isnan()]
+    side = min(float((defined <= 0).double().mean()), float((defined >= 0).double().mean()))
+    p = float(np.clip(2 * side, 1 / replicates, 1.0))
+    return float(difference(errors.mean(0))), *interval_of(drawn), p
 
 
 def rank_test(scores: pd.DataFrame, *, level: float = 0.05) -> RankTest:
@@ -161,6 +163,7 @@ def rank_test(scores: pd.DataFrame, *, level: float = 0.05) -> RankTest:
     """
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
+    check_number("level", level, above=0, below=1)
     complete = scores.dropna()
     k, n = complete.shape
     if k < 3 or n < 2:

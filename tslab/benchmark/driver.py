@@ -113,18 +113,10 @@ def run_all(
     import_modules(modules)
     if any(spec.source != "released" for spec in specs):
         _check_device(device, elsewhere=dask not in (None, "local"))
-    todo: list[RunSpec] = []
-    for spec in dict.fromkeys(specs):
-        try:
-            kept = None if again else store.load(spec)
-        except DamagedFileError as error:
-            outcome.failed[spec] = str(error)
-            continue
-        (todo if kept is None else outcome.skipped).append(spec)
-        outcome.stale += kept is not None and kept["code"] != _code(spec)
+    todo = [spec for spec in dict.fromkeys(specs) if again or _missing(spec, store, outcome)]
     if not todo:
         return outcome
-    where = {"out": str(out), "root": None if root is None else str(root), "device": device}
+    where: dict[str, Any] = {"out": str(out), "root": None if root is None else str(root), "device": device}
     work = partial(_run_and_keep, **where, again=uuid.uuid4().hex if again else "")
     with open_pool(dask, workers) as client, tqdm(total=len(todo), unit="run", disable=not progress) as bar:
         store.write_manifest(todo, command)
@@ -141,6 +133,19 @@ def run_all(
             bar.set_postfix_str(spec.name, refresh=False)
             bar.update()
     return outcome
+
+
+def _missing(spec: RunSpec, store: ResultStore, outcome: Outcome) -> bool:
+    """Whether the store has to be filled; otherwise ``outcome`` notes why not."""
+    try:
+        kept = store.load(spec)
+    except DamagedFileError as error:
+        outcome.failed[spec] = str(error)
+        return False
+    if kept is not None:
+        outcome.skipped.append(spec)
+        outcome.stale += kept["code"] != _code(spec)
+    return kept is None
 
 
 def estimate(specs: Sequence[RunSpec], store: ResultStore) -> float | None:

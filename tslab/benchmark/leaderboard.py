@@ -6,6 +6,7 @@ sources or splits are not to be ranked against each other.
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -58,7 +59,7 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     recomputed[["value", "low", "high"]] = cells[["recomputed", "recomputed_low", "recomputed_high"]]
     parts = [published, recomputed]
     if (fair := read_fair_table()) is not None:
-        parts.append(_seed_means(fair.assign(source="trained:released-points")))
+        parts.append(seed_means(fair.assign(source="trained:released-points")))
     if store is not None:
         runs = ResultStore(store).frame()
         runs = runs[(runs["source"] != "released") & runs["value"].notna()]
@@ -67,7 +68,7 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
             split=runs["split"].where(runs["source"] == "released-points", "test"),
             source="trained:" + runs["source"].where(~synthetic, runs["source"] + ":" + runs["scale"]),
         )
-        parts.append(_seed_means(runs))
+        parts.append(seed_means(runs))
     kinds = {"value": float, "low": float, "high": float, "n": "Int64", "seeds": "Int64"}
     alike = [part.reindex(columns=list(LEADERBOARD_COLUMNS)).astype(kinds) for part in parts if len(part)]
     return pd.concat(alike, ignore_index=True)
@@ -141,19 +142,11 @@ def read_fair_table() -> pd.DataFrame | None:
         return None
 
 
-def _samples(store: ResultStore, run: pd.Series) -> pd.DataFrame:
-    epochs = None if pd.isna(run["epochs"]) else int(run["epochs"])
-    spec = RunSpec(
-        *(run["table"], run["dataset"], run["encoder"], run["source"], run["scale"]),
-        *(int(run["seed"]), epochs, run["split"]),
-    )
-    return store.samples(spec)
-
-
-def _seed_means(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds; the interval spans those of the seeds."""
-    keys = ["dataset", "encoder", "metric", "source", "split"]
-    grouped = runs.groupby(keys, sort=False)
+def seed_means(
+    runs: pd.DataFrame, keys: Sequence[str] = ("dataset", "encoder", "metric", "source", "split")
+) -> pd.DataFrame:
+    """Mean over the seeds of each group: ``keys``, value, low and high (which span those of the seeds), n, seeds."""
+    grouped = runs.groupby(list(keys), sort=False)
     return grouped.agg(
         value=("value", "mean"),
         low=("low", "min"),
@@ -161,6 +154,15 @@ def _seed_means(runs: pd.DataFrame) -> pd.DataFrame:
         n=("n", "first"),
         seeds=("seed", "nunique"),
     ).reset_index()
+
+
+def _samples(store: ResultStore, run: pd.Series) -> pd.DataFrame:
+    epochs = None if pd.isna(run["epochs"]) else int(run["epochs"])
+    spec = RunSpec(
+        *(run["table"], run["dataset"], run["encoder"], run["source"], run["scale"]),
+        *(int(run["seed"]), epochs, run["split"]),
+    )
+    return store.samples(spec)
 
 
 def _split(dataset: str) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 
+from tslab._checks import check_count
 from tslab.geobias.torchspatial import DENSITY_CEILING, LARGEST_FINITE, center_scores
+from tslab.metrics import bootstrap_means, interval_of, r2_of_means, regression_values
 from tslab.published import CLASSIFICATION_DATASETS
 from tslab.released import load_released_results
 from tslab.released_files import EmptyFileError, NotReleasedError, result_path
@@ -81,7 +82,7 @@ def released_samples(
 
 def located_images(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
     """Dataset -> how many of its evaluated images have a location, where the release says so."""
-    counts = {}
+    counts: dict[str, int] = {}
     for dataset in CLASSIFICATION_DATASETS:
         located = released_samples(dataset, "no_prior", root)[0].attrs["n_located"]
         counts |= {dataset: located} if located else {}
@@ -102,6 +103,8 @@ def measure(
     Raises:
         NothingToRecomputeError: geo-bias of results without coordinates.
     """
+    if samples.empty:
+        raise ValueError(f"there are no rows of {dataset} to measure")
     out: dict[str, Measured] = {}
     if "top1" in metrics:
         out["top1"] = measure_top1(samples, dataset)
@@ -117,7 +120,7 @@ def measure_top1(samples: pd.DataFrame, dataset: str) -> Measured:
     """Top-1 accuracy in percent over all rows, with the percentile bootstrap interval over rows."""
     hits, n = int(samples["hit1"].sum()), len(samples)
     replicates = top1_replicates(hits, n, dataset)
-    return Measured(100 * hits / n, *_percentiles(replicates), n, {})
+    return Measured(100 * hits / n, *interval_of(torch.from_numpy(replicates), level=LEVEL), n, {})
 
 
 def top1_replicates(hits: int, n: int, dataset: str) -> Float[np.ndarray, " b"]:
@@ -130,18 +133,13 @@ def top1_replicates(hits: int, n: int, dataset: str) -> Float[np.ndarray, " b"]:
 
 
 def measure_r2(samples: pd.DataFrame) -> Measured:
-    """R2 = 1 - SSE / SST, SST about the mean of the rows, with the percentile bootstrap interval over rows."""
-    label, prediction = (samples[name].to_numpy(dtype=float) for name in ("label", "prediction"))
-    centred = label - label.mean()
-    values = np.stack([(prediction - label) ** 2, centred, centred**2], axis=1)
-
-    def r2(means: NDArray[np.float64]) -> NDArray[np.float64]:
-        return 1 - means[..., 0] / (means[..., 2] - means[..., 1] ** 2)
-
-    rng, n = _rng("r2"), len(values)
-    drawn = (np.bincount(rng.integers(n, size=n), minlength=n) @ values / n for _ in range(REPLICATES))
-    replicates = r2(np.stack(list(drawn)))
-    return Measured(float(r2(values.mean(0))), *_percentiles(replicates), n, {})
+    """R2 = 1 - SSE / SST, SST about the mean of the rows, with the percentile bootstrap interval over rows; NaN where
+    all labels are equal."""
+    values = regression_values(*(samples[name].to_numpy(dtype=float) for name in ("prediction", "label")))
+    replicates = r2_of_means(bootstrap_means(values, replicates=REPLICATES, seed=_rng("r2")))
+    return Measured(
+        float(r2_of_means(values.mean(0))), *interval_of(replicates, level=LEVEL), len(values), {}
+    )
 
 
 def measure_geobias(
@@ -157,6 +155,9 @@ def measure_geobias(
     Raises:
         NothingToRecomputeError: the results have no coordinates, or no miss has enough neighbours.
     """
+    check_count("num_seeds", num_seeds)
+    if max_centers is not None:
+        check_count("max_centers", max_centers)
     located = samples["lon"].notna() & samples["lat"].notna()
     if not located.any():
         raise NothingToRecomputeError(
@@ -193,7 +194,7 @@ def measure_geobias(
         totals = weights @ sums
         out[f"geobias_{name}"] = Measured(
             float(used[name].mean()),
-            *_percentiles(totals[:, 0] / totals[:, 1]),
+            *interval_of(torch.from_numpy(totals[:, 0] / totals[:, 1]), level=LEVEL),
             int(used["row"].nunique()),
             {"seeds": num_seeds, "std_over_seeds": float(over_seeds.std(ddof=1)), "cells": len(sums)},
         )
@@ -205,9 +206,3 @@ def measure_geobias(
 def _rng(name: str) -> np.random.Generator:
     """A generator whose seed is the name."""
     return np.random.default_rng(crc32(name.encode()))
-
-
-def _percentiles(replicates: NDArray[np.float64]) -> tuple[float, float]:
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(replicates, [tail, 100 - tail])
-    return float(low), float(high)

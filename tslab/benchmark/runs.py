@@ -128,12 +128,11 @@ def plan(
     known = {key for table in tables for key in TABLES[table][0]}
     _check("dataset", datasets or (), sorted(known))
     _check("encoder", encoders or (), _known_encoders())
-    released = source == "released"
-    rows = list(ENCODER_ROWS) if encoders is None else list(dict.fromkeys(encoders))
-    if not released:
-        rows = [key for key in rows if key != "gpt4v"]  # nothing to train
-    if source == "released-points":
-        rows = [key for key in rows if key != "no_prior"]  # there are no images
+    released, points = source == "released", source == "released-points"
+    without = ["gpt4v"] * (not released) + ["no_prior"] * points  # nothing to train; no images
+    rows = [
+        key for key in dict.fromkeys(ENCODER_ROWS if encoders is None else encoders) if key not in without
+    ]
     specs = [
         RunSpec(
             table,
@@ -143,11 +142,11 @@ def plan(
             scale if source == "synthetic" else "full",
             seed,
             None if released else epochs,
-            split if source == "released-points" else "random",
+            split if points else "random",
         )
         for table in dict.fromkeys(tables)
         for dataset in TABLES[table][0]
-        if (datasets is None or dataset in datasets) and (source != "released-points" or dataset in MOSAIKS)
+        if (datasets is None or dataset in datasets) and (not points or dataset in MOSAIKS)
         for encoder in rows
         for seed in ((0,) if released else seeds)
         if not (released and not _published(table, dataset, encoder))

@@ -275,7 +275,7 @@ def _rows(path: Path, outcome: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []
         for metric in spec.metrics:
             measured = outcome["metrics"].get(metric) or nothing
-            numbers = {name: measured[name] for name in nothing}
+            numbers: dict[str, Any] = {name: measured[name] for name in nothing}
             for name in ("value", "low", "high", "n"):
                 if numbers[name] is not None:
                     numbers[name] = int(numbers[name]) if name == "n" else float(numbers[name])

@@ -22,6 +22,7 @@ from tslab.geobias.neighbors import NeighborGraph
 from tslab.geobias.relative import SRIResult
 from tslab.geobias.self_information import Neighborhoods, SSIOptions, SSIResult, formulation, graph_of, ssi
 from tslab.geobias.torchspatial import BaseRelative, base_and_relative
+from tslab.metrics import interval_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -266,11 +267,7 @@ def block_bootstrap(
     for _ in range(0, num_resamples, 100):  # a hundred resamples at a time
         drawn = torch.randint(len(total), (min(100, num_resamples), len(total)), generator=generator)
         means.append(total[drawn].sum(1) / mass[drawn].sum(1))
-    tail = (1 - confidence) / 2
-    low, high = torch.quantile(
-        torch.cat(means)[:num_resamples], torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    )
-    return float(low), float(high)
+    return interval_of(torch.cat(means)[:num_resamples], level=confidence)
 
 
 def spatial_blocks(lonlat: Float[Tensor, "c 2"], block_km: float) -> Tensor:

@@ -156,6 +156,4 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
 def _similarity(
     encoder: Encoder, one: Float[Tensor, "1 2"], places: Float[Tensor, "n 2"]
 ) -> Float[Tensor, " n"]:
-    return torch.cosine_similarity(
-        encodings(encoder, one), encodings(encoder, places), dim=-1
-    )
+    return torch.cosine_similarity(encodings(encoder, one), encodings(encoder, places), dim=-1)

@@ -1,6 +1,6 @@
 """Maps and globes of a field, of points, or of both.
 
-Fields are drawn on equal-area maps (Equal Earth) or on a globe, over the coastlines of `tslab.land`; nothing is
+Fields are drawn on equal-area maps (Equal Earth) or on a globe, over the coastlines of `tslab.earth`; nothing is
 downloaded. A map never smooths a field across the date line, because the seam there is often what a figure is about.
 """
 
@@ -13,12 +13,14 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 
 from tslab._checks import check_choice, check_count, check_number
-from tslab.land import land_lines, land_polygons
+from tslab.earth import land_lines, land_polygons
 from tslab.plot.colors import DARK_LINE, LIGHT_LINE, NEUTRAL, Scale, ScaleName, named_scale, value_range
 from tslab.plot.projection import (
     HALF_HEIGHT,
     HALF_WIDTH,
     Place,
+    checked_grid,
+    closed_grid,
     coastline_points,
     equal_earth,
     graticule,
@@ -65,42 +67,11 @@ def globe(
     """
     check_count("height", height)
     _check_place("center", center)
-    figure = go.Figure()
-    if values is not None:
-        lon_deg, lat_deg, field = _closed_grid(lon, lat, values)
-        x, y, z = on_sphere(*np.meshgrid(lon_deg, lat_deg))
-        low, high = value_range(field, scale, limits)
-        figure.add_surface(
-            x=_int16(x),
-            y=_int16(y),
-            z=_int16(z),
-            surfacecolor=field.astype(np.float32),
-            cmin=low,
-            cmax=high,
-            colorscale=named_scale(scale),
-            colorbar=_colorbar(label),
-            hoverinfo="skip",
-            name=label,
-            lighting={"ambient": 1, "diffuse": 0, "specular": 0, "fresnel": 0},
-            contours=_NO_HIGHLIGHT,
-        )
-    else:
-        grid_lon, grid_lat = np.meshgrid(np.linspace(-180, 180, 73), np.linspace(-90, 90, 37))
-        x, y, z = on_sphere(grid_lon, grid_lat)
-        figure.add_surface(
-            x=_int16(x),
-            y=_int16(y),
-            z=_int16(z),
-            surfacecolor=np.zeros(x.shape, np.int8),
-            showscale=False,
-            hoverinfo="skip",
-            colorscale=[[0, "#e9eef1"], [1, "#e9eef1"]],
-            lighting={"ambient": 1, "diffuse": 0},
-            contours=_NO_HIGHLIGHT,
-        )
-    coast = coastline_points(simplified=True)
+    figure = go.Figure(
+        _plain_globe() if values is None else _field_globe(lon, lat, values, scale, limits, label)
+    )
     figure.add_scatter3d(
-        **_on_globe(coast, 1.004),
+        **_on_globe(coastline_points(simplified=True), 1.004),
         mode="lines",
         line={"color": LIGHT_LINE if values is not None and scale == "field" else DARK_LINE, "width": 2},
         hoverinfo="skip",
@@ -115,26 +86,9 @@ def globe(
             **_hover(places, point_text),
             marker={"size": 5, "color": point_color, "line": {"color": "white", "width": 1}},
         )
-    eye = 2 * np.array(on_sphere(np.float64(center[0]), np.float64(center[1])))
-    hidden = {"visible": False, "range": [-1.02 * _RADIUS, 1.02 * _RADIUS]}
-    figure.update_layout(
-        height=height,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        scene={
-            "xaxis": hidden,
-            "yaxis": hidden,
-            "zaxis": hidden,
-            "aspectmode": "manual",
-            "aspectratio": dict.fromkeys("xyz", 1.9),
-            "dragmode": "turntable",
-            "camera": {
-                "eye": dict(zip("xyz", eye.tolist(), strict=True)),
-                "up": {"x": 0, "y": 0, "z": 1},
-                "projection": {"type": "orthographic"},
-            },
-        },
+    return figure.update_layout(
+        height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, scene=_turntable(center)
     )
-    return figure
 
 
 def world_map(
@@ -171,39 +125,24 @@ def world_map(
         figure.update_traces(
             zmin=low, zmax=high, hovertemplate="%{z:.3g}<extra></extra>", selector={"type": "heatmap"}
         )
-    for lines, width in ((graticule(), 0.6), (map_edge(), 1.5)):
-        x, y = equal_earth(*lines.T)
-        line = {"color": "rgba(117,127,136,0.45)" if width < 1 else NEUTRAL, "width": width}
-        figure.add_scatter(x=_f4(x), y=_f4(y), mode="lines", line=line, hoverinfo="skip", showlegend=False)
-    x, y = equal_earth(*coastline_points(simplified=True).T)
-    coast = DARK_LINE if values is not None else NEUTRAL
-    figure.add_scatter(
-        x=_f4(x),
-        y=_f4(y),
-        mode="lines",
-        line={"color": coast, "width": 0.9},
-        hoverinfo="skip",
-        showlegend=False,
+    figure.add_traces(
+        [
+            _lines(graticule(), "rgba(117,127,136,0.45)", 0.6),
+            _lines(map_edge(), NEUTRAL, 1.5),
+            _lines(coastline_points(simplified=True), NEUTRAL if values is None else DARK_LINE, 0.9),
+        ]
     )
     if points is not None:
         places = _places(points, point_text)
-        x, y = equal_earth(*places.T)
-        colored = not isinstance(point_color, str)
-        if colored and np.shape(point_color) != (len(places),):
-            raise ValueError(
-                f"point_color must be a colour or one number for each of {len(places)} points, got shape "
-                f"{np.shape(point_color)}"
-            )
-        marker: dict[str, Any] = {
+        marker = {
             "size": point_size,
             "color": point_color,
             "line": {"color": "white", "width": 0.8},
+            **_point_colors(point_color, len(places), scale, limits, label),
         }
-        if colored:
-            low, high = value_range(np.asarray(point_color, np.float64), scale, limits)
-            marker |= {"colorscale": named_scale(scale), "cmin": low, "cmax": high, "colorbar": _colorbar(label)}
+        x, y = map(_f4, equal_earth(*places.T))
         figure.add_scatter(
-            x=_f4(x), y=_f4(y), mode="markers", marker=marker, showlegend=False, **_hover(places, point_text)
+            x=x, y=y, mode="markers", marker=marker, showlegend=False, **_hover(places, point_text)
         )
     axis = {"visible": False, "fixedrange": False}
     half_width, half_height = HALF_WIDTH * 1.01, HALF_HEIGHT * 1.02
@@ -258,54 +197,93 @@ def static_map(
     return figure, axes
 
 
-def _closed_grid(
-    lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The grid, south to north, grown to the date line and the poles by repeating its outermost values."""
-    lon_deg, lat_deg, field = _checked_grid(lon, lat, values)
-    if lon_deg[-1] - lon_deg[0] > 330 and lon_deg[0] > -180:
-        lon_deg, field = np.r_[-180.0, lon_deg], np.concatenate([field[:, :1], field], axis=1)
-    if lon_deg[-1] - lon_deg[0] > 330 and lon_deg[-1] < 180:
-        lon_deg, field = np.r_[lon_deg, 180.0], np.concatenate([field, field[:, -1:]], axis=1)
-    if -90 < lat_deg[0] < -80:
-        lat_deg, field = np.r_[-90.0, lat_deg], np.concatenate([field[:1], field])
-    if 80 < lat_deg[-1] < 90:
-        lat_deg, field = np.r_[lat_deg, 90.0], np.concatenate([field, field[-1:]])
-    return lon_deg, lat_deg, field
+def _field_globe(
+    lon: ArrayLike | None,
+    lat: ArrayLike | None,
+    values: ArrayLike,
+    scale: ScaleName | Scale,
+    limits: tuple[float, float] | None,
+    label: str,
+) -> go.Surface:
+    lon_deg, lat_deg, field = closed_grid(lon, lat, values)
+    low, high = value_range(field, scale, limits)
+    return _surface(
+        lon_deg,
+        lat_deg,
+        field.astype(np.float32),
+        cmin=low,
+        cmax=high,
+        colorscale=named_scale(scale),
+        colorbar=_colorbar(label),
+        name=label,
+        lighting={"ambient": 1, "diffuse": 0, "specular": 0, "fresnel": 0},
+    )
 
 
-def _checked_grid(
-    lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    if lon is None or lat is None:
-        raise ValueError("values need a grid: pass lon (x,), lat (y,) and values (y, x)")
-    lon_deg, lat_deg, field = (np.asarray(a, np.float64) for a in (lon, lat, values))
-    if field.shape != (lat_deg.size, lon_deg.size):
+def _plain_globe() -> go.Surface:
+    return _surface(
+        np.linspace(-180, 180, 73),
+        np.linspace(-90, 90, 37),
+        np.zeros((37, 73), np.int8),
+        showscale=False,
+        colorscale=[[0, "#e9eef1"], [1, "#e9eef1"]],
+        lighting={"ambient": 1, "diffuse": 0},
+    )
+
+
+def _surface(lon: NDArray[Any], lat: NDArray[Any], colors: NDArray[Any], **how: Any) -> go.Surface:
+    x, y, z = map(_int16, on_sphere(*np.meshgrid(lon, lat)))
+    return go.Surface(x=x, y=y, z=z, surfacecolor=colors, hoverinfo="skip", contours=_NO_HIGHLIGHT, **how)
+
+
+def _turntable(center: Place) -> dict[str, Any]:
+    """The scene of a globe that turns about its axis, seen from above ``center``."""
+    eye = 2 * np.array(on_sphere(np.float64(center[0]), np.float64(center[1])))
+    hidden = {"visible": False, "range": [-1.02 * _RADIUS, 1.02 * _RADIUS]}
+    return {
+        "xaxis": hidden,
+        "yaxis": hidden,
+        "zaxis": hidden,
+        "aspectmode": "manual",
+        "aspectratio": dict.fromkeys("xyz", 1.9),
+        "dragmode": "turntable",
+        "camera": {
+            "eye": dict(zip("xyz", eye.tolist(), strict=True)),
+            "up": {"x": 0, "y": 0, "z": 1},
+            "projection": {"type": "orthographic"},
+        },
+    }
+
+
+def _lines(lonlat: NDArray[Any], color: str, width: float) -> go.Scatter:
+    """A polyline on the Equal Earth map."""
+    x, y = map(_f4, equal_earth(*lonlat.T))
+    line = {"color": color, "width": width}
+    return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+
+
+def _point_colors(
+    point_color: str | Sequence[float],
+    count: int,
+    scale: ScaleName | Scale,
+    limits: tuple[float, float] | None,
+    label: str,
+) -> dict[str, Any]:
+    """How numbers colour the markers; nothing for one colour."""
+    if isinstance(point_color, str):
+        return {}
+    if np.shape(point_color) != (count,):
         raise ValueError(
-            f"values must have shape (len(lat), len(lon)) = ({lat_deg.size}, {lon_deg.size}), got {field.shape}; "
-            "transpose them if longitude comes first"
+            f"point_color must be a colour or one number for each of {count} points, got shape {np.shape(point_color)}"
         )
-    if field.size == 0:
-        raise ValueError("the field has no cell: lon, lat or values are empty")
-    for name, degrees, most in (("lon", lon_deg, 540), ("lat", lat_deg, 90)):
-        if not (np.abs(degrees) <= most).all():
-            span = f"{degrees.min():g} ... {degrees.max():g}"
-            raise ValueError(f"{name} must be degrees, at most {most} and none missing; got {span}")
-    if np.ptp(lon_deg) > 360 + 1e-9:
-        raise ValueError(f"lon spans {np.ptp(lon_deg):g} degrees; a grid is at most 360 degrees wide")
-    if np.any(np.diff(lon_deg) <= 0):
-        raise ValueError("lon must increase; sort it, and the columns of values with it")
-    if lat_deg[0] > lat_deg[-1]:
-        lat_deg, field = lat_deg[::-1], field[::-1]
-    if np.any(np.diff(lat_deg) <= 0):
-        raise ValueError("lat must increase or decrease throughout; sort it, and the rows of values with it")
-    return lon_deg, lat_deg, field
+    low, high = value_range(np.asarray(point_color, np.float64), scale, limits)
+    return {"colorscale": named_scale(scale), "cmin": low, "cmax": high, "colorbar": _colorbar(label)}
 
 
 def _projected_field(lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike) -> dict[str, Any]:
     """Heatmap arguments: the nearest grid value at each cell of the Equal Earth plane, NaN outside the world
     and the grid."""
-    lon_deg, lat_deg, field = _checked_grid(lon, lat, values)
+    lon_deg, lat_deg, field = checked_grid(lon, lat, values)
     columns, rows = 200, 98
     x = (np.arange(columns) + 0.5) / columns * 2 * HALF_WIDTH - HALF_WIDTH
     y = (np.arange(rows) + 0.5) / rows * 2 * HALF_HEIGHT - HALF_HEIGHT
@@ -373,7 +351,9 @@ _NO_HIGHLIGHT = {axis: {"highlight": False} for axis in "xyz"}
 
 
 def _on_globe(places: NDArray[np.float64], radius: float) -> dict[str, NDArray[np.float32]]:
-    return {axis: _f4(np.round(a * radius * _RADIUS)) for axis, a in zip("xyz", on_sphere(*places.T), strict=True)}
+    return {
+        axis: _f4(np.round(a * radius * _RADIUS)) for axis, a in zip("xyz", on_sphere(*places.T), strict=True)
+    }
 
 
 def _int16(values: NDArray[np.float64]) -> NDArray[np.int16]:

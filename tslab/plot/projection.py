@@ -1,5 +1,4 @@
-"""Places on paper: the Equal Earth projection, grids of cells to draw fields on, coastlines and the edge of the map.
-"""
+"""Places on paper: the Equal Earth projection, grids of cells to draw fields on, coastlines and the edge of the map."""
 
 from functools import cache
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from tslab._checks import check_count
-from tslab.land import land_lines
+from tslab.earth import land_lines
 
 Place = tuple[float, float]
 
@@ -89,6 +88,51 @@ def place_name(place: Place) -> str:
     if np.isnan(lon) or np.isnan(lat):
         return "no location"
     return f"{abs(lat):.2f}°{'N' if lat >= 0 else 'S'} {abs(lon):.2f}°{'E' if lon >= 0 else 'W'}"
+
+
+def closed_grid(
+    lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The grid, south to north, grown to the date line and the poles by repeating its outermost values."""
+    lon_deg, lat_deg, field = checked_grid(lon, lat, values)
+    if lon_deg[-1] - lon_deg[0] > 330 and lon_deg[0] > -180:
+        lon_deg, field = np.r_[-180.0, lon_deg], np.concatenate([field[:, :1], field], axis=1)
+    if lon_deg[-1] - lon_deg[0] > 330 and lon_deg[-1] < 180:
+        lon_deg, field = np.r_[lon_deg, 180.0], np.concatenate([field, field[:, -1:]], axis=1)
+    if -90 < lat_deg[0] < -80:
+        lat_deg, field = np.r_[-90.0, lat_deg], np.concatenate([field[:1], field])
+    if 80 < lat_deg[-1] < 90:
+        lat_deg, field = np.r_[lat_deg, 90.0], np.concatenate([field, field[-1:]])
+    return lon_deg, lat_deg, field
+
+
+def checked_grid(
+    lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The grid of a field, south to north; `ValueError` if it is none."""
+    if lon is None or lat is None:
+        raise ValueError("values need a grid: pass lon (x,), lat (y,) and values (y, x)")
+    lon_deg, lat_deg, field = (np.asarray(a, np.float64) for a in (lon, lat, values))
+    if field.shape != (lat_deg.size, lon_deg.size):
+        raise ValueError(
+            f"values must have shape (len(lat), len(lon)) = ({lat_deg.size}, {lon_deg.size}), got {field.shape}; "
+            "transpose them if longitude comes first"
+        )
+    if field.size == 0:
+        raise ValueError("the field has no cell: lon, lat or values are empty")
+    for name, degrees, most in (("lon", lon_deg, 540), ("lat", lat_deg, 90)):
+        if not (np.abs(degrees) <= most).all():
+            span = f"{degrees.min():g} ... {degrees.max():g}"
+            raise ValueError(f"{name} must be degrees, at most {most} and none missing; got {span}")
+    if np.ptp(lon_deg) > 360 + 1e-9:
+        raise ValueError(f"lon spans {np.ptp(lon_deg):g} degrees; a grid is at most 360 degrees wide")
+    if np.any(np.diff(lon_deg) <= 0):
+        raise ValueError("lon must increase; sort it, and the columns of values with it")
+    if lat_deg[0] > lat_deg[-1]:
+        lat_deg, field = lat_deg[::-1], field[::-1]
+    if np.any(np.diff(lat_deg) <= 0):
+        raise ValueError("lat must increase or decrease throughout; sort it, and the rows of values with it")
+    return lon_deg, lat_deg, field
 
 
 @cache

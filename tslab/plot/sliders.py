@@ -71,7 +71,6 @@ def map_slider(
     n_lat, n_lon = grids[0].shape
     lon, sin_lat, _ = equal_area_grid(n_lon, n_lat)
     scale = DIVERGING_SCALE if diverging else FIELD_SCALE
-    ticks = {"tickvals": [-127, 0, 127], "ticktext": [f"{v:.2g}" for v in (low, (low + high) / 2, high)]}
     bytes_ = [as_bytes(grid, low, high) for grid in grids]
     figure = go.Figure(
         [
@@ -83,7 +82,7 @@ def map_slider(
                 zmax=127,
                 hoverinfo="skip",
                 colorscale=with_missing(scale),
-                colorbar=_bar_on_top(colorbar, ticks),
+                colorbar=_bar_on_top(colorbar, _ticks(low, high)),
             ),
             coastline() if diverging else coastline(color=LIGHT_LINE),
         ]
@@ -138,9 +137,13 @@ def globe_slider(
         return globe(lon, lat, values, scale=scale, limits=(-127, 127), points=points, center=center)
 
     figure = drawn(grids[active])
-    ticks = {"tickvals": [-127, 0, 127], "ticktext": [f"{v:.2g}" for v in (low, (low + high) / 2, high)]}
     figure.data[0].update(
-        colorbar={**ticks, "title": {"text": colorbar, "side": "right"}, "thickness": 12, "len": 0.8}
+        colorbar={
+            **_ticks(low, high),
+            "title": {"text": colorbar, "side": "right"},
+            "thickness": 12,
+            "len": 0.8,
+        }
     )
     colors = [np.asarray(drawn(grid).data[0].surfacecolor).astype(np.int8) for grid in grids]
     figure.data[0].update(surfacecolor=colors[active])
@@ -271,7 +274,9 @@ def _check_labels(steps: int, labels: Sequence[str], active: int) -> None:
     check_count("active", active, at_least=0, at_most=steps - 1)
 
 
-def _range(grids: Sequence[np.ndarray], diverging: bool, limits: tuple[float, float] | None) -> tuple[float, float]:
+def _range(
+    grids: Sequence[np.ndarray], diverging: bool, limits: tuple[float, float] | None
+) -> tuple[float, float]:
     """Limits of the colours; of fields without any value those of a field of zeros."""
     every = np.stack(grids)
     if not np.isfinite(every).any():
@@ -283,6 +288,11 @@ def as_bytes(grid: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values on [low, high] as -127 ... 127; a missing value is -128."""
     scaled = np.round((np.clip(grid, low, high) - low) / (high - low) * 254 - 127)
     return np.where(np.isnan(scaled), -128, scaled).astype(np.int8)
+
+
+def _ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks of a colour bar for `as_bytes`: both ends and the middle, named by their values."""
+    return {"tickvals": [-127, 0, 127], "ticktext": [f"{v:.2g}" for v in (low, (low + high) / 2, high)]}
 
 
 def _bar_on_top(title: str, ticks: Mapping[str, Any]) -> dict[str, Any]:

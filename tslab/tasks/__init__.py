@@ -1,28 +1,27 @@
 """Tasks: the datasets of the benchmark, released or synthetic, behind one function.
 
 `load_task` is the way in. `tslab.tasks.task` says what a task is, `tslab.tasks.splits` how to split one so that a test
-means what you think it means, `tslab.tasks.verification` whether an archive is the published one.
+means what you think it means. Generated tasks are `tslab.synthetic`.
 """
 
-from tslab.tasks.datasets import DATASETS, DatasetInfo, dataset_info, licence_table
+from tslab.tasks.columns import TaskDataError
+from tslab.tasks.datasets import DATASETS, DatasetInfo, dataset_info
+from tslab.tasks.images import LazyRows
 from tslab.tasks.loading import TASK_NAMES, load_task
-from tslab.tasks.task import LazyRows, Table, TableDataset, Task, TaskDataError, TaskMeta
-from tslab.tasks.verification import Check, Report, verify
+from tslab.tasks.meta import TaskMeta
+from tslab.tasks.table import Table, TableDataset
+from tslab.tasks.task import Task
 
 __all__ = [
     "DATASETS",
     "TASK_NAMES",
-    "Check",
     "DatasetInfo",
     "LazyRows",
-    "Report",
     "Table",
     "TableDataset",
     "Task",
     "TaskDataError",
     "TaskMeta",
     "dataset_info",
-    "licence_table",
     "load_task",
-    "verify",
 ]

@@ -212,6 +212,18 @@ def read_names(
     return torch.from_numpy(number), tuple(known)
 
 
+def read_groups(values: Any, names: Sequence[str] | None = None) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
+    """Group numbers (-1 where missing) and the names of groups, from names or from numbers.
+
+    Raises:
+        TaskDataError: as `read_names` and `read_whole_numbers`.
+    """
+    column = _series("group", values)
+    if kind_of(column) in ("text", "categories"):
+        return read_names("group", column, names)
+    return read_whole_numbers("group", column), tuple(map(str, names or ()))
+
+
 def _series(name: str, values: Any) -> pd.Series:
     """Any column as a Series whose rows are counted from 0."""
     if isinstance(values, pd.DataFrame):

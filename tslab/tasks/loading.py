@@ -4,13 +4,13 @@ import os
 from typing import Any, Literal, get_args
 
 from tslab._checks import check_choice, check_count
-from tslab.tasks.datasets import DATASETS
-from tslab.tasks.locbench import load_locbench, locbench_root
+from tslab.tasks.archive import locbench_root
+from tslab.tasks.datasets import DATASETS, STRESS_TASKS
+from tslab.tasks.locbench import load_locbench
+from tslab.tasks.meta import SCALES, Scale
 from tslab.tasks.native import read_task
 from tslab.tasks.released_points import released_task
-from tslab.tasks.synthetic import SCALES, STRESS_TASKS, Scale, synthetic_task
 from tslab.tasks.task import Task
-from tslab.tasks.toy import sphere_toy
 
 Source = Literal["synthetic", "locbench", "released", "native"]
 
@@ -33,7 +33,7 @@ def load_task(
     Args:
         name: one of the seventeen LocBench datasets (`tslab.tasks.DATASETS`), ``stress_classes`` or ``stress_field``
             (synthetic tasks at the date line and the poles), or ``sphere_toy``.
-        source: ``synthetic`` for a generated stand-in, no data needed (`tslab.tasks.synthetic`); ``locbench`` for the
+        source: ``synthetic`` for a generated stand-in, no data needed (`tslab.synthetic`); ``locbench`` for the
             released archive, unpacked (`tslab.tasks.locbench.load_locbench`, options image, variant and fraction);
             ``released`` for the MOSAIKS points inside the released results
             (`tslab.tasks.released_points.released_task`, options split, fractions, size_degrees, size_km); ``native``
@@ -63,6 +63,11 @@ def load_task(
         return load_locbench(name, root, seed=seed, **options)
     if source == "released":
         return released_task(name, root, seed=seed, **options)
+    from tslab.synthetic import (  # made of tasks itself, so not when this is imported
+        sphere_toy,
+        synthetic_task,
+    )
+
     if name == "sphere_toy":
         return sphere_toy(seed, **options)
     return synthetic_task(name, scale, seed, **options)

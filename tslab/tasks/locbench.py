@@ -9,14 +9,14 @@ row is dropped to make things fit. Two rules of the release itself decide what a
   are rows;
 - SustainBench rows without the label of a task are no examples of that task.
 
-`training_mask` gives the filter that the reference applies before training. `tslab.tasks.verification` compares what
-was read with the published facts.
+`training_mask` gives the filter that the reference applies before training. ``data_scripts/fetch_locbench.py --verify``
+compares what was read with the published facts.
 """
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,23 +24,31 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._checks import check_choice, check_number
-from tslab.coords import CoordinateError
-from tslab.released_files import data_folder
-from tslab.tasks.arrays import open_npy, read_csr
-from tslab.tasks.datasets import LOCBENCH_CITATION, TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
-from tslab.tasks.splits import random_split
-from tslab.tasks.task import ImageInput, ImageKind, LazyRows, Table, Task, TaskDataError, TaskMeta
-
-ImageChoice = Literal["default", "probs", "feats", "none"]
-
-HOW_TO_GET = (
-    "download it with `python data_scripts/fetch_locbench.py`, or pass root= (or set TSLAB_LOCBENCH to) the "
-    "folder that holds birdsnap/, inat_2018/, mosaiks/ and so on; source='synthetic' needs no download"
+from tslab.tasks.archive import Archive, ImageChoice, open_archive
+from tslab.tasks.arrays import open_npy
+from tslab.tasks.columns import TaskDataError
+from tslab.tasks.datasets import TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
+from tslab.tasks.images import ImageInput, LazyRows
+from tslab.tasks.records import (
+    class_names,
+    expect_keys,
+    expect_numbers,
+    floats,
+    join,
+    make_table,
+    read_csv,
+    read_entries,
+    read_json,
+    users,
+    whole_column,
+    whole_numbers,
 )
+from tslab.tasks.splits import random_split
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 VIIRS_FROM_YEAR = 2012
 """First year whose night-time lights come from VIIRS in place of DMSP; the two have different units."""
@@ -78,14 +86,11 @@ def load_locbench(
     """
     info = dataset_info(name)
     check_choice("image", image, get_args(ImageChoice))
-    check_choice(
-        "variant", variant, ("standard", "high_res", "pretrain") if info.family == "inat" else ("standard",)
-    )
+    check_choice("variant", variant, INAT_IMAGES if info.family == "inat" else ("standard",))
     if fraction is not None:
         check_number("fraction", fraction, above=0, at_most=1)
-    files = Archive(info, _dataset_folder(info, root))
-    choice = _image_choice(info, image)
-    content = READERS[info.family](files, choice, variant)
+    files = open_archive(info, root, image, variant)
+    content = READERS[info.family](files)
     test = content.tables[info.eval_split]
     train = content.tables[info.train_split]
     val = content.tables[info.val_split] if info.val_split else train.where(torch.zeros(0, dtype=torch.int64))
@@ -97,26 +102,22 @@ def load_locbench(
             f"{name}: not one row of {', '.join(nowhere)} has a location, so the files in {files.folder} do not have "
             "the names or columns that are documented; download the dataset again"
         )
-    notes = list(content.notes)
+    notes = content.notes
     if fraction is not None:
-        train, test = (table.where(_sample(len(table), fraction, seed)) for table in (train, test))
-        notes.append(
-            f"A seeded sample of {fraction:g} of the training and of the evaluated rows (seed {seed})."
+        shares = (fraction, 1 - fraction)
+        train, test = (table.where(random_split(len(table), shares, seed=seed)[0]) for table in (train, test))
+        notes += (
+            f"A seeded sample of {fraction:g} of the training and of the evaluated rows (seed {seed}).",
         )
-    meta = TaskMeta(
-        kind=info.kind,
+    meta = info.task_meta(
+        "locbench",
         classes=content.classes,
         groups=content.groups,
-        label_name=info.label_name,
-        label_unit=info.label_unit,
-        label_transform=info.label_transform,
-        image_kind=choice,
+        image_kind=files.image,
         image_model=content.image_model,
         eval_split=info.eval_split,
         licence=f"{info.licence}. {TORCHSPATIAL_TERMS}",
-        citation=f"{LOCBENCH_CITATION}; {info.citation}",
-        source="locbench",
-        notes=tuple(notes),
+        notes=notes,
     )
     return Task(name=name, train=train, val=val, test=test, meta=meta)
 
@@ -146,99 +147,82 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Archive:
-    """The unpacked folder of one dataset."""
-
-    info: DatasetInfo
-    folder: Path
-
-    def path(self, *names: str) -> Path:
-        """The first of several possible files that is there.
-
-        Raises:
-            FileNotFoundError: none is; lists what the folder holds instead.
-        """
-        for name in names:
-            if (self.folder / name).is_file():
-                return self.folder / name
-        raise FileNotFoundError(
-            f"{self.info.key}: expected {' or '.join(names)} in {self.folder}, found "
-            f"{_listing(self.folder)}; {HOW_TO_GET}"
-        )
-
-    def optional(self, name: str) -> Path | None:
-        """A file that the release may lack."""
-        return self.folder / name if (self.folder / name).is_file() else None
-
-
-def read_birds(files: Archive, image: ImageKind, variant: str) -> Content:
+def read_birds(files: Archive) -> Content:
     """BirdSnap and NABirds: one JSON with both kinds of metadata, predictions for rows with ``valid_image``."""
-    info = files.info
-    stem = info.folder
+    info, stem = files.info, files.info.folder
     meta = "orig_meta" if info.key == "birdsnap" else "ebird_meta"
     path = files.path(f"{stem}_with_loc_2019.json")
     whole = read_json(path)
-    _expect_keys(path, whole, ["train", "test", "classes"])
+    expect_keys(path, whole, ("train", "test", "classes"))
     if not isinstance(whole["classes"], list):
         raise TaskDataError(f"{path}: classes must be a list of names; download it again")
     notes, tables = [], {}
     for split in info.splits:
-        rows = whole.get(split, whole.get("valid") if split == "val" else None)
-        if rows is None:
-            raise TaskDataError(f"{path} has no split {split!r}, it has {', '.join(map(str, whole))}")
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise TaskDataError(
-                f"{path}: {split} must be a list of objects, one per image; download it again"
-            )
-        listed, rows = len(rows), [row for row in rows if row.get("valid_image")]
-        if len(rows) < listed:
+        rows = _bird_rows(path, whole, split, meta)
+        known = [row for row in rows if row.get("valid_image")]
+        if len(known) < len(rows):
+            lost = len(rows) - len(known)
             notes.append(
-                f"{split}: {listed - len(rows):,} of {listed:,} listed images were never found and are no rows."
+                f"{split}: {lost:,} of {len(rows):,} listed images were never found and are no rows."
             )
-        for number, row in enumerate(rows):
-            if not isinstance(row.get(meta), dict) or "class_id" not in row:
-                raise TaskDataError(
-                    f"{path}: {split} entry {number} has no class_id or no {meta}; found {sorted(row)}"
-                )
-        about = [row[meta] for row in rows]
-        tables[split] = _table(
+        about = [row[meta] for row in known]
+        tables[split] = make_table(
             path,
             lon=[a.get("lon") for a in about],
             lat=[a.get("lat") for a in about],
-            target=_id_array(path, rows, "class_id"),
+            target=whole_numbers(path, known, "class_id"),
+            image=files.class_image(split, f"features_inception/{stem}"),
             user=[a.get("user_id") for a in about],
             date=[a.get("date") for a in about],
-            image=_class_image(files, split, image, f"features_inception/{stem}", "net_feats"),
         )
-    model = "InceptionV3 fine-tuned on the training images" if image == "probs" else "InceptionV3 features"
+    model = (
+        "InceptionV3 fine-tuned on the training images" if files.image == "probs" else "InceptionV3 features"
+    )
     return Content(tables, tuple(map(str, whole["classes"])), image_model=model, notes=tuple(notes))
 
 
-def read_inat(files: Archive, image: ImageKind, variant: str) -> Content:
+def _bird_rows(path: Path, whole: Mapping[str, Any], split: str, meta: str) -> list[dict[str, Any]]:
+    """The entries of a split; those with an image must have a class and the metadata ``meta``."""
+    rows = whole.get(split, whole.get("valid") if split == "val" else None)
+    if rows is None:
+        raise TaskDataError(f"{path} has no split {split!r}, it has {', '.join(map(str, whole))}")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise TaskDataError(f"{path}: {split} must be a list of objects, one per image; download it again")
+    for number, row in enumerate(row for row in rows if row.get("valid_image")):
+        if not isinstance(row.get(meta), dict) or "class_id" not in row:
+            raise TaskDataError(
+                f"{path}: {split} entry {number} has no class_id or no {meta}; found {sorted(row)}"
+            )
+    return rows
+
+
+INAT_IMAGES = {
+    "standard": ("features_inception", "net_feats"),
+    "high_res": ("features_inception_hr", "net_feats"),
+    "pretrain": ("features_inception_pretrain", "pretrain_net_feats"),
+}
+"""Variant of the image model of iNaturalist -> its folder, and how its features are called."""
+
+
+def read_inat(files: Archive) -> Content:
     """iNat2017 and iNat2018: COCO-like annotations in image order, locations joined by image id."""
     year = files.info.folder[-4:]
     path = files.path(f"categories{year}.json")
-    names = _class_names(path, ((entry["id"], entry["name"]) for entry in _entries(path, ("id", "name"))))
-    stem, kind = f"features_inception/inat{year}", "net_feats"
-    if variant == "high_res":
-        stem = f"features_inception_hr/inat{year}"
-    elif variant == "pretrain":
-        stem, kind = f"features_inception_pretrain/inat{year}", "pretrain_net_feats"
+    names = class_names(path, ((entry["id"], entry["name"]) for entry in read_entries(path, ("id", "name"))))
+    folder, features = INAT_IMAGES[files.variant]
     tables = {
         split: read_coco_with_locations(
             files.path(f"{split}{year}.json"),
             files.path(f"{split}{year}_locations.json"),
-            lambda split=split: _class_image(files, split, image, stem, kind),  # type: ignore[misc]
+            partial(files.class_image, split, f"{folder}/inat{year}", features),
         )
         for split in files.info.splits
     }
-    return Content(
-        tables, names, image_model=f"InceptionV3, {variant.replace('_', ' ')}", notes=_absent(tables, image)
-    )
+    model = f"InceptionV3, {files.variant.replace('_', ' ')}"
+    return Content(tables, names, image_model=model, notes=files.without_image(tables))
 
 
-def read_fmow(files: Archive, image: ImageKind, variant: str) -> Content:
+def read_fmow(files: Archive) -> Content:
     """fMoW: as iNat, class numbers by name, dense predictions for the evaluated split only."""
     path = files.path("category.json")
     named = read_json(path)
@@ -246,40 +230,34 @@ def read_fmow(files: Archive, image: ImageKind, variant: str) -> Content:
         raise TaskDataError(
             f"{path}: expected an object from class name to class number, found {type(named).__name__}"
         )
-    names = _class_names(path, ((number, name) for name, number in named.items()))
-    stem = "features_inception_pretrain/fmow" if image == "feats" else "feature_moco/fmow"
+    names = class_names(path, ((number, name) for name, number in named.items()))
+    folder = "features_inception_pretrain" if files.image == "feats" else "feature_moco"
     tables = {
         split: read_coco_with_locations(
             files.path(f"{split}.json"),
             files.path(f"{split}_location.json", f"{split}_locations.json"),
-            lambda split=split: _class_image(files, split, image, stem, "pretrain_net_feats"),  # type: ignore[misc]
+            partial(files.class_image, split, f"{folder}/fmow", "pretrain_net_feats"),
         )
         for split in files.info.splits
     }
-    return Content(tables, names, image_model="MoCo-v2+TP", notes=_absent(tables, image))
+    return Content(tables, names, image_model="MoCo-v2+TP", notes=files.without_image(tables))
 
 
-def read_yfcc(files: Archive, image: ImageKind, variant: str) -> Content:
+def read_yfcc(files: Archive) -> Content:
     """YFCC: one CSV with a split column, class names in another, dense predictions."""
     path = files.path("class_names.csv")
     listed = read_csv(path, ["id", "name"])
-    names = _class_names(path, zip(listed["id"].tolist(), listed["name"].tolist(), strict=True))
+    names = class_names(path, zip(listed["id"].tolist(), listed["name"].tolist(), strict=True))
     path = files.path("train_test_split.csv")
     rows = read_csv(path, ["lat", "lon", "split", "class"], numeric=["lat", "lon", "class"])
     tables = {}
-    for split, chosen in _by_split(path, rows, files.info).items():
-        tables[split] = _table(
-            path,
-            lon=chosen["lon"].tolist(),
-            lat=chosen["lat"].tolist(),
-            target=_integers(path, chosen["class"]),
-            id=chosen.index.to_numpy(),
-            image=_class_image(files, split, image, "features_inception/YFCC", "net_feats"),
-        )
-    return Content(tables, names, image_model="InceptionV3", notes=_absent(tables, image))
+    for split, part in _by_split(path, rows, files.info).items():
+        image = files.class_image(split, "features_inception/YFCC")
+        tables[split] = _csv_table(path, part, whole_column(path, part["class"]), image)
+    return Content(tables, names, image_model="InceptionV3", notes=files.without_image(tables))
 
 
-def read_mosaiks(files: Archive, image: ImageKind, variant: str) -> Content:
+def read_mosaiks(files: Archive) -> Content:
     """MOSAIKS: a CSV of labels and an array of features whose rows are the rows of the CSV."""
     label = files.info.key.removeprefix("mosaiks_")
     short = label.split("_")[0]
@@ -288,7 +266,7 @@ def read_mosaiks(files: Archive, image: ImageKind, variant: str) -> Content:
     column = next((name for name in (short, label) if name in rows), None)
     if column is None:
         raise TaskDataError(f"{path} has no column {short!r}, it has {', '.join(map(str, rows.columns))}")
-    _expect_numbers(path, rows, [column])
+    expect_numbers(path, rows, [column])
     empty = rows[column].isna()
     if empty.any():
         raise TaskDataError(
@@ -296,7 +274,7 @@ def read_mosaiks(files: Archive, image: ImageKind, variant: str) -> Content:
             "the release has a label in every row, download the file again"
         )
     features = None
-    if image == "feats":
+    if files.image == "feats":
         source = files.path(f"X_{short}.npy", f"X_{label}.npy")
         features = LazyRows(open_npy(source))
         if len(features) != len(rows):
@@ -305,15 +283,9 @@ def read_mosaiks(files: Archive, image: ImageKind, variant: str) -> Content:
                 "row i of the other, so one of them is incomplete; download both again"
             )
     tables = {}
-    for split, chosen in _by_split(path, rows, files.info).items():
-        tables[split] = _table(
-            path,
-            lon=chosen["lon"].tolist(),
-            lat=chosen["lat"].tolist(),
-            target=chosen[column].to_numpy(np.float32),
-            id=chosen.index.to_numpy(),
-            image=None if features is None else features.select(chosen.index.to_numpy()),
-        )
+    for split, part in _by_split(path, rows, files.info).items():
+        image = None if features is None else features.select(part.index.to_numpy())
+        tables[split] = _csv_table(path, part, part[column].to_numpy(np.float32), image)
     others = sorted(set(rows["split"]) - set(files.info.splits))
     notes = [
         f"Rows of split {name!r} are not used: {int((rows['split'] == name).sum()):,}." for name in others
@@ -321,7 +293,7 @@ def read_mosaiks(files: Archive, image: ImageKind, variant: str) -> Content:
     return Content(tables, image_model="convolutional features (network not documented)", notes=tuple(notes))
 
 
-def read_dhs(files: Archive, image: ImageKind, variant: str) -> Content:
+def read_dhs(files: Archive) -> Content:
     """SustainBench: one row per DHS cluster; the image input is the mean night light; groups are countries."""
     column = files.info.key.removeprefix("sustainbench_") + "_normalized"
     read: dict[str, pd.DataFrame] = {}
@@ -329,7 +301,7 @@ def read_dhs(files: Archive, image: ImageKind, variant: str) -> Content:
     for split in files.info.splits:
         path = files.path(f"dhs_{split}_labels.csv")
         rows = read_csv(path, ["DHSID_EA", "year", "lat", "lon", "nl_mean", column])
-        _expect_numbers(path, rows, ["year", "lat", "lon", "nl_mean", column])
+        expect_numbers(path, rows, ["year", "lat", "lon", "nl_mean", column])
         labelled = rows[rows[column].notna()]
         if labelled.empty:
             raise TaskDataError(f"{path}: {column} is NaN in every row, there is nothing to predict")
@@ -342,18 +314,15 @@ def read_dhs(files: Archive, image: ImageKind, variant: str) -> Content:
     codes = pd.Index(sorted({str(key)[:2] for rows in read.values() for key in rows["DHSID_EA"]}))
     tables = {}
     for split, rows in read.items():
-        path = files.folder / f"dhs_{split}_labels.csv"
-        tables[split] = _table(
+        path = files.path(f"dhs_{split}_labels.csv")
+        lights = torch.from_numpy(rows["nl_mean"].to_numpy(np.float32))[:, None]
+        tables[split] = _csv_table(
             path,
-            lon=rows["lon"].tolist(),
-            lat=rows["lat"].tolist(),
-            target=rows[column].to_numpy(np.float32),
-            id=rows.index.to_numpy(),
-            group=codes.get_indexer(rows["DHSID_EA"].astype(str).str[:2]).astype(np.int64),
-            year=_integers(path, rows["year"].fillna(-1)),
-            image=None
-            if image == "none"
-            else torch.from_numpy(rows["nl_mean"].to_numpy(np.float32))[:, None],
+            rows,
+            rows[column].to_numpy(np.float32),
+            None if files.image == "none" else lights,
+            group=codes.get_indexer(rows["DHSID_EA"].astype(str).str[:2]),
+            year=whole_column(path, rows["year"].fillna(-1)),
         )
     notes.append(
         f"Night lights before {VIIRS_FROM_YEAR} come from DMSP, later ones from VIIRS, in different units: "
@@ -364,7 +333,7 @@ def read_dhs(files: Archive, image: ImageKind, variant: str) -> Content:
     )
 
 
-READERS: dict[str, Callable[[Archive, ImageKind, str], Content]] = {
+READERS: dict[str, Callable[[Archive], Content]] = {
     "birds": read_birds,
     "inat": read_inat,
     "fmow": read_fmow,
@@ -382,270 +351,35 @@ def read_coco_with_locations(annotations: Path, locations: Path, image: Callable
         TaskDataError: an image without annotation or location entry, or listed twice.
     """
     whole = read_json(annotations, keep=("images", "annotations", "id", "image_id", "category_id"))
-    _expect_keys(annotations, whole, ["images", "annotations"])
-    ids = _id_array(annotations, whole["images"], "id")
-    labelled = _id_array(annotations, whole["annotations"], "image_id")
-    classes = _id_array(annotations, whole["annotations"], "category_id")
+    expect_keys(annotations, whole, ("images", "annotations"))
+    ids = whole_numbers(annotations, whole["images"], "id")
+    labelled = whole_numbers(annotations, whole["annotations"], "image_id")
+    classes = whole_numbers(annotations, whole["annotations"], "category_id")
     del whole
-    entries = _entries(locations, ("id", "lon", "lat", "user_id", "date_c"))
-    located = _id_array(locations, entries, "id")
+    entries = read_entries(locations, ("id", "lon", "lat", "user_id", "date_c"))
+    located = whole_numbers(locations, entries, "id")
     columns = {name: [entry.get(name) for entry in entries] for name in ("lon", "lat", "user_id", "date_c")}
     del entries
-    place = _join(ids, located, "images", annotations, "locations", locations)
-    lon, lat = (_floats(columns[name])[place] for name in ("lon", "lat"))
-    return _table(
+    place = join(ids, located, "images", annotations, "locations", locations)
+    lon, lat = (floats(columns[name])[place] for name in ("lon", "lat"))
+    return make_table(
         locations,
         lon=lon,
         lat=lat,
-        target=classes[_join(ids, labelled, "images", annotations, "annotations", annotations)],
-        user=_users(columns["user_id"])[place],
-        date=_floats(columns["date_c"])[place],
+        target=classes[join(ids, labelled, "images", annotations, "annotations", annotations)],
+        user=users(columns["user_id"])[place],
+        date=floats(columns["date_c"])[place],
         id=ids,
         image=image(),
     )
 
 
-def read_json(path: Path, keep: Iterable[str] | None = None) -> Any:
-    """A JSON file; of every object only the keys in ``keep`` (all if None), which saves most of the memory.
-
-    Raises:
-        TaskDataError: truncated or no JSON.
-    """
-    hook = None
-    if keep is not None:
-        wanted = frozenset(keep)
-
-        def hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            return {key: value for key, value in pairs if key in wanted}
-
-    try:
-        with path.open("rb") as stream:
-            return json.load(stream, object_pairs_hook=hook)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TaskDataError(f"{path} is truncated or not JSON ({error}); download it again") from error
-
-
-def read_csv(path: Path, columns: list[str], numeric: Iterable[str] = ()) -> pd.DataFrame:
-    """A CSV that must have ``columns``, of which ``numeric`` must be numbers; all columns are read.
-
-    Raises:
-        TaskDataError: truncated, missing columns, text in place of numbers.
-    """
-    try:
-        rows = pd.read_csv(path, low_memory=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise TaskDataError(f"{path} is not a readable CSV ({error}); download it again") from error
-    if len(rows) and pd.isna(rows.iloc[-1, -1]) and not _ends_with_newline(path):
-        raise TaskDataError(
-            f"{path} is truncated: it ends in the middle of row {len(rows) - 1}; download it again"
-        )
-    missing = [name for name in columns if name not in rows]
-    if missing:
-        raise TaskDataError(
-            f"{path}: expected columns {', '.join(columns)}; {', '.join(missing)} missing, found "
-            f"{', '.join(map(str, rows.columns))}"
-        )
-    _expect_numbers(path, rows, numeric)
-    return rows
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - 1))
-        return stream.read(1) in (b"\n", b"\r")
-
-
-def locbench_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Where the unpacked archive is looked for: ``root``, ``TSLAB_LOCBENCH``, ``locbench`` in tslab's cache folder."""
-    return Path(root or os.environ.get("TSLAB_LOCBENCH") or data_folder() / "locbench").expanduser()
-
-
-def _dataset_folder(info: DatasetInfo, root: str | os.PathLike[str] | None) -> Path:
-    base = locbench_root(root)
-    for folder in (
-        base / info.folder,
-        base / "data" / info.folder,
-        base / "geo_prior_data" / "data" / info.folder,
-    ):
-        if folder.is_dir():
-            return folder
-    if base.name == info.folder and base.is_dir():
-        return base
-    raise FileNotFoundError(
-        f"{info.key}: expected a folder {info.folder}/ in {base}, found {_listing(base)}; {HOW_TO_GET}"
-    )
-
-
-def _listing(folder: Path) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    names = sorted(
-        path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith(".")
-    )
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return (", ".join(names[:12]) + more) or "nothing"
-
-
-def _image_choice(info: DatasetInfo, image: ImageChoice) -> ImageKind:
-    special: dict[str, tuple[ImageKind, ...]] = {"mosaiks": ("feats",), "dhs": ("scalar",)}
-    possible = special.get(info.family, ("probs", "feats"))
-    if image == "default":
-        return possible[0]
-    if image == "none":
-        return "none"
-    if image == "feats" and info.family == "dhs":
-        return "scalar"
-    if image not in possible:
-        raise ValueError(
-            f"{info.key} has no image input {image!r}; it has {', '.join(possible)}, or choose 'none'"
-        )
-    return image
-
-
-def _class_image(files: Archive, split: str, image: ImageKind, stem: str, features: str) -> ImageInput:
-    """Predictions or features of one split; None where the release has none, except for the evaluated rows."""
-    if image == "none":
-        return None
-    names = [f"{stem}_{split}_{features}.npy"]
-    if image == "probs":
-        names = [f"{stem}_{split}_preds_sparse.npz", f"{stem}_{split}_preds.npy"]
-    found = next((path for path in map(files.optional, names) if path), None)
-    if found is None:
-        if split == files.info.eval_split:
-            files.path(*names)  # raises, saying what is there
-        return None
-    return read_csr(found) if found.suffix == ".npz" else LazyRows(open_npy(found))
-
-
-def _absent(tables: Mapping[str, Table], image: ImageKind) -> tuple[str, ...]:
-    if image == "none":
-        return ()
-    return tuple(
-        f"{split}: no image input among the files." for split, table in tables.items() if table.image is None
-    )
-
-
-def _table(
-    path: Path,
-    *,
-    lon: Any,
-    lat: Any,
-    target: NDArray[Any],
-    user: Any = None,
-    date: Any = None,
-    image: ImageInput = None,
-    **extra: NDArray[Any],
+def _csv_table(
+    path: Path, rows: pd.DataFrame, target: np.ndarray[Any, Any], image: ImageInput, **columns: Any
 ) -> Table:
-    """A table from columns as they were read; None becomes NaN, a place with one coordinate missing is missing."""
-    try:
-        lonlat = np.stack([_floats(lon), _floats(lat)], axis=1)
-        lonlat[np.isnan(lonlat).any(axis=1)] = np.nan
-        columns: dict[str, Any] = {
-            name: torch.from_numpy(np.array(values, dtype=np.int64)) for name, values in extra.items()
-        }
-        if user is not None:
-            columns["user"] = torch.from_numpy(_users(user))
-        if date is not None:
-            columns["date"] = torch.from_numpy(_floats(date).astype(np.float32))
-        return Table(
-            torch.from_numpy(lonlat.astype(np.float32)),
-            torch.from_numpy(np.array(target)),
-            image=image,
-            **columns,
-        )
-    except CoordinateError as error:
-        raise CoordinateError(f"{path}: {error}") from error
-    except TaskDataError as error:
-        raise TaskDataError(f"{path}: {error}") from error
-
-
-def _floats(values: Any) -> NDArray[np.float64]:
-    """Numbers with None for missing, as float64 with NaN."""
-    if isinstance(values, np.ndarray):
-        return values.astype(np.float64)
-    try:
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TaskDataError(
-            f"a coordinate or date is no number ({error}); download the file again"
-        ) from error
-
-
-def _users(values: Any) -> NDArray[np.int64]:
-    """User numbers with -1 for missing."""
-    if isinstance(values, np.ndarray):
-        return values.astype(np.int64)
-    try:
-        return np.array(
-            [-1 if value is None or value != value else int(value) for value in values], dtype=np.int64
-        )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TaskDataError(f"a user is no number ({error}); download the file again") from error
-
-
-def _integers(path: Path, column: pd.Series) -> NDArray[np.int64]:
-    if column.isna().any() or (column % 1 != 0).any():
-        raise TaskDataError(
-            f"{path}: column {column.name} must hold whole numbers in every row (one is missing or has a fraction)"
-        )
-    return column.to_numpy(np.int64)
-
-
-def _entries(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """A JSON list of objects, reduced to ``keys``; the first of them must be there."""
-    entries = read_json(path, keep=keys)
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and keys[0] in entry for entry in entries
-    ):
-        raise TaskDataError(
-            f"{path}: expected a list of objects with {', '.join(keys)}, found something else"
-        )
-    return entries
-
-
-def _id_array(path: Path, entries: list[dict[str, Any]], key: str) -> NDArray[np.int64]:
-    try:
-        return np.array([int(entry[key]) for entry in entries], dtype=np.int64)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise TaskDataError(f"{path}: an entry has no whole number {key!r} ({error!r})") from error
-
-
-def _join(
-    wanted: NDArray[np.int64], found: NDArray[np.int64], what: str, where: Path, other: str, source: Path
-) -> NDArray[np.int64]:
-    """Position in ``found`` of each id in ``wanted``; every id must be there exactly once."""
-    order = np.argsort(found, kind="stable")
-    sorted_ids = found[order]
-    if len(sorted_ids) > 1 and (sorted_ids[1:] == sorted_ids[:-1]).any():
-        twice = int(sorted_ids[1:][sorted_ids[1:] == sorted_ids[:-1]][0])
-        raise TaskDataError(f"{source}: id {twice} occurs more than once among the {other}")
-    at = np.searchsorted(sorted_ids, wanted)
-    missing = at >= len(sorted_ids)
-    missing[~missing] = sorted_ids[at[~missing]] != wanted[~missing]
-    if missing.any():
-        first = int(wanted[np.argmax(missing)])
-        raise TaskDataError(
-            f"{int(missing.sum()):,} of {len(wanted):,} {what} in {where.name} have no entry among the {other} of "
-            f"{source.name} (the first is id {first}): the files do not belong together"
-        )
-    return order[at]
-
-
-def _class_names(path: Path, numbered: Iterable[tuple[Any, Any]]) -> tuple[str, ...]:
-    """Class names ordered by number, which must run from 0 without gaps."""
-    try:
-        names = {int(number): str(name) for number, name in numbered}
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise TaskDataError(
-            f"{path}: a class has no name, or no whole number ({error!r}); download it again"
-        ) from error
-    if sorted(names) != list(range(len(names))):
-        raise TaskDataError(
-            f"{path}: class numbers must be 0 to {len(names) - 1}, "
-            f"found {min(names, default=0)} to {max(names, default=0)}"
-        )
-    return tuple(names[number] for number in range(len(names)))
+    """Rows of a CSV as a table; their ids are their numbers in the file."""
+    lon, lat = rows["lon"].to_numpy(), rows["lat"].to_numpy()
+    return make_table(path, lon, lat, target, image, id=rows.index.to_numpy(), **columns)
 
 
 def _by_split(path: Path, rows: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]:
@@ -665,21 +399,3 @@ def _by_split(path: Path, rows: pd.DataFrame, info: DatasetInfo) -> dict[str, pd
             f"{path} has no rows of split {', '.join(map(repr, empty))}; found {there or 'no rows'}"
         )
     return parts
-
-
-def _expect_keys(path: Path, whole: Any, keys: list[str]) -> None:
-    if not isinstance(whole, dict) or any(key not in whole for key in keys):
-        found = sorted(whole) if isinstance(whole, dict) else type(whole).__name__
-        raise TaskDataError(f"{path}: expected an object with {', '.join(keys)}, found {found}")
-
-
-def _expect_numbers(path: Path, rows: pd.DataFrame, columns: Iterable[str]) -> None:
-    text = [name for name in columns if not pd.api.types.is_numeric_dtype(rows[name])]
-    if text:
-        raise TaskDataError(
-            f"{path}: column {', '.join(text)} holds text where numbers belong; download it again"
-        )
-
-
-def _sample(n: int, fraction: float, seed: int) -> Tensor:
-    return random_split(n, (fraction, 1 - fraction), seed=seed)[0]

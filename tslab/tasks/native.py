@@ -30,9 +30,13 @@ import torch
 from torch import Tensor
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
-from tslab.coords import CoordinateError
 from tslab.tasks.arrays import open_npy, read_csr, read_npz
-from tslab.tasks.task import LazyRows, Table, Task, TaskDataError, TaskMeta
+from tslab.tasks.columns import TaskDataError
+from tslab.tasks.images import LazyRows
+from tslab.tasks.meta import TaskMeta
+from tslab.tasks.records import errors_name
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 FORMAT_VERSION = 1
 TABLES = ("train", "val", "test")
@@ -278,7 +282,7 @@ def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
     extra: dict[str, Any] = {
         n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")
     }
-    try:
+    with errors_name(path):
         return Table(
             lonlat=torch.from_numpy(np.stack([columns["lon"], columns["lat"]], axis=1)),
             target=torch.from_numpy(target),
@@ -286,10 +290,6 @@ def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
             date=torch.from_numpy(columns["date"]),
             **extra,
         )
-    except CoordinateError as error:
-        raise CoordinateError(f"{path}: {error}") from error
-    except TaskDataError as error:
-        raise TaskDataError(f"{path}: {error}") from error
 
 
 def _read_image(folder: Path, name: str, recorded: Mapping[str, str]) -> LazyRows | sp.csr_array | None:

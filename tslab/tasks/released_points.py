@@ -20,9 +20,10 @@ import torch
 from tslab._checks import check_count
 from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
-from tslab.tasks.datasets import LOCBENCH_CITATION, TORCHSPATIAL_TERMS, dataset_info
-from tslab.tasks.splits import block_split, random_split
-from tslab.tasks.task import Table, Task, TaskMeta
+from tslab.tasks.datasets import TORCHSPATIAL_TERMS, dataset_info
+from tslab.tasks.splits import split_rows
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 ROUNDING = 4
 """Decimals of a degree within which two rows are the same place."""
@@ -87,7 +88,7 @@ def released_task(
         seed: of the split.
         split: ``random``, or ``block`` to keep spatial blocks whole.
         fractions: of train, validation and test rows.
-        size_degrees, size_km: block size, see `tslab.tasks.splits.spatial_blocks`; default 10 degrees.
+        size_degrees, size_km: block size, see `tslab.earth.spatial_blocks`; default 10 degrees.
 
     Raises:
         ValueError: a dataset without released points, or a split, seed, fractions or sizes that cannot be.
@@ -104,17 +105,9 @@ def released_task(
     lonlat = torch.from_numpy(points[["lon", "lat"]].to_numpy(np.float32))
     target = torch.from_numpy(points["label"].to_numpy(np.float32))
     table = Table(lonlat=lonlat, target=target)
-    if split == "random":
-        parts, how = random_split(len(table), fractions, seed=seed), "at random"
-    else:
-        if size_degrees is None and size_km is None:
-            size_degrees = 10.0
-        parts = block_split(lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
-        how = (
-            f"in blocks of {size_degrees:g} degrees"
-            if size_km is None
-            else f"in equal-area blocks of {size_km:g} km"
-        )
+    if split == "block" and size_degrees is None and size_km is None:
+        size_degrees = 10.0
+    parts, how = split_rows(lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
     notes: tuple[str, ...] = (
         f"Real data: {len(table):,} places with true labels, the union of the test rows in the released result files "
         f"(without wrap), one row per place after rounding to 1e-{ROUNDING} degrees.",
@@ -123,17 +116,6 @@ def released_task(
     expected = RELEASED_COUNTS[name]
     if len(table) != expected:
         notes += (f"The complete release has {expected:,} places; this copy of it differs.",)
-    meta = TaskMeta(
-        kind="regression",
-        label_name=info.label_name,
-        label_unit=info.label_unit,
-        label_transform=info.label_transform,
-        eval_split="test",
-        licence=f"{TORCHSPATIAL_TERMS}. {info.licence}",
-        citation=f"{LOCBENCH_CITATION}; {info.citation}",
-        source="released",
-        seed=seed,
-        notes=notes,
-    )
+    meta = info.task_meta("released", licence=f"{TORCHSPATIAL_TERMS}. {info.licence}", seed=seed, notes=notes)
     train, val, test = (table.where(part) for part in parts)
     return Task(name=name, train=train, val=val, test=test, meta=meta)

@@ -20,10 +20,7 @@ from torch import Tensor
 
 from tslab._checks import check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
-
-SMALLEST_BLOCK_KM = 0.1
-SMALLEST_BLOCK_DEGREES = 1e-3
-"""Smaller blocks hold one place each: split at random instead."""
+from tslab.earth import spatial_blocks
 
 
 def random_split(
@@ -53,7 +50,7 @@ def block_split(
     size_km: float | None = None,
     seed: int = 0,
 ) -> tuple[Int[Tensor, " m"], ...]:
-    """Split rows so that each spatial block (`spatial_blocks`) lies in one part as a whole.
+    """Split rows so that each spatial block (`tslab.earth.spatial_blocks`) lies in one part as a whole.
 
     Blocks are taken in random order and each goes to the part that lacks most rows, so sizes come close to
     ``fractions`` but cannot meet them exactly. Rows without location are in no block; they are split at random.
@@ -68,6 +65,23 @@ def block_split(
     part = _assign_blocks(blocks, np.asarray(_checked(fractions)), seed)
     _warn_empty(np.bincount(part, minlength=len(fractions)), fractions, len(part), _few_blocks(blocks))
     return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
+
+
+def split_rows(
+    lonlat: Float[Tensor, "n 2"],
+    fractions: Sequence[float],
+    *,
+    size_degrees: float | None = None,
+    size_km: float | None = None,
+    seed: int = 0,
+) -> tuple[tuple[Int[Tensor, " m"], ...], str]:
+    """`random_split`, or `block_split` where a block size is given; and how that was, in words."""
+    if size_degrees is None and size_km is None:
+        return random_split(len(lonlat), fractions, seed=seed), "at random"
+    parts = block_split(lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
+    if size_km is None:
+        return parts, f"in spatial blocks of {size_degrees:g} degrees"
+    return parts, f"in equal-area blocks of {size_km:g} km"
 
 
 def block_folds(
@@ -132,63 +146,6 @@ def buffered_leave_out(
             stacklevel=2,
         )
     return torch.from_numpy(np.flatnonzero(keep))
-
-
-def spatial_blocks(
-    lonlat: Float[Tensor, "n 2"], *, size_degrees: float | None = None, size_km: float | None = None
-) -> Int[Tensor, " n"]:
-    """The block each row lies in, numbered from 0 in no particular order; -1 where the location is missing.
-
-    ``size_degrees`` makes squares on the longitude/latitude plane, starting at (-180, -90): familiar, but a 10 degree
-    square at 75° is a quarter of the area of one at the equator. ``size_km`` makes cells of exactly equal area on the
-    sphere, about ``size_km`` wide and high: bands of latitude cut into as many cells as fit, with the band
-    limits moved so that all cells have the same area. Longitudes 180 and -180 are the same place in both.
-
-    Raises:
-        ValueError: none or both sizes given, or one that is not positive or larger than the sphere.
-    """
-    check_lonlat(lonlat)
-    located = has_location(lonlat)
-    lon, lat = lonlat[located].detach().double().cpu().numpy().T
-    lon = np.where(lon == 180, -180.0, lon)
-    if (size_degrees is None) == (size_km is None):
-        raise ValueError(
-            "give one block size: size_degrees (squares in degrees) or size_km (equal-area cells)"
-        )
-    if size_degrees is not None:
-        check_number("size_degrees", size_degrees, at_least=SMALLEST_BLOCK_DEGREES, at_most=180)
-        rows = np.minimum(np.floor((lat + 90) / size_degrees), np.ceil(180 / size_degrees) - 1)
-        cell = rows * np.ceil(360 / size_degrees) + np.floor((lon + 180) / size_degrees)
-    else:
-        columns, limits = equal_area_cells(float(size_km))  # type: ignore[arg-type]
-        band = np.clip(
-            np.searchsorted(limits, np.sin(np.radians(lat)), side="right") - 1, 0, len(columns) - 1
-        )
-        first = np.cumsum(columns) - columns
-        cell = first[band] + np.floor((lon + 180) / 360 * columns[band])
-    blocks = torch.full((len(lonlat),), -1, dtype=torch.int64)
-    blocks[located.cpu()] = torch.from_numpy(np.unique(cell, return_inverse=True)[1].astype(np.int64))
-    return blocks.to(lonlat.device)
-
-
-def equal_area_cells(size_km: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The grid behind ``spatial_blocks(size_km=...)``: cells per band of latitude and the limits of the bands.
-
-    With n_j cells in band j and N in all, the limits are, in sin(latitude), s_0 = -1 and s_{j+1} = s_j + 2 n_j / N:
-    each cell covers the same area, 4 pi R² / N.
-    """
-    check_number(
-        "size_km",
-        size_km,
-        at_least=SMALLEST_BLOCK_KM,
-        at_most=np.pi * EARTH_RADIUS_KM,
-        hint="half the way around",
-    )
-    bands = max(2, round(np.pi * EARTH_RADIUS_KM / size_km))
-    middle = (np.arange(bands) + 0.5) / bands * np.pi - np.pi / 2
-    columns = np.maximum(3, np.round(2 * np.pi * EARTH_RADIUS_KM * np.cos(middle) / size_km)).astype(np.int64)
-    limits = np.concatenate([[0], np.cumsum(columns)]) / columns.sum() * 2 - 1
-    return columns, limits
 
 
 def _assign_blocks(blocks: NDArray[np.int64], fractions: NDArray[np.float64], seed: int) -> NDArray[np.int64]:

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tslab._files import atomic_path
+from tslab._optional import require
 from tslab.coords import check_lonlat, has_location
 from tslab.tasks.columns import (
     TaskDataError,
     TaskKind,
-    kind_of,
     read_dates,
-    read_names,
+    read_groups,
     read_numbers,
     read_target,
     read_whole_numbers,
@@ -51,8 +51,7 @@ class Table:
         id: (n,) int64, the row's name in its source.
         group: (n,) int64 the group the row belongs to (country, site, stratum), -1 for none; see ``TaskMeta.groups``.
         year: (n,) int64 calendar year, -1 where unknown.
-
-    classes: names of the class numbers, where the labels were text or categories; else empty.
+        classes: names of the class numbers, where the labels were text or categories; else empty.
         groups: names of the group numbers, where the groups were text or categories; else empty.
 
     Left out, ``user``, ``group`` and ``year`` are -1, ``date`` is NaN and ``id`` counts rows. Columns may also be
@@ -83,16 +82,11 @@ class Table:
             object.__setattr__(self, name, value)
         check_lonlat(self.lonlat)
         n, device = len(self.lonlat), self.lonlat.device
-        defaults = {
-            "user": lambda: torch.full((n,), -1, device=device),
-            "date": lambda: torch.full((n,), torch.nan, device=device),
-            "id": lambda: torch.arange(n, device=device),
-            "group": lambda: torch.full((n,), -1, device=device),
-            "year": lambda: torch.full((n,), -1, device=device),
-        }
-        for name, make in defaults.items():
+        for name, filler in {"user": -1, "date": torch.nan, "group": -1, "year": -1}.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, make())
+                object.__setattr__(self, name, torch.full((n,), filler, device=device))
+        if self.id is None:
+            object.__setattr__(self, "id", torch.arange(n, device=device))
         self._check(n)
 
     def _check(self, n: int) -> None:
@@ -106,10 +100,7 @@ class Table:
                     f"{name} has {column.shape[0]} rows but lonlat has {n}: rows are missing or belong to "
                     "another file; check how the two were joined"
                 )
-        if self.target.is_floating_point():
-            bad = ~self.target.isfinite()
-        else:
-            bad = self.target < 0
+        bad = ~self.target.isfinite() if self.target.is_floating_point() else self.target < 0
         if bool(bad.any()):
             row = int(bad.nonzero()[0, 0])
             value = float(self.target[row])
@@ -182,19 +173,12 @@ class Table:
 
     def to_pandas(self) -> pd.DataFrame:
         """Columns id, lon, lat, target, user, date, group, year (and ``image`` where the image input is one scalar)."""
-        lonlat = self.lonlat.cpu().numpy()
-        columns: dict[str, Any] = {
-            "id": self.id,
-            "lon": lonlat[:, 0],
-            "lat": lonlat[:, 1],
-            "target": self.target,
-        }
+        lon, lat = self.lonlat.unbind(-1)
+        columns: dict[str, Tensor] = {"id": self.id, "lon": lon, "lat": lat, "target": self.target}
         columns |= {name: getattr(self, name) for name in ("user", "date", "group", "year")}
         if self.image is not None and self.image.shape[1] == 1:
             columns["image"] = self.image_rows(device="cpu")[:, 0]
-        return pd.DataFrame(
-            {name: np.asarray(c.cpu() if isinstance(c, Tensor) else c) for name, c in columns.items()}
-        )
+        return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
 
     @classmethod
     def from_pandas(
@@ -233,13 +217,13 @@ class Table:
                 f"the frame has no column {', '.join(missing)} "
                 f"(it has {', '.join(map(str, frame.columns))}); rename yours"
             )
-        columns: dict[str, Any] = {n: frame[n] for n in EXTRA_COLUMNS if n in frame}
+        columns: dict[str, Any] = {name: frame[name] for name in EXTRA_COLUMNS if name in frame}
         if "date" in columns:
             columns["date"], year = read_dates("date", columns["date"])
             if year is not None and "year" not in columns:
                 columns["year"] = year
-        if "group" in columns and (groups is not None or _is_text(columns["group"])):
-            columns["group"], columns["groups"] = _read_groups(columns["group"], groups)
+        if "group" in columns:
+            columns["group"], columns["groups"] = read_groups(columns["group"], groups)
         target, names = read_target(frame["target"], kind, classes)
         if image is None and "image" in frame:
             image = read_numbers("image", frame["image"])[:, None]
@@ -248,11 +232,11 @@ class Table:
 
     def to_geoparquet(self, path: str | os.PathLike[str]) -> None:
         """Write GeoParquet: WGS 84 points, no geometry where the location is missing. Needs geopandas and pyarrow."""
-        gpd = _import_geopandas()
+        require("pyarrow", "geo")
+        gpd: Any = require("geopandas", "geo")
         frame = self.to_pandas()
-        located = self.has_location.cpu().numpy()
         points = gpd.points_from_xy(frame["lon"], frame["lat"]).to_numpy()
-        points[~located] = None
+        points[~self.has_location.cpu().numpy()] = None
         frame = gpd.GeoDataFrame(frame.drop(columns=["lon", "lat"]), geometry=points, crs="OGC:CRS84")
         with atomic_path(path) as temporary:
             frame.to_parquet(temporary)
@@ -263,7 +247,9 @@ class Table:
 
         ``options`` (kind, classes, groups) and errors are those of `Table.from_pandas`.
         """
-        frame = _import_geopandas().read_parquet(path)
+        require("pyarrow", "geo")
+        gpd: Any = require("geopandas", "geo")
+        frame = gpd.read_parquet(path)
         if frame.crs is None:
             raise TaskDataError(
                 f"{path} does not say what its coordinates are (no CRS); "
@@ -297,13 +283,10 @@ class Table:
                 f"rows must be a one-dimensional mask (.bool()) or row numbers (.long()), got {index.dtype} of shape "
                 f"{tuple(index.shape)}"
             )
-        if index.dtype == torch.bool and len(index) != len(self):
-            raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
-        if (
-            index.dtype != torch.bool
-            and len(index) == len(self) > 2
-            and 0 <= int(index.min()) <= int(index.max()) < 2
-        ):
+        if index.dtype == torch.bool:
+            if len(index) != len(self):
+                raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
+        elif len(index) == len(self) > 2 and 0 <= int(index.min()) <= int(index.max()) < 2:
             raise TaskDataError(
                 "rows are 0 and 1 only, as many as the table has: make a mask of it with .bool()"
             )
@@ -383,8 +366,8 @@ def concatenate(tables: Sequence[Table]) -> Table:
 
 
 def _as_tensors(given: dict[str, Any]) -> dict[str, Any]:
-    """Those columns that were not given as the tensors they should be, as tensors."""
-    changed: dict[str, Any] = {}
+    """Those columns that were not given as the tensors they should be, as tensors; names of classes and groups."""
+    changed: dict[str, Any] = {"classes": given["classes"], "groups": given["groups"]}
     lonlat, target, date = given["lonlat"], given["target"], given["date"]
     if isinstance(lonlat, pd.DataFrame):
         named = [n for n in ("lon", "lat") if n in lonlat] if {"lon", "lat"} <= set(lonlat) else list(lonlat)
@@ -402,38 +385,15 @@ def _as_tensors(given: dict[str, Any]) -> dict[str, Any]:
             changed["year"] = year
     for name in ("user", "id", "group", "year"):
         column = given[name]
-        if name == "group" and column is not None and not isinstance(column, Tensor) and _is_text(column):
-            changed["group"], changed["groups"] = _read_groups(column, given["groups"] or None)
-        elif column is not None and not isinstance(column, Tensor):
-            changed[name] = read_whole_numbers(name, column, missing=None if name == "id" else -1)
-        elif isinstance(column, Tensor) and column.is_floating_point():
-            whole = read_whole_numbers(
-                name, column.detach().cpu().numpy(), missing=None if name == "id" else -1
-            )
-            changed[name] = whole.to(column.device)
+        if column is None or (isinstance(column, Tensor) and not column.is_floating_point()):
+            continue
+        values = column.detach().cpu().numpy() if isinstance(column, Tensor) else column
+        if name == "group":
+            numbers, changed["groups"] = read_groups(values, given["groups"] or None)
+        else:
+            numbers = read_whole_numbers(name, values, missing=None if name == "id" else -1)
+        changed[name] = numbers.to(column.device) if isinstance(column, Tensor) else numbers
     image = as_image(given["image"])
     if image is not given["image"]:
         changed["image"] = image
-    return changed | {n: tuple(map(str, changed.get(n, given[n]))) for n in ("classes", "groups")}
-
-
-def _is_text(column: Any) -> bool:
-    return kind_of(pd.Series(column)) in ("text", "categories")
-
-
-def _read_groups(column: Any, groups: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
-    """Group numbers and names, from names or from numbers."""
-    if _is_text(column):
-        return read_names("group", column, groups)
-    return read_whole_numbers("group", column), tuple(map(str, groups or ()))
-
-
-def _import_geopandas() -> Any:
-    try:
-        import geopandas  # type: ignore[import-untyped]
-        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"GeoParquet needs geopandas and pyarrow ({error}); pip install geopandas pyarrow"
-        ) from error
-    return geopandas
+    return changed | {names: tuple(map(str, changed[names])) for names in ("classes", "groups")}

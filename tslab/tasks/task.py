@@ -1,98 +1,21 @@
 """What a task is: three tables of places with something to predict, and what is known about them.
 
 Every dataset of the benchmark, synthetic or real, arrives as a `Task`. Its rows are `tslab.tasks.table`, image inputs
-`tslab.tasks.images`. How tasks are made is the business of the other modules of this package; how they look in a
-notebook that of `tslab.tasks.display`.
+`tslab.tasks.images`, what is known about it `tslab.tasks.meta`. How it looks in a notebook is `tslab.tasks.display`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Literal, Protocol, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from tslab._checks import check_choice, check_number
-from tslab.coords import CoordinateError
-from tslab.tasks.columns import TaskDataError, TaskKind
-from tslab.tasks.images import ImageInput, LazyRows
-from tslab.tasks.table import Table, TableDataset, concatenate
-
-ImageKind = Literal["probs", "feats", "scalar", "none"]
-
-
-@dataclass(frozen=True, repr=False)
-class TaskMeta:
-    """What is known about a task beyond its rows.
-
-    Attributes:
-        kind: ``classification`` or ``regression``.
-        classes: class names, in the order of the targets; empty for regression.
-        groups: names of the group numbers, where they have any.
-        label_name, label_unit, label_transform: what the target is; the transform that was applied to the unit.
-        image_kind: ``probs`` (class probabilities of an image model), ``feats`` (features), ``scalar`` or ``none``.
-        image_model: where the image input comes from.
-        eval_split: what the source calls the split that is in ``Task.test``.
-        licence, citation: of the data.
-        synthetic: True for generated data.
-        source: ``synthetic``, ``locbench``, ``released`` or ``native``.
-        scale, seed, generator_version: of generated data.
-        ceiling: the best any model can do, where it is known (synthetic data): for classification ``location_top1``,
-            ``image_top1``, ``both_top1``, for regression ``location_r2`` and others; fractions.
-        notes: sentences on everything a reader should know.
-    """
-
-    kind: TaskKind
-    classes: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
-    label_name: str = "class"
-    label_unit: str = ""
-    label_transform: str = "none"
-    image_kind: ImageKind = "none"
-    image_model: str = ""
-    eval_split: str = "test"
-    licence: str = ""
-    citation: str = ""
-    synthetic: bool = False
-    source: str = ""
-    scale: str = ""
-    seed: int | None = None
-    generator_version: str = ""
-    ceiling: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, get_args(TaskKind))
-        check_choice("image_kind", self.image_kind, get_args(ImageKind))
-        for name in ("classes", "groups", "notes"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a sequence of names, got the text {getattr(self, name)!r}")
-            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes; 0 for regression."""
-        return len(self.classes)
-
-    def __repr__(self) -> str:
-        shown = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name != "classes" and getattr(self, f.name)
-        }
-        if self.classes:
-            shown["classes"] = f"{self.num_classes} names"
-        return f"TaskMeta({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
-
-class Truth(Protocol):
-    """What generated data know about themselves: the best prediction from the location alone.
-
-    Called with (n, 2) degrees it returns P(class | location), (n, classes), or E[target | location], (n,).
-    """
-
-    def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Tensor: ...
+from tslab._checks import check_number
+from tslab.tasks.columns import TaskDataError
+from tslab.tasks.display import task_html, task_text
+from tslab.tasks.meta import TaskMeta, Truth
+from tslab.tasks.splits import split_rows
+from tslab.tasks.table import Table, concatenate
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,7 +125,9 @@ class Task:
         check_number("fraction", fraction, above=0, below=1)
         if len(self.val):
             return self
-        parts, how = _split(self.train, (1 - fraction, fraction), seed, size_degrees, size_km)
+        parts, how = split_rows(
+            self.train.lonlat, (1 - fraction, fraction), size_degrees=size_degrees, size_km=size_km, seed=seed
+        )
         note = f"Validation rows: {len(parts[1]):,} of the training rows, chosen {how} (seed {seed})."
         meta = replace(self.meta, notes=(*self.meta.notes, note))
         return replace(self, train=self.train.where(parts[0]), val=self.train.where(parts[1]), meta=meta)
@@ -220,21 +145,19 @@ class Task:
         Ceilings no longer hold for other test rows and are left out.
         """
         whole = concatenate(list(self.tables.values()))
-        parts, how = _split(whole, fractions, seed, size_degrees, size_km)
+        parts, how = split_rows(
+            whole.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed
+        )
         note = f"All rows split anew {how} (seed {seed}): this is not the split of the source."
         meta = replace(self.meta, notes=(*self.meta.notes, note), ceiling={}, eval_split="test")
         train, val, test = (whole.where(part) for part in parts)
         return replace(self, train=train, val=val, test=test, meta=meta)
 
     def __repr__(self) -> str:
-        from tslab.tasks.display import task_text
-
-        return task_text(self)
+        return task_text(self.name, self.meta, self.tables)
 
     def _repr_html_(self) -> str:
-        from tslab.tasks.display import task_html
-
-        return task_html(self)
+        return task_html(self.name, self.meta, self.tables)
 
 
 def check_classes(target: Tensor, num_classes: int, name: str) -> None:
@@ -250,33 +173,3 @@ def check_classes(target: Tensor, num_classes: int, name: str) -> None:
             f"{name}: row {row} has class {int(target[row])}, but there are {num_classes} classes "
             f"(0 to {num_classes - 1}); class numbers must start at 0"
         )
-
-
-def _split(
-    table: Table, fractions: Sequence[float], seed: int, size_degrees: float | None, size_km: float | None
-) -> tuple[tuple[Tensor, ...], str]:
-    """Parts of a table and how they were chosen, in words."""
-    from tslab.tasks.splits import block_split, random_split
-
-    if size_degrees is None and size_km is None:
-        return random_split(len(table), fractions, seed=seed), "at random"
-    size = f"{size_degrees:g} degrees" if size_km is None else f"{size_km:g} km, equal areas"
-    blocks = block_split(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
-    return blocks, f"in spatial blocks of {size}"
-
-
-__all__ = [
-    "CoordinateError",
-    "ImageInput",
-    "ImageKind",
-    "LazyRows",
-    "Table",
-    "TableDataset",
-    "Task",
-    "TaskDataError",
-    "TaskKind",
-    "TaskMeta",
-    "Truth",
-    "check_classes",
-    "concatenate",
-]

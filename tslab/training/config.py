@@ -19,7 +19,8 @@ from tslab.coords import has_location
 from tslab.encoders import ENCODERS, LocationEncoder, location_encoder
 from tslab.hyperparameters import hyperparameters
 from tslab.models import LocationClassifier, Regressor
-from tslab.tasks.task import Table, Task
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 from tslab.training import folder as folders
 from tslab.training.options import PRESETS, TrainOptions, resolve_options
 

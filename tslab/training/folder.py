@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
-from tslab.tasks.task import Table
+from tslab.tasks.table import Table
 
 CONFIG_FILE = "config.json"
 """All options of a run, in its folder."""

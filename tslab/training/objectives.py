@@ -17,7 +17,7 @@ from tslab._checks import check_choice, check_count, check_finite, check_number
 from tslab.coords import check_lonlat, has_location
 from tslab.losses import BACKGROUNDS, background_points, presence_only_loss, presence_only_loss_of_pass
 from tslab.models import Regressor
-from tslab.tasks.task import Table
+from tslab.tasks.table import Table
 
 
 @dataclass(frozen=True)

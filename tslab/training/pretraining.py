@@ -24,7 +24,8 @@ from tslab.encoders import LocationEncoder, location_encoder
 from tslab.encoders.networks import xavier_linear
 from tslab.hyperparameters import hyperparameters
 from tslab.losses import BACKGROUNDS, background_points, csp_loss
-from tslab.tasks.task import Table, Task
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 from tslab.training.loop import fit
 from tslab.training.objectives import Objective, Share
 from tslab.training.options import TrainOptions, check_task, resolve_device

@@ -8,7 +8,7 @@ from importlib import resources
 import numpy as np
 
 from tslab import plot
-from tslab.land import land_lines
+from tslab.earth import land_lines
 
 MODULES = ("maps.js", "backends.js", "explorer.js", "laboratory.js")
 """The front end, in the order of its imports. A widget's code must be one module, so they are joined."""

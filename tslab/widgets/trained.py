@@ -1,7 +1,7 @@
 """Small trained models whose predictions the laboratory shows.
 
 One location classifier for each built-in encoder, trained in about a second on the synthetic species of
-`tslab.tasks.toy` with the same network, the same rows and the same seed, so that two maps differ by the
+`tslab.synthetic.toy` with the same network, the same rows and the same seed, so that two maps differ by the
 encoder alone. The position encoder has the parameters that the explorer's sliders start from. Training is
 repeated wherever the models are needed, in the kernel and when `tslab.widgets.export` writes them as graphs;
 nothing is stored.
@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab.models import LocationClassifier
+from tslab.synthetic.toy import RANGES, sphere_toy
 from tslab.tasks.task import Task
-from tslab.tasks.toy import RANGES, sphere_toy
 from tslab.training import train
 from tslab.widgets.parametric import BLOCK_ROWS, CONTROLS, controls
 

@@ -14,8 +14,10 @@ import scipy.sparse as sp
 import torch
 
 from tslab.tasks.datasets import DatasetInfo, SplitFacts, dataset_info
+from tslab.tasks.images import LazyRows
 from tslab.tasks.locbench import training_mask
-from tslab.tasks.task import LazyRows, Table, Task
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 CHECK_ROWS = 4096
 """Rows of an image input that are read for the check of probability sums."""

@@ -11,10 +11,12 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, ndtri
 
 from tslab._checks import check_choice
+from tslab.synthetic.classes import NO_FADE, ImageModel, draw_images, fade_tail, genera, predictions
+from tslab.synthetic.specs import CLASS_SPECS, calibration
+from tslab.synthetic.stand_ins import class_world
+from tslab.synthetic.world import random_stream
 from tslab.tasks.datasets import DATASETS
-from tslab.tasks.synthetic import CLASS_SPECS, SCALES, Scale, calibration, class_world
-from tslab.tasks.synthetic_classes import NO_FADE, ImageModel, draw_images, fade_tail, genera, predictions
-from tslab.tasks.world import random_stream
+from tslab.tasks.meta import SCALES, Scale
 
 ROWS = 4000
 GAIN_ROWS = 3000
@@ -74,7 +76,7 @@ def fit_image_model(name: str, scale: Scale) -> ImageModel:
 
 
 def fade_of(classes: int) -> float:
-    """The logit below which stated probabilities fade, see `tslab.tasks.synthetic_classes.ImageModel`."""
+    """The logit below which stated probabilities fade, see `tslab.synthetic.classes.ImageModel`."""
     return round(float(ndtri(1 - LIKELY_CLASSES / classes)), DECIMALS) if classes > MANY_CLASSES else NO_FADE
 
 

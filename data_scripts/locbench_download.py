@@ -6,7 +6,7 @@ temporary folder next to the datasets, every member checked to stay inside, and 
 folder is ever half there. Checksums of what was fetched are recorded in ``<root>/checksums.json``.
 
 Nothing that comes from the network is trusted: names must be plain file names, no more bytes are written than were
-announced, and `tslab.tasks.unpacking` looks at an archive before it unpacks it.
+announced, and `locbench_unpacking` looks at an archive before it unpacks it.
 """
 
 import errno
@@ -24,10 +24,10 @@ from typing import Any
 import requests
 from pooch.downloaders import doi_to_repository
 
+from locbench_unpacking import FetchLocbenchError
 from tslab._checks import check_count, check_number
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
-from tslab.tasks.datasets import DATASETS, DOI, DatasetInfo
-from tslab.tasks.unpacking import FetchLocbenchError, unpack
+from tslab.tasks.datasets import DATASETS, DOI
 
 CHUNK = 1 << 16
 DOWNLOADS = ".downloads"
@@ -232,12 +232,6 @@ def _recorded(book: Path) -> dict[str, dict[str, Any]]:
     return known
 
 
-def datasets_in(folders: Iterable[str]) -> list[DatasetInfo]:
-    """The datasets whose files lie in some folders."""
-    wanted = set(folders)
-    return [info for info in DATASETS.values() if info.folder in wanted]
-
-
 def _complete(
     file: RemoteFile,
     part: Path,
@@ -298,8 +292,7 @@ def _lost(file: RemoteFile, part: Path, reason: object) -> FetchLocbenchError:
     have = part.stat().st_size if part.exists() else 0
     return FetchLocbenchError(
         f"connection lost while fetching {file.name} ({reason}); {have:,} of {file.size:,} bytes are kept in {part}, "
-        "run "
-        "the same command again to continue"
+        "run the same command again to continue"
     )
 
 
@@ -320,18 +313,3 @@ def _md5(path: Path) -> str:
 def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, kind).hexdigest()
-
-
-__all__ = [
-    "FOLDER_WORDS",
-    "FetchLocbenchError",
-    "RemoteFile",
-    "changed_downloads",
-    "datasets_in",
-    "fetch",
-    "files_for",
-    "list_remote",
-    "record",
-    "terms",
-    "unpack",
-]

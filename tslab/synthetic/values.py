@@ -14,7 +14,6 @@ of its satellite, DMSP up to 2011, VIIRS later.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,40 +24,14 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from tslab.coords import has_location, unit_vectors
-from tslab.land import is_land
-from tslab.tasks.world import SphereField, World, land_places, on_grid, random_stream, scatter
+from tslab.earth import is_land
+from tslab.synthetic.specs import ValueSpec
+from tslab.synthetic.world import SphereField, World, land_places, on_grid, random_stream, scatter
 
 REFERENCE_PLACES = 12_000
 NODES = 48
 NUISANCE = 28
 COUNTRIES = 56
-
-
-@dataclass(frozen=True)
-class ValueSpec:
-    """What makes one regression stand-in like its dataset.
-
-    Attributes:
-        quantiles: probabilities and values of the label's distribution; None for a standard normal.
-        location_r2: share of the label's variance that the location explains (the ceiling), a choice above the
-            published best.
-        image_r2: share that the image explains: the published score without location.
-        octaves, amplitudes: of the field.
-        climate: weight of temperature in the field.
-        lat_range: latitudes that rows lie between, degrees.
-        countries: SustainBench: rows cluster in 56 countries with effects of their own.
-        rows: rows at full scale, train and test together.
-    """
-
-    location_r2: float
-    image_r2: float
-    rows: int
-    quantiles: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    octaves: tuple[float, ...] = (2, 6, 18, 54)
-    amplitudes: tuple[float, ...] = (1.0, 0.8, 0.5, 0.3)
-    climate: float = 0.0
-    lat_range: tuple[float, float] = (-63.0, 80.0)
-    countries: bool = False
 
 
 class Marginal:

@@ -11,8 +11,8 @@ Each stand-in is drawn from a model whose every probability is known, so the bes
   softmax(t h(L)), with h(L) = L except for unlikely classes among thousands (`fade_tail`).
 
 (s_0, v, g, q, t) are calibrated to the published accuracy of the image models, w to the published gain from location
-(`tslab.tasks.calibration`). Members of a genus look alike; in four of five genera they live apart, so there location
-helps.
+(by ``data_scripts/make_synthetic.py --calibrate``). Members of a genus look alike; in four of five genera they live
+apart, so there location helps.
 """
 
 import math
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab.coords import has_location, unit_vectors
-from tslab.tasks.world import Geography, World, scatter
+from tslab.synthetic.world import World, scatter
 
 BUMPS = 4
 APART = 0.8
@@ -60,37 +60,6 @@ class ImageModel:
     bad: float
     sharpness: float
     fade: float = NO_FADE
-
-
-@dataclass(frozen=True)
-class ClassSpec:
-    """What makes one classification stand-in like its dataset.
-
-    Attributes:
-        geography: where its rows lie.
-        classes: number of classes at each scale.
-        tail: exponent of the class frequencies, 0 for equal ones.
-        balanced_test: the evaluated rows hold every class equally often (iNat2018).
-        missing: share of rows without location in train, val and test.
-        users: number of photographers at full scale, 0 where they are unknown.
-        dates: whether rows have dates.
-        sparse: predictions are stored sparse, small entries dropped.
-        land_use: classes follow the landscape in place of ranges (fMoW).
-        train_images: predictions exist for the training rows.
-        gain: accuracy that the true location prior adds to the image model, by the benchmark's rule (product).
-    """
-
-    geography: Geography
-    classes: dict[str, int]
-    gain: float
-    tail: float = 0.0
-    balanced_test: bool = False
-    missing: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    users: int = 0
-    dates: bool = True
-    sparse: bool = True
-    land_use: bool = False
-    train_images: bool = True
 
 
 class Ranges:

@@ -9,7 +9,6 @@ interrupted is continued by starting it again. Jobs are done by `tslab.benchmark
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -174,13 +173,6 @@ def run_job(job: Job, folder: str) -> dict[str, Any]:
     return {"job": asdict(job)} | outcome
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m tslab.benchmark sweep``, under its earlier name."""
-    from tslab.benchmark.__main__ import main as command
-
-    return command(["sweep", *(sys.argv[1:] if arguments is None else arguments)])
-
-
 def _unless_done(job: Job, run: Callable[[Job, str], dict[str, Any]], folder: str) -> None:
     """Dask does a finished job again if the process that remembered it dies."""
     if JobStore(folder).load(job) is None:
@@ -206,7 +198,3 @@ def _write_tables(result: Evaluation, folder: Path) -> None:
     for name, table in tables.items():
         with atomic_path(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=name == "results", float_format="%.7g")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,16 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab.coords import EARTH_RADIUS_KM, lonlat_from_unit_vectors, sample_sphere, unit_vectors
-from tslab.land import is_land
+from tslab.earth import continents, is_land
 
 GENERATOR_VERSION = "2"
 """Raised whenever the same seed would give other data."""
 
 STREAMS = 1
 """Part of the key of every random stream; raised to get other random numbers everywhere."""
-
-REGIONS = ("North America", "South America", "Europe", "Africa and Middle East", "Asia", "Oceania")
-"""Names of the region numbers that `region_of` gives."""
 
 COORDINATE_DECIMALS = 4
 WAVES = 64
@@ -102,7 +99,7 @@ class Geography:
     """Where the rows of a dataset lie.
 
     Attributes:
-        regions: shares of `REGIONS`.
+        regions: shares of `tslab.earth.CONTINENTS`.
         latitudes: 1, 50 and 99 % quantile of the latitude, degrees.
         distinct: distinct places per row.
         boxes: (west, south, east, north) boxes outside which nothing lies, degrees; none means the whole world.
@@ -114,19 +111,6 @@ class Geography:
     distinct: float = 1.0
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     hot_spots: int = 400
-
-
-def region_of(lonlat: Float[Tensor, "n 2"]) -> Int[Tensor, " n"]:
-    """Number in `REGIONS` of each place, by simple rules on longitude and latitude."""
-    lon, lat = lonlat.unbind(-1)
-    west, middle = lon < -30, (lon >= -30) & (lon < 60)
-    region = torch.full(lon.shape, 5, dtype=torch.int64)
-    region[(lon >= 60) & (lat >= -11)] = 4
-    region[middle & (lat < 36)] = 3
-    region[middle & (lat >= 36)] = 2
-    region[west & (lat < 13)] = 1
-    region[west & (lat >= 13)] = 0
-    return region
 
 
 def photographed_places(
@@ -244,7 +228,7 @@ def _wanted_cells(lonlat: Tensor, geography: Geography) -> tuple[NDArray[np.int6
     """
     edges = torch.tensor(geography.latitudes, dtype=torch.float64)
     band = torch.bucketize(lonlat[:, 1].double().contiguous(), edges)
-    cell = (region_of(lonlat) * 4 + band).numpy()
+    cell = (continents(lonlat) * 4 + band).numpy()
     shares = np.bincount(cell, minlength=24).reshape(6, 4) / max(len(cell), 1)
     regions, bands = np.asarray(geography.regions), np.array([0.01, 0.49, 0.49, 0.01])
     for _ in range(50):

@@ -1,0 +1,128 @@
+"""Two stress tests: tasks made of what the released sets hardly have, places near the poles and the date line."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tslab.coords import sample_sphere, unit_vectors
+from tslab.synthetic.specs import synthetic_meta
+from tslab.synthetic.world import SphereField, on_grid, random_stream, scatter
+from tslab.tasks.meta import Scale
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
+
+STRATA = ("elsewhere", "date line", "polar")
+"""Groups of the stress tests: neither; within 12 degrees of the date line; beyond 66 degrees of latitude."""
+
+
+def stress_classes(scale: Scale, seed: int) -> Task:
+    """Sixty ranges on the whole sphere, most of them small, near the poles and across the date line; no image."""
+    classes = {"tiny": 20, "small": 60, "full": 60}[scale]
+    rows = {"tiny": (800, 100, 400), "small": (5000, 1000, 5000), "full": (20_000, 4000, 20_000)}[scale]
+    rng = random_stream(seed, "stress_classes", scale)
+    kind = np.arange(classes) % 10
+    lon, lat = rng.uniform(-180, 180, classes), np.degrees(np.arcsin(rng.uniform(-1, 1, classes)))
+    at_line, polar = kind < 3, (kind >= 3) & (kind < 6)
+    lon[at_line] = (180 + rng.uniform(-8, 8, at_line.sum()) + 180) % 360 - 180
+    lat[at_line] = rng.uniform(-60, 60, at_line.sum())
+    lat[polar] = rng.uniform(74, 89.5, polar.sum()) * np.where(np.arange(polar.sum()) % 2, -1, 1)
+    lon[polar] = np.arange(polar.sum()) // 2 * (720 / polar.sum()) + rng.uniform(-10, 10, polar.sum()) - 170
+    lon = (lon + 180) % 360 - 180
+    kappa = np.exp(rng.uniform(math.log(40), math.log(600), classes))
+    kappa[at_line] = np.exp(rng.uniform(math.log(400), math.log(1500), at_line.sum()))
+    kappa[polar] = np.exp(rng.uniform(math.log(1000), math.log(3000), polar.sum()))
+    truth = StressPosterior(unit_vectors(torch.from_numpy(np.stack([lon, lat], 1))), torch.from_numpy(kappa))
+    tables = {}
+    for split, n in zip(("train", "val", "test"), rows, strict=True):
+        target = torch.from_numpy(rng.integers(0, classes, n))
+        lonlat = on_grid(scatter(rng, truth.centres[target], kappa[target.numpy()]))
+        tables[split] = Table(lonlat=lonlat.float(), target=target, group=strata(lonlat))
+    ceiling = {"location_top1": round(float(truth(tables["test"].lonlat.double()).amax(-1).mean()), 4)}
+    meta = synthetic_meta(
+        scale,
+        seed,
+        kind="classification",
+        classes=tuple(f"range {i}" for i in range(classes)),
+        groups=STRATA,
+        label_name="range (synthetic)",
+        ceiling=ceiling,
+        notes=(
+            "Synthetic: von Mises-Fisher ranges on the whole sphere, chosen to be hard for planar coordinates.",
+        ),
+    )
+    return Task("stress_classes", tables["train"], tables["val"], tables["test"], meta, truth)
+
+
+class StressPosterior:
+    """P(range | place) for equally frequent von Mises-Fisher ranges: (n, 2) degrees to (n, classes) float64."""
+
+    def __init__(self, centres: Float[Tensor, "c 3"], kappa: Float[Tensor, " c"]) -> None:
+        self.centres, self.kappa = centres, kappa
+
+    def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
+        xyz = unit_vectors(lonlat.double().cpu())
+        norm = torch.log(self.kappa) - torch.log1p(-torch.exp(-2 * self.kappa))
+        return torch.softmax(self.kappa * (xyz @ self.centres.T - 1) + norm, -1).to(lonlat.device)
+
+
+def stress_field(scale: Scale, seed: int) -> Task:
+    """A field of four octaves on the whole sphere with little noise, sampled sparsely."""
+    rows = {"tiny": (800, 100, 900), "small": (5000, 1000, 6000), "full": (20_000, 4000, 24_000)}[scale]
+    rng = random_stream(seed, "stress_field", scale)
+    field = SphereField(random_stream(seed, "stress_field", "field"), (2, 6, 12, 24), (1.0, 0.7, 0.4, 0.2))
+    noise = 0.2
+    truth = StressField(field)
+    tables = {}
+    for split, n in zip(("train", "val", "test"), rows, strict=True):
+        lonlat = _stress_places(n, rng)
+        value = field(unit_vectors(lonlat)) + noise * torch.from_numpy(rng.standard_normal(n))
+        tables[split] = Table(lonlat=lonlat.float(), target=value.float(), group=strata(lonlat))
+    total = float(tables["test"].target.double().var())
+    meta = synthetic_meta(
+        scale,
+        seed,
+        kind="regression",
+        groups=STRATA,
+        label_name="field value (synthetic)",
+        label_unit="standard units",
+        ceiling={"location_r2": round(1 - noise**2 / total, 4)},
+        notes=(
+            "Synthetic: a random field on the sphere, sampled more densely at the date line and the poles.",
+        ),
+    )
+    return Task("stress_field", tables["train"], tables["val"], tables["test"], meta, truth)
+
+
+class StressField:
+    """The field behind ``stress_field``: (n, 2) degrees to (n,) float64."""
+
+    def __init__(self, field: SphereField) -> None:
+        self.field = field
+
+    def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+        return self.field(unit_vectors(lonlat.double().cpu())).to(lonlat.device)
+
+
+def strata(lonlat: Float[Tensor, "n 2"]) -> Int[Tensor, " n"]:
+    """Number in `STRATA` of each place; polar wins where both apply."""
+    lon, lat = lonlat.unbind(-1)
+    stratum = torch.zeros(len(lonlat), dtype=torch.int64)
+    stratum[lon.abs() > 168] = 1
+    stratum[lat.abs() > 66] = 2
+    return stratum
+
+
+def _stress_places(n: int, rng: np.random.Generator) -> Float[Tensor, "n 2"]:
+    """A third uniform on the sphere, a third within 12 degrees of the date line, a third beyond 66 degrees."""
+    generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+    lonlat = sample_sphere(n, generator=generator, dtype=torch.float64)
+    u = torch.from_numpy(rng.random(n))
+    kind = torch.arange(n) % 3
+    lonlat[kind == 1, 0] = ((180 + 24 * u[kind == 1] - 12) + 180) % 360 - 180
+    low = math.sin(math.radians(66))
+    cap = torch.rad2deg(torch.asin(low + (1 - low) * u[kind == 2]))
+    lonlat[kind == 2, 1] = torch.where(torch.from_numpy(rng.random(int((kind == 2).sum())) < 0.5), cap, -cap)
+    return torch.round(lonlat, decimals=4)
