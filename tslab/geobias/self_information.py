@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
-from tslab.geobias.inputs import as_hits, as_outcomes, as_radius, as_tensor, check_word
+from tslab.coords import has_location, unit_vectors
+from tslab.geobias.inputs import as_hits, as_outcomes, as_places, as_radius, as_tensor, check_word
 from tslab.geobias.moments import Form, Moments, exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.weights import MOST_NEIGHBORS, WeightChunk, weight_graphs
@@ -190,6 +191,13 @@ def graph_of(
         raise ValueError("a NeighborGraph has its own centers; give centers to neighbor_graph instead")
     if not isinstance(samples, NeighborGraph) and given.num_samples != len(samples):
         raise ValueError(f"the graph is of {given.num_samples} samples, but lonlat has {len(samples)}")
+    if not isinstance(samples, NeighborGraph):
+        degrees = as_places(samples).double().to(given.xyz.device)
+        same = torch.isclose(unit_vectors(degrees[given.order]), given.xyz.double(), rtol=0, atol=1e-6)
+        if not same.all() or int(has_location(degrees).sum()) != len(given.order):
+            raise ValueError(
+                "the graph is of other places than lonlat holds; make it of these with neighbor_graph"
+            )
     if unknown := set(where) - set(Neighborhoods.__annotations__):
         raise TypeError(
             f"unknown argument {sorted(unknown)[0]!r}; known: {', '.join(Neighborhoods.__annotations__)}"
