@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.test_geobias import cluster, coin, dense_weights
-from tslab import geobias
+from tslab import geobias, sample_sphere
 from tslab.geobias.neighbors import neighbor_graph
 from tslab.geobias.weights import weight_graphs
 
@@ -275,3 +275,15 @@ def test_probabilities_weights_and_losses_out_of_range_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=name):
             call()
+
+
+def test_a_graph_of_other_places_is_refused() -> None:
+    """As many places are not the same places: the score would be that of the graph's."""
+    places, others = (sample_sphere(40, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    graph, hits = geobias.neighbor_graph(places, radius_km=3000), torch.arange(40) % 2
+    assert len(geobias.ssi(places.double(), hits, neighbors=graph).score) == 40
+    missing = places.clone()
+    missing[3] = torch.nan
+    for wrong in (others, places.flip(0), missing):
+        with pytest.raises(ValueError, match="other places"):
+            geobias.ssi(wrong, hits, neighbors=graph)

@@ -261,6 +261,14 @@ def test_a_configuration_that_builds_no_model_is_named(
         load_run(tmp_path / "run")
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_computes_gradients_wherever_it_is_called(toy: Task, mode: Callable[[], Any]) -> None:
+    usual = train(toy, "xyz", epochs=1, progress=False)
+    with mode():
+        again = train(toy, "xyz", epochs=1, progress=False)
+    assert again.history["loss"].tolist() == usual.history["loss"].tolist()
+
+
 def test_run_folders_are_written_once(toy: Task, tmp_path: Path) -> None:
     train(toy, "xyz", epochs=1, run_dir=tmp_path / "run", progress=False)
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()

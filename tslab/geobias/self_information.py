@@ -27,9 +27,10 @@ from torch import Tensor
 
 from tslab._checks import check_count, check_number
 from tslab._numbers import Numbers
+from tslab.coords import has_location, unit_vectors
 from tslab.geobias.conditional import cached_sums, evaluate_conditional, few_levels
 from tslab.geobias.hotspots import two_sided_p
-from tslab.geobias.inputs import Pair, as_hits, as_outcomes, as_radius, as_tensor, check_word
+from tslab.geobias.inputs import Pair, as_hits, as_outcomes, as_places, as_radius, as_tensor, check_word
 from tslab.geobias.moments import Form, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.statistic import MomentKind, evaluate
@@ -224,6 +225,13 @@ def graph_of(
         raise ValueError("a NeighborGraph has its own centers; give centers to neighbor_graph instead")
     if not isinstance(samples, NeighborGraph) and given.num_samples != len(samples):
         raise ValueError(f"the graph is of {given.num_samples} samples, but lonlat has {len(samples)}")
+    if not isinstance(samples, NeighborGraph):
+        degrees = as_places(samples).double().to(given.xyz.device)
+        same = torch.isclose(unit_vectors(degrees[given.order]), given.xyz.double(), rtol=0, atol=1e-6)
+        if not same.all() or int(has_location(degrees).sum()) != len(given.order):
+            raise ValueError(
+                "the graph is of other places than lonlat holds; make it of these with neighbor_graph"
+            )
     if unknown := set(where) - set(Neighborhoods.__annotations__):
         raise TypeError(
             f"unknown argument {sorted(unknown)[0]!r}; known: {', '.join(Neighborhoods.__annotations__)}"

@@ -225,6 +225,8 @@ class _How:
     progress: bool
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _run(
     task: Task,
     config: TrainConfig,
