@@ -48,7 +48,8 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
 
     Returns:
         columns dataset, encoder, metric, source (published, recomputed, or ``trained:`` and the source of the data),
-        split (test, validation, test and validation, test draw, random, block), value, low, high (95 % interval; NaN if unknown), n, seeds.
+        split (test, validation, test and validation, test draw, random, block), value, low, high (95 % interval; NaN
+        if unknown), n, seeds.
     """
     printed = published_tables()
     published = pd.DataFrame({name: printed[name] for name in ("dataset", "encoder", "metric")})
