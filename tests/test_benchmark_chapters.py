@@ -15,7 +15,7 @@ from tslab.benchmark.leaderboard import write_fair_table
 from tslab.benchmark.records import find_record
 from tslab.published import published_tables
 from tslab_book.oddities import GROUPS, read_oddities
-from tslab_book.reproduction import reproduce, verdict_sentence
+from tslab_book.reproduction import over_no_prior, reproduce, verdict_sentence
 
 BOOK = Path(__file__).parents[1] / "book" / "reproduction"
 TABLE_CHAPTERS = ["r2_mosaiks", "r2_sustainbench", "geobias_classification", "geobias_regression"]
@@ -55,7 +55,10 @@ def shown(executed):
 @pytest.mark.parametrize("table", [key for key in TABLES if key != "r2_sustainbench"])
 def test_without_released_files_the_record_is_shown_and_said_so(table, without_released_files):
     result = reproduce(table, encoders=["nerf", "xyz"])
-    assert not result.recomputed and "The released files were not on the machine that ran this page" in result.origin
+    assert (
+        not result.recomputed
+        and "The released files were not on the machine that ran this page" in result.origin
+    )
     datasets, metrics = TABLES[table]
     assert len(result.cells) == 2 * len(datasets) * len(metrics)
 
@@ -100,6 +103,23 @@ def test_the_board_keeps_published_and_recomputed_apart():
     assert published["low"].isna().all()
     recomputed = board[board["source"] == "recomputed"]
     assert len(recomputed) == read_cells()["recomputed"].notna().sum()
+
+
+def test_bold_is_what_lies_more_than_30_percent_above_no_prior():
+    cells = read_cells().set_index(["dataset", "encoder", "metric"], drop=False)
+    over = over_no_prior(cells)
+    assert over["inat2018", "wrap", "geobias_base"] == pytest.approx(30.78 / 18.20 - 1)
+    assert (over.xs("no_prior", level="encoder").dropna() == 0).all()
+    assert over[cells["metric"] == "top1"].isna().all()
+
+
+def test_the_species_average_is_over_test_and_validation_rows():
+    from tslab.benchmark import leaderboard
+
+    split = leaderboard().drop_duplicates("dataset").set_index("dataset")["split"]
+    assert split["birdsnap"] == split["nabirds"] == "test"
+    assert split["inat2017"] == split["inat2018"] == "validation"
+    assert split["avg_species"] == "test and validation"
 
 
 def test_the_fair_table_compares_the_same_places():

@@ -41,6 +41,16 @@ PARTS_OF_A_CHAPTER = {
 }
 
 
+def test_no_two_works_have_the_same_label() -> None:
+    # citations read "first author et al., year", so the year needs a letter where both agree
+    works = re.split(r"^@", (BOOK / "references.bib").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    fields = [
+        tuple(re.search(rf"{name}\s*=\s*{{(.+?)[,}}]", work)[1] for name in ("author", "year"))
+        for work in works
+    ]
+    assert len(set(fields)) == len(fields)
+
+
 def test_every_chapter_is_in_the_table_of_contents() -> None:
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))
     listed = sorted(_files(toc))
@@ -167,7 +177,12 @@ print(json.dumps({
     source = (BOOK / "_ext" / "book_kernel.py").read_text(encoding="utf-8")
     run = subprocess.run([sys.executable, "-c", source + probe], capture_output=True, text=True, check=True)
     found = json.loads(run.stdout)
-    assert found["kinds"] == ["steps", "steps", "f4", "f8"]  # many orders of magnitude and short ones stay floats
+    assert found["kinds"] == [
+        "steps",
+        "steps",
+        "f4",
+        "f8",
+    ]  # many orders of magnitude and short ones stay floats
     assert found["error"] < 1e-4 and found["missing"] == [94] and found["degrees"]
     assert found["ratio"] == pytest.approx(0.25, abs=0.01)
 
@@ -194,7 +209,10 @@ def test_icons_that_a_page_uses_keep_their_rule_and_their_character() -> None:
     kept, characters = used_rules(css, {"fa-navicon", "fa-lg"})
     assert kept == '.fa-bars:before,.fa-navicon:before{content:"\\f0c9"}.fa-lg{font-size:2em}'
     assert characters == {0xF0C9}
-    assert icon_characters('--bell:"\uf0f3"; a:after{content:"\\f107"} b:after{content:"x"}') == {0xF0F3, 0xF107}
+    assert icon_characters('--bell:"\uf0f3"; a:after{content:"\\f107"} b:after{content:"x"}') == {
+        0xF0F3,
+        0xF107,
+    }
 
 
 def test_the_script_of_the_theme_asks_before_it_marks() -> None:
@@ -264,7 +282,9 @@ def test_the_reference_names_everything_that_a_package_offers() -> None:
 
     from reference import PACKAGES, documented_name, members, public_modules, public_name
 
-    documented = {public for name in public_modules() for _, _, public in members(importlib.import_module(name))}
+    documented = {
+        public for name in public_modules() for _, _, public in members(importlib.import_module(name))
+    }
     for package in PACKAGES:
         module = importlib.import_module(package)
         values = {name: getattr(module, name) for name in module.__all__}

@@ -10,6 +10,7 @@ import torch
 
 from tslab.benchmark import read_record
 from tslab.published import published_tables
+from tslab.released import load_released_results
 from tslab.synthetic.values import linear_quantiles
 from tslab.tasks import DATASETS, Table, load_task
 from tslab.tasks.meta import TaskMeta
@@ -96,6 +97,34 @@ def test_gains_are_differences_of_printed_numbers():
         column = printed.xs((key, row["metric"]), level=["dataset", "metric"])
         assert row["with_location"] == column.drop("no_prior").max()
         assert row["gain"] == pytest.approx(row["with_location"] - row["image_alone"])
+
+
+def test_printed_examples_are_sums_of_the_splits_or_none():
+    table = overview.printed_examples()
+    sums = table["train"] + table["validation"]
+    assert (sums == table["printed"]).drop("yfcc").all() and sums["yfcc"] != 36_146
+    assert sums["yfcc"] + table.loc["yfcc", "test"] == 88_986
+
+
+def test_regions_are_measured_only_where_coordinates_were_released():
+    regions = overview.measured_regions()
+    assert "inat2017" not in regions.index and len(regions) == 6
+    assert (regions.sum(axis=1) - 1).abs().max() < 0.02
+
+
+@pytest.mark.mirror
+def test_regions_are_those_of_the_released_results(mirror):
+    for key, shares in overview.measured_regions().iterrows():
+        results = load_released_results(key, "no_prior", mirror)
+        known = results[["lon", "lat"]].dropna().to_numpy()
+        assert overview.region_shares(known) == pytest.approx(shares.to_numpy(), abs=0.006)
+
+
+def test_the_image_alone_is_not_what_was_printed():
+    rows = [line.split("|") for line in overview.image_alone_lines().splitlines()[2:]]
+    alone = {row[1].strip(): (float(row[2]), float(row[3])) for row in rows}
+    assert alone["MOSAIKS elevation"] == (0.27, 0.11) and alone["MOSAIKS forest cover"] == (0.52, 0.52)
+    assert len(alone) == 4
 
 
 def test_facts_are_those_of_the_metadata():

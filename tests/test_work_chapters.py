@@ -197,6 +197,20 @@ def test_summary_knows_the_best_and_what_cannot_be_told_from_it():
     assert summary.loc["best", "behind"] == pytest.approx(0, abs=0.01)
 
 
+def test_harmonics_reach_300_km_beyond_the_degrees_of_the_study():
+    degrees = encoder_guide.KNOBS["siren_sh"][1]
+    finest = resolution_km(tslab.position_encoder("siren_sh", degree=degrees[-1]))
+    assert finest > 300 > resolution_km(tslab.position_encoder("siren_sh", degree=32))
+
+
+def test_the_zoo_begins_a_region_with_the_best_encoder_of_the_study():
+    summary = encoder_guide.summarise(encoder_guide.read_guide())
+    region = summary[(summary["world"] == "region") & (summary["n"] == 3000)]
+    best = region.loc[region["error"].idxmin(), "encoder"]
+    zoo = (encoder_guide.RESULTS.parent / "encoders" / "zoo.md").read_text(encoding="utf-8")
+    assert f'("One country or region", "{best}"' in zoo
+
+
 def test_nearest_neighbours_repeat_the_labels_they_know():
     places = tslab.sample_sphere(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     label = torch.arange(50, dtype=torch.float64)

@@ -4,7 +4,7 @@ Facts come from `tslab.tasks.datasets` and the printed tables (`tslab.published`
 every function says which. The chapter {ref}`tour` shows what is here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,43 @@ def facts_table() -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, index=pd.Index(DATASETS, name="key"))
+
+
+PRINTED_EXAMPLES = {
+    **{"birdsnap": 19_576, "birdsnap_ebird": 43_470, "nabirds": 23_699},
+    **{"inat2017": 675_170, "inat2018": 461_939, "yfcc": 36_146, "fmow": 416_612},
+}
+"""Examples of each classification dataset as the slides of the paper print them."""
+
+
+def printed_examples() -> pd.DataFrame:
+    """Examples as printed beside the rows of the files, one row per classification dataset.
+
+    Columns: dataset, printed, train, validation, test (rows; of training and validation those that the printed number
+    counts, if it counts any), reason (what the printed number counts).
+    """
+    rows = []
+    for key, printed in PRINTED_EXAMPLES.items():
+        splits = DATASETS[key].splits
+        kept = {name: splits[name].kept or splits[name].rows for name in ("train", "val")}
+        listed = {name: splits[name].rows for name in ("train", "val")}
+        if _total(listed) == printed:
+            counts, reason = listed, "training and validation, with or without a location"
+        elif _total(kept) == printed:
+            counts, reason = (
+                kept,
+                "training and validation with all metadata; not the test rows that are scored",
+            )
+        else:
+            counts, reason = kept, "no sum of the splits gives it; the documentation counts all three"
+        test = splits["test"].rows if "test" in splits else None
+        row = {"dataset": DATASETS[key].title, "printed": printed, "train": counts["train"]}
+        rows.append(row | {"validation": counts["val"], "test": test, "reason": reason})
+    return pd.DataFrame(rows, index=pd.Index(PRINTED_EXAMPLES, name="key"))
+
+
+def _total(counts: Mapping[str, int | None]) -> int | None:
+    return None if None in counts.values() else sum(n for n in counts.values() if n is not None)
 
 
 def measured_regions() -> pd.DataFrame:
