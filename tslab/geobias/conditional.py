@@ -31,7 +31,7 @@ twenty, prove nothing.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -81,6 +81,21 @@ class ArrangementSums(NamedTuple):
     constant: Tensor
 
 
+class MarkSums(NamedTuple):
+    """Of the marks of each neighbourhood: ``n``, (c, 1), and, each (c, e), the mean mark mu, the sums of y^2 to y^6,
+    whether all marks are equal, and the log of the number of arrangements that differ."""
+
+    n: Tensor
+    mu: Tensor
+    y2: Tensor
+    y3: Tensor
+    y4: Tensor
+    y5: Tensor
+    y6: Tensor
+    equal: Tensor
+    log_arrangements: Tensor
+
+
 class ConditionalMoments(NamedTuple):
     """Of the statistic, each (c, e): sigma and skewness are 0 where nothing can vary.
 
@@ -93,25 +108,13 @@ class ConditionalMoments(NamedTuple):
     log_arrangements: Tensor
 
 
-def conditional_moments(
-    chunk: WeightChunk,
-    sums: ArrangementSums,
-    z: Float[Tensor, "v e"],
-    levels: Float[Tensor, " l"] | None = None,
-) -> ConditionalMoments:
+def conditional_moments(sums: ArrangementSums, marks: MarkSums) -> ConditionalMoments:
     """Moments of the statistic when the marks are shuffled among the samples of each neighbourhood.
-
-    Args:
-        chunk, sums: weight graphs and their `arrangement_sums`.
-        z: marks of the internal samples.
-        levels: the values that occur in ``z``, if they are few: a short cut, and what counts equal marks as one
-            arrangement. Without them the result is differentiable in ``z``.
 
     Exact for any marks and any n; sigma is 0 for n < 3, for equal marks and where no exchange changes the statistic.
     """
-    count = chunk.n[:, None].double()
-    mu, powers, constant, log_arrangements = _marks(chunk, z, levels)
-    e = _DistinctMeans(count, powers)
+    mu = marks.mu
+    e = _DistinctMeans(marks.n, [marks.n, torch.zeros_like(mu), *marks[2:7]])
     g = ArrangementSums(*(part[:, None] for part in sums))
     mean = g.w * e(1, 1)
     s1, s2 = 2 * g.c2, 4 * g.r2
@@ -125,13 +128,12 @@ def conditional_moments(
     second = torch.stack(terms).sum(0)
     variance = second - mean**2
     scale = torch.stack(terms).abs().sum(0) + mean**2
-    fixed = constant | (count < FEWEST_SAMPLES) | (variance <= SPECK * scale)
+    fixed = marks.equal | (marks.n < FEWEST_SAMPLES) | (variance <= SPECK * scale)
     sigma = torch.where(fixed, 1.0, variance).sqrt()
     third = _third_moment(g, mu, e) - 3 * mean * second + 2 * mean**3
     skewness = torch.where(fixed, 0.0, third / sigma**3)
-    return ConditionalMoments(
-        mu**2 * g.constant + mean, torch.where(fixed, 0.0, sigma), skewness, log_arrangements
-    )
+    sigma = torch.where(fixed, 0.0, sigma)
+    return ConditionalMoments(mu**2 * g.constant + mean, sigma, skewness, marks.log_arrangements)
 
 
 def conditional_score(statistic: Tensor, moments: ConditionalMoments) -> tuple[Tensor, Tensor]:
@@ -143,22 +145,32 @@ def conditional_score(statistic: Tensor, moments: ConditionalMoments) -> tuple[T
 
 
 def evaluate_conditional(
-    chunk: WeightChunk, sums: ArrangementSums, z: Tensor, levels: Tensor | None = None
+    graph: NeighborGraph, chunks: Iterable[WeightChunk], z: Float[Tensor, "v e"], key: tuple[Hashable, ...]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Statistic, conditional mean and sigma, z and score, each (neighbourhoods, e), and the background points."""
-    statistic = moran_sum(chunk, z)
-    moments = conditional_moments(chunk, sums, z, levels)
-    standard, score = conditional_score(statistic, moments)
-    empty = (chunk.n == 0)[:, None]
-    parts = (statistic, moments.mean, moments.sigma, standard, score)
-    a, b, c, d, e = (torch.where(empty, torch.nan, part) for part in parts)
-    return a, b, c, d, e, chunk.m
+    """Statistic, conditional mean and sigma, z and score, each (neighbourhoods, e), and the background points.
 
-
-def few_levels(z: Tensor) -> Tensor | None:
-    """The different marks, ascending; None if they are many."""
+    ``z`` are the marks of the internal samples; ``key`` says which weight graphs the chunks are of.
+    """
     levels = torch.unique(z)
-    return levels if 0 < len(levels) <= MOST_LEVELS else None
+    few = 0 < len(levels) <= MOST_LEVELS
+    statistics, marks, arrangements, background = [], [], [], [graph.indptr[:0]]
+    for chunk in chunks:
+        statistics.append(moran_sum(chunk, z))
+        marks.append((mark_counts(chunk, z, levels),) if few else mark_sums(chunk, z))
+        arrangements.append(cached_sums(graph, chunk, key))
+        background.append(chunk.m)
+    m = torch.cat(background)
+    if not statistics:
+        none = z.new_zeros((0, z.shape[1]))
+        return none, none, none, none, none, m
+    together = [torch.cat(part) for part in zip(*marks, strict=True)]
+    summed = mark_sums_of_counts(together[0], levels) if few else MarkSums(*together)
+    sums = ArrangementSums(*(torch.cat(part) for part in zip(*arrangements, strict=True)))
+    statistic, moments = torch.cat(statistics), conditional_moments(sums, summed)
+    standard, score = conditional_score(statistic, moments)
+    parts = (statistic, moments.mean, moments.sigma, standard, score)
+    a, b, c, d, e = (torch.where(summed.n == 0, torch.nan, part) for part in parts)
+    return a, b, c, d, e, m
 
 
 def normal_score(standard: Tensor, skewness: Tensor) -> Tensor:
@@ -258,34 +270,43 @@ def _mutual_and_triangles(target: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return mutual, triangles
 
 
-def _marks(
-    chunk: WeightChunk, z: Tensor, levels: Tensor | None
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-    """Mean mark, sums of the powers 0 to 6 of y, whether all marks are equal, and log of the arrangements."""
-    count = chunk.n[:, None].double()
-    some = count.clamp_min(1)
+def mark_counts(chunk: WeightChunk, z: Float[Tensor, "v e"], levels: Float[Tensor, " l"]) -> Tensor:
+    """How many samples of each neighbourhood hold each value, (c, e, l)."""
     mine = z[chunk.sample.long()]
-    log_arrangements = torch.lgamma(count + 1)
-    if levels is not None:
-        last = levels[-1:]
-        counts = [segment_sum((mine == value).double(), chunk.n) for value in levels[:-1]]
-        rest = count.expand(len(count), z.shape[1]) - sum(counts)
-        held = torch.stack([*counts, rest])
-        shift = (levels - last)[:, None, None]  # exact for equal marks
-        mu = last + (held * shift).sum(0) / some
-        y = levels[:, None, None] - mu
-        powers = [(held * y**power).sum(0) for power in range(2, 7)]
-        constant = (held == count).any(0)
-        log_arrangements = log_arrangements - torch.lgamma(held + 1).sum(0)
-    else:
-        owner = torch.repeat_interleave(torch.arange(len(chunk.n), device=z.device), chunk.n)
-        first = (torch.cumsum(chunk.n, 0) - chunk.n)[owner]
-        mu = segment_sum(mine, chunk.n) / some
-        y = mine - mu[owner]
-        powers = [segment_sum(y**power, chunk.n) for power in range(2, 7)]
-        constant = segment_sum((mine != mine[first]).double(), chunk.n) == 0
-        log_arrangements = log_arrangements.expand_as(mu)
-    return mu, [count, torch.zeros_like(mu), *powers], constant, log_arrangements
+    counts = [segment_sum((mine == value).double(), chunk.n) for value in levels[:-1]]
+    rest = chunk.n[:, None].double().expand(len(chunk.n), z.shape[1])
+    for held in counts:
+        rest = rest - held
+    return torch.stack([*counts, rest], -1)
+
+
+def mark_sums_of_counts(counts: Tensor, levels: Tensor) -> MarkSums:
+    """From how many samples hold each value."""
+    n = counts[:, :1].sum(-1)
+    mu = levels[-1] + (counts * (levels - levels[-1])).sum(-1) / n.clamp_min(1)  # exact for equal marks
+    y = levels - mu[..., None]
+    weighted, sums = counts * y, []
+    for _ in range(5):
+        weighted = weighted * y
+        sums.append(weighted.sum(-1))
+    equal = (counts == n[..., None]).any(-1)
+    return MarkSums(n, mu, *sums, equal, torch.lgamma(n + 1) - torch.lgamma(counts + 1).sum(-1))
+
+
+def mark_sums(chunk: WeightChunk, z: Float[Tensor, "v e"]) -> MarkSums:
+    """From the marks themselves, differentiable; all arrangements count as different, n! of them."""
+    n = chunk.n[:, None].double()
+    mine = z[chunk.sample.long()]
+    owner = torch.repeat_interleave(torch.arange(len(chunk.n), device=z.device), chunk.n)
+    first = (torch.cumsum(chunk.n, 0) - chunk.n)[owner]
+    mu = segment_sum(mine, chunk.n) / n.clamp_min(1)
+    y = mine - mu[owner]
+    power, sums = y, []
+    for _ in range(5):
+        power = power * y
+        sums.append(segment_sum(power, chunk.n))
+    equal = segment_sum((mine != mine[first]).double(), chunk.n) == 0
+    return MarkSums(n, mu, *sums, equal, torch.lgamma(n + 1).expand_as(mu))
 
 
 class _DistinctMeans:

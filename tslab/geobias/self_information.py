@@ -28,7 +28,7 @@ from torch import Tensor
 from tslab._checks import check_count, check_number
 from tslab._numbers import Numbers
 from tslab.coords import has_location, unit_vectors
-from tslab.geobias.conditional import cached_sums, evaluate_conditional, few_levels
+from tslab.geobias.conditional import evaluate_conditional
 from tslab.geobias.hotspots import two_sided_p
 from tslab.geobias.inputs import Pair, as_hits, as_outcomes, as_places, as_radius, as_tensor, check_word
 from tslab.geobias.moments import Form, surprisal
@@ -262,19 +262,15 @@ def ssi_on_graph(
     formulation(None, marks=marks, moments=moments, form=form, null=null)
     marked, single = _mark_values(graph, performance, marks)
     value = None if density == "auto" else density
-    parts: list[tuple[Tensor, ...]] = []
-    levels = few_levels(marked) if null == "conditional" else None
-    for chunk in weight_graphs(graph, k, value, overfull=overfull):
-        if null == "conditional":
-            sums = cached_sums(graph, chunk, (k, value, overfull))
-            parts.append(evaluate_conditional(chunk, sums, marked, levels))
-        else:
-            parts.append(evaluate(chunk, marked, moments))
-    width = 5 if null == "conditional" else 3
-    empty = marked.new_zeros((0, marked.shape[1]))
-    columns = [torch.cat([part[i] for part in parts]) if parts else empty for i in range(width)]
+    chunks = weight_graphs(graph, k, value, overfull=overfull)
+    if null == "conditional":
+        *columns, m = evaluate_conditional(graph, chunks, marked, (k, value, overfull))
+    else:
+        parts = [evaluate(chunk, marked, moments) for chunk in chunks]
+        empty = marked.new_zeros((0, marked.shape[1]))
+        columns = [torch.cat([part[i] for part in parts]) if parts else empty for i in range(3)]
+        m = torch.cat([part[3] for part in parts]) if parts else graph.indptr[:0]
     statistic, mean, sigma, *rest = (graph.per_center(column) for column in columns)
-    m = torch.cat([part[-1] for part in parts]) if parts else graph.indptr[:0]
     if moments == "published" and bool((graph.sizes > m).any()):
         warnings.warn(
             f"{int((graph.sizes > m).sum())} neighbourhoods have more samples than background points: their most "
