@@ -224,6 +224,40 @@ def read_groups(values: Any, names: Sequence[str] | None = None) -> tuple[Int[Te
     return read_whole_numbers("group", column), tuple(map(str, names or ()))
 
 
+def read_columns(given: dict[str, Any]) -> dict[str, Any]:
+    """Columns of a table that were not given as the tensors they should be, as tensors; names of classes and groups.
+
+    ``given`` has all fields of `tslab.tasks.table.Table`; the image input is not looked at.
+    """
+    changed: dict[str, Any] = {"classes": given["classes"], "groups": given["groups"]}
+    lonlat, target, date = given["lonlat"], given["target"], given["date"]
+    if isinstance(lonlat, pd.DataFrame):
+        named = [n for n in ("lon", "lat") if n in lonlat] if {"lon", "lat"} <= set(lonlat) else list(lonlat)
+        changed["lonlat"] = torch.stack([read_numbers(str(n), lonlat[n]) for n in named], -1)
+    elif isinstance(lonlat, np.ndarray | list | tuple):
+        changed["lonlat"] = torch.from_numpy(np.array(lonlat, dtype=np.float32))
+    if not isinstance(target, Tensor):
+        changed["target"], names = read_target(target, classes=given["classes"] or None)
+        changed["classes"] = names or given["classes"]
+    elif not target.is_floating_point():
+        changed["target"] = target.long()
+    if date is not None and not isinstance(date, Tensor):
+        changed["date"], year = read_dates("date", date)
+        if given["year"] is None:
+            changed["year"] = year
+    for name in ("user", "id", "group", "year"):
+        column = given[name]
+        if column is None or (isinstance(column, Tensor) and not column.is_floating_point()):
+            continue
+        values = column.detach().cpu().numpy() if isinstance(column, Tensor) else column
+        if name == "group":
+            numbers, changed["groups"] = read_groups(values, given["groups"] or None)
+        else:
+            numbers = read_whole_numbers(name, values, missing=None if name == "id" else -1)
+        changed[name] = numbers.to(column.device) if isinstance(column, Tensor) else numbers
+    return changed | {names: tuple(map(str, changed[names])) for names in ("classes", "groups")}
+
+
 def _series(name: str, values: Any) -> pd.Series:
     """Any column as a Series whose rows are counted from 0."""
     if isinstance(values, pd.DataFrame):

@@ -94,9 +94,7 @@ def load_locbench(
     test = content.tables[info.eval_split]
     train = content.tables[info.train_split]
     val = content.tables[info.val_split] if info.val_split else train.where(torch.zeros(0, dtype=torch.int64))
-    nowhere = [
-        split for split, table in content.tables.items() if len(table) and not table.has_location.any()
-    ]
+    nowhere = [split for split, t in content.tables.items() if len(t) and not t.has_location.any()]
     if nowhere:
         raise TaskDataError(
             f"{name}: not one row of {', '.join(nowhere)} has a location, so the files in {files.folder} do not have "

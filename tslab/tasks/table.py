@@ -26,11 +26,11 @@ from tslab.coords import check_lonlat, has_location
 from tslab.tasks.columns import (
     TaskDataError,
     TaskKind,
+    read_columns,
     read_dates,
     read_groups,
     read_numbers,
     read_target,
-    read_whole_numbers,
 )
 from tslab.tasks.images import GivenImage, ImageInput, LazyRows, as_image, concatenate_images
 
@@ -89,14 +89,9 @@ class Table:
         classes: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> None:
-        given = dict(locals())
-        for name in (f.name for f in fields(self)):
-            object.__setattr__(self, name, given[name])
-        self.__post_init__()
-
-    def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in _as_tensors(given).items():
+        given = {name: value for name, value in locals().items() if name != "self"}
+        read = given | read_columns(given) | {"image": as_image(image)}
+        for name, value in read.items():
             object.__setattr__(self, name, value)
         check_lonlat(self.lonlat)
         n, device = len(self.lonlat), self.lonlat.device
@@ -131,7 +126,7 @@ class Table:
             warnings.warn(
                 f"{zero:,} of {n:,} rows lie at exactly (0, 0), in the Gulf of Guinea: usually places that were "
                 "missing; mark those with NaN in both columns",
-                stacklevel=4,
+                stacklevel=3,
             )
 
     def __len__(self) -> int:
@@ -383,37 +378,3 @@ def concatenate(tables: Sequence[Table]) -> Table:
             )
         columns[names] = next(iter(given), ())
     return filled[0]._derived(image=concatenate_images([table.image for table in filled]), **columns)
-
-
-def _as_tensors(given: dict[str, Any]) -> dict[str, Any]:
-    """Those columns that were not given as the tensors they should be, as tensors; names of classes and groups."""
-    changed: dict[str, Any] = {"classes": given["classes"], "groups": given["groups"]}
-    lonlat, target, date = given["lonlat"], given["target"], given["date"]
-    if isinstance(lonlat, pd.DataFrame):
-        named = [n for n in ("lon", "lat") if n in lonlat] if {"lon", "lat"} <= set(lonlat) else list(lonlat)
-        changed["lonlat"] = torch.stack([read_numbers(str(n), lonlat[n]) for n in named], -1)
-    elif isinstance(lonlat, np.ndarray | list | tuple):
-        changed["lonlat"] = torch.from_numpy(np.array(lonlat, dtype=np.float32))
-    if not isinstance(target, Tensor):
-        changed["target"], names = read_target(target, classes=given["classes"] or None)
-        changed["classes"] = names or given["classes"]
-    elif not target.is_floating_point():
-        changed["target"] = target.long()
-    if date is not None and not isinstance(date, Tensor):
-        changed["date"], year = read_dates("date", date)
-        if given["year"] is None:
-            changed["year"] = year
-    for name in ("user", "id", "group", "year"):
-        column = given[name]
-        if column is None or (isinstance(column, Tensor) and not column.is_floating_point()):
-            continue
-        values = column.detach().cpu().numpy() if isinstance(column, Tensor) else column
-        if name == "group":
-            numbers, changed["groups"] = read_groups(values, given["groups"] or None)
-        else:
-            numbers = read_whole_numbers(name, values, missing=None if name == "id" else -1)
-        changed[name] = numbers.to(column.device) if isinstance(column, Tensor) else numbers
-    image = as_image(given["image"])
-    if image is not given["image"]:
-        changed["image"] = image
-    return changed | {names: tuple(map(str, changed[names])) for names in ("classes", "groups")}
