@@ -13,9 +13,11 @@ from torch import Tensor
 from tslab._checks import check_number
 from tslab.tasks.columns import TaskDataError
 from tslab.tasks.display import task_html, task_text
+from tslab.tasks.images import LazyRows as LazyRows  # a task's parts are found here too
 from tslab.tasks.meta import TaskMeta, Truth
 from tslab.tasks.splits import split_rows
 from tslab.tasks.table import Table, concatenate
+from tslab.tasks.table import TableDataset as TableDataset
 
 
 @dataclass(frozen=True, repr=False)
