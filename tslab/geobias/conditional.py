@@ -290,7 +290,7 @@ def mark_sums_of_counts(counts: Tensor, levels: Tensor) -> MarkSums:
         weighted = weighted * y
         sums.append(weighted.sum(-1))
     equal = (counts == n[..., None]).any(-1)
-    return MarkSums(n, mu, *sums, equal, torch.lgamma(n + 1) - torch.lgamma(counts + 1).sum(-1))
+    return MarkSums._make([n, mu, *sums, equal, torch.lgamma(n + 1) - torch.lgamma(counts + 1).sum(-1)])
 
 
 def mark_sums(chunk: WeightChunk, z: Float[Tensor, "v e"]) -> MarkSums:
@@ -306,7 +306,7 @@ def mark_sums(chunk: WeightChunk, z: Float[Tensor, "v e"]) -> MarkSums:
         power = power * y
         sums.append(segment_sum(power, chunk.n))
     equal = segment_sum((mine != mine[first]).double(), chunk.n) == 0
-    return MarkSums(n, mu, *sums, equal, torch.lgamma(n + 1).expand_as(mu))
+    return MarkSums._make([n, mu, *sums, equal, torch.lgamma(n + 1).expand_as(mu)])
 
 
 class _DistinctMeans:
