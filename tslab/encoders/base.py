@@ -9,11 +9,10 @@ by 0.2 radians. `sin_turns` therefore counts phases in turns, in float64, drops 
 only then goes to the dtype of the input.
 """
 
-import ctypes
 import math
-import sys
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -57,8 +56,7 @@ class PositionEncoder(nn.Module):
         )  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
             return self.encode(lonlat)
-        out = lonlat.new_empty((len(lonlat), self.out_features))
-        _ask_for_huge_pages(out)
+        out = _empty_on_huge_pages(len(lonlat), self.out_features, lonlat.dtype)
         _keep_freed_memory()
         for target, block in zip(
             out.split(self.rows_per_block), lonlat.split(self.rows_per_block), strict=True
@@ -118,22 +116,14 @@ def _keep_freed_memory() -> None:
     torch.empty(2**24, dtype=torch.uint8)
 
 
-def _ask_for_huge_pages(out: Tensor) -> None:
-    """Let Linux back the output with pages of 2 MB, where it leaves that to programs (``madvise``).
+def _empty_on_huge_pages(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """A new table without values on the CPU, on pages of 2 MB where Linux leaves that to programs.
 
     A fresh output costs one page fault for each page. With pages of 4 kB, these faults take longer than the sines.
-    NumPy does the same for its arrays. A compiled encoder allocates its own output; start Python with
-    ``THP_MEM_ALLOC_ENABLE=1`` to let PyTorch ask for huge pages everywhere. Elsewhere than on Linux nothing happens.
+    NumPy asks for large pages; PyTorch does so only if Python starts with ``THP_MEM_ALLOC_ENABLE=1``, which is what
+    helps a compiled encoder, whose output is its own.
     """
-    if sys.platform != "linux":
-        return
-    huge, small, advice = 2**21, 2**12, 14  # the last is MADV_HUGEPAGE
-    start = -(-out.data_ptr() // huge) * huge
-    end = (out.data_ptr() + out.numel() * out.element_size()) // small * small
-    if end > start:
-        ctypes.CDLL(None).madvise(
-            ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice
-        )  # a refusal is harmless
+    return torch.from_numpy(np.empty((rows, columns), np.float64 if dtype == torch.float64 else np.float32))
 
 
 class WaveEncoder(PositionEncoder):
