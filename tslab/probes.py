@@ -47,7 +47,7 @@ class LinearProbe:
         self, lonlat: Float[Tensor, "n 2"], *, encoder: Encoder | None = None
     ) -> Float[Tensor, " n"]:
         """The drawn map at places: about 1 on land, 0 at sea. ``encoder`` puts another one before the same weights."""
-        return diagnostics._encode(encoder or self.encoder, lonlat) @ self.weights + self.bias
+        return diagnostics.encodings(encoder or self.encoder, lonlat) @ self.weights + self.bias
 
 
 def land_and_sea(n: int, *, seed: int = 0) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
@@ -66,14 +66,14 @@ def fit_linear_probe(
     that neither step has seen.
     """
     places, land = land_and_sea(n, seed=3 * seed)
-    features = diagnostics._encode(encoder, places)
+    features = diagnostics.encodings(encoder, places)
     mean, share = features.mean(0), land.mean()
     values, vectors = torch.linalg.eigh((features - mean).T @ (features - mean))
     target = vectors.T @ ((features - mean).T @ (land - share))
     values = values.clamp_min(0)
 
     check, check_land = land_and_sea(n, seed=3 * seed + 1)
-    check_features = diagnostics._encode(encoder, check) - mean
+    check_features = diagnostics.encodings(encoder, check) - mean
     solutions = torch.stack([vectors @ (target / (values + p * values[-1])) for p in penalties], dim=-1)
     right = ((check_features @ solutions + share > 0.5) == (check_land[:, None] > 0.5)).double().mean(0)
     best = int(right.argmax())
@@ -81,7 +81,7 @@ def fit_linear_probe(
 
     fresh, fresh_land = land_and_sea(2 * n, seed=3 * seed + 2)
     bias = float(share - mean @ weights)
-    drawn = diagnostics._encode(encoder, fresh) @ weights + bias
+    drawn = diagnostics.encodings(encoder, fresh) @ weights + bias
     accuracy = float(((drawn > 0.5) == (fresh_land > 0.5)).double().mean())
     return LinearProbe(encoder, weights, bias, penalties[best], accuracy, float(1 - fresh_land.mean()))
 
