@@ -61,6 +61,7 @@ test-versions: $(READY) ## the tests with the lowest and the newest versions, an
 
 lint: $(READY) ## ruff, mypy, and the files that other services read against their schemas
 	$(BIN)/ruff check $(wildcard $(LINT))
+	$(BIN)/ruff format --check $(wildcard $(LINT))
 	$(BIN)/mypy
 	$(BIN)/mypy book/_ext book/vendor_assets.py book/make_notebooks.py
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)

@@ -23,9 +23,7 @@ NEIGHBOURS = (1, 3, 10, 30, 100)
 
 def measure(task: str, split: str, seed: int) -> list[dict[str, object]]:
     """One row for each k."""
-    data = tslab.load_task(
-        f"mosaiks_{task}", source="released", seed=seed, split=split, fractions=(0.8, 0.0, 0.2)
-    )
+    data = tslab.load_task(f"mosaiks_{task}", source="released", seed=seed, split=split, fractions=(0.8, 0.0, 0.2))
     rows = []
     for k in NEIGHBOURS:
         prediction = NeighborAverage(data.train, k=k, power=0.0).predict(data.test.lonlat)
@@ -36,9 +34,7 @@ def measure(task: str, split: str, seed: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--out", type=Path, default=RESULTS / "baselines_released.csv")
     args = parser.parse_args()

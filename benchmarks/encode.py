@@ -91,9 +91,7 @@ def numpy_encoding(key: str, encoder: Any, lonlat: Array) -> Array:
         return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
     if name == "nerf":
         xyz = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
-        phase = (xyz[:, :, None] * (np.pi * 2.0 ** np.arange(len(encoder.frequencies)))).reshape(
-            len(lonlat), -1
-        )
+        phase = (xyz[:, :, None] * (np.pi * 2.0 ** np.arange(len(encoder.frequencies)))).reshape(len(lonlat), -1)
         return np.concatenate([np.sin(phase), np.cos(phase)], axis=-1)
     if name == "siren_sh":
         return numpy_harmonics(encoder.degree, lon, lat)
@@ -141,14 +139,10 @@ def numpy_harmonics(degree: int, lon: Array, lat: Array) -> Array:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "encode.json")
     parser.add_argument("--keys", nargs="+", choices=PARAMETERS, default=list(PARAMETERS), metavar="KEY")
-    parser.add_argument(
-        "--torchgeo", type=Path, help="a folder that holds the package torchgeo 0.10 (and einops)"
-    )
+    parser.add_argument("--torchgeo", type=Path, help="a folder that holds the package torchgeo 0.10 (and einops)")
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--small-pages", metavar="KEY", help=argparse.SUPPRESS)
     parser.add_argument("--memory", metavar="KEY:MODE", help=argparse.SUPPRESS)

@@ -148,9 +148,7 @@ def methods(task: Task, split: str, seed: int) -> Iterator[tuple[str, Any, str, 
 
 
 def points(name: str, split: str, seed: int) -> Task:
-    return tslab.load_task(
-        f"mosaiks_{name}", source="released", seed=seed, split=split, fractions=(0.8, 0.0, 0.2)
-    )
+    return tslab.load_task(f"mosaiks_{name}", source="released", seed=seed, split=split, fractions=(0.8, 0.0, 0.2))
 
 
 def measure(name: str, split: str, seed: int) -> pd.DataFrame:
@@ -220,9 +218,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--splits", nargs="+", default=["random", "block"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
@@ -239,9 +235,7 @@ def main() -> None:
     for seed in given.seeds:
         for name in given.tasks:
             for split in given.splits:
-                match = (
-                    (done["task"] == f"mosaiks_{name}") & (done["split"] == split) & (done["seed"] == seed)
-                )
+                match = (done["task"] == f"mosaiks_{name}") & (done["split"] == split) & (done["seed"] == seed)
                 if match.any():
                     continue
                 fresh = measure(name, split, seed)

@@ -23,9 +23,7 @@ TASK = "mosaiks_elevation"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=float, nargs="+", default=[RANDOM, 500.0, 1000.0, 2000.0, 4000.0])
     args = parser.parse_args()

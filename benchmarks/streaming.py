@@ -36,9 +36,7 @@ CHUNK = 1_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "streaming.json")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)

@@ -76,14 +76,10 @@ def build(size: dict[str, Any], device: torch.device) -> tuple[LocationClassifie
     return model, PresenceOnly(table, device, max_per_class=size["max_per_class"])
 
 
-def make_step(
-    size: dict[str, Any], device: torch.device, precision: str, compiled: bool
-) -> Callable[[], None]:
+def make_step(size: dict[str, Any], device: torch.device, precision: str, compiled: bool) -> Callable[[], None]:
     """One training step, as in `tslab.training.loop`."""
     model, objective = build(size, device)
-    optimizer = make_optimizer(
-        list(model.parameters()), TrainOptions(epochs=1, lr=1e-3, batch_size=1024), device
-    )
+    optimizer = make_optimizer(list(model.parameters()), TrainOptions(epochs=1, lr=1e-3, batch_size=1024), device)
     loss_of = torch.compile(objective.loss) if compiled else objective.loss
     generator = torch.Generator(device).manual_seed(0)
     batches = iter([])  # type: ignore[var-annotated]
@@ -181,9 +177,7 @@ def measure_evaluation(device: torch.device, repeats: int) -> dict[str, Any]:
     """Evaluation of an fMoW-sized table (location and image), without intervals and with them."""
     table = random_table(EVALUATION["rows"], EVALUATION["classes"])
     image = torch.rand((len(table), EVALUATION["classes"]), generator=torch.Generator().manual_seed(1))
-    table = Table(lonlat=table.lonlat, target=table.target, image=image / image.sum(1, keepdim=True)).to(
-        device
-    )
+    table = Table(lonlat=table.lonlat, target=table.target, image=image / image.sum(1, keepdim=True)).to(device)
     encoder = tslab.location_encoder("sphere2vec_sphereC+", EMBEDDING, num_scales=SCALES, hidden_dim=512)
     model = LocationClassifier(encoder, EVALUATION["classes"]).to(device)
     calls = {
@@ -206,9 +200,7 @@ def measure_epochs(name: str, device: torch.device, epochs: int) -> dict[str, An
     size = SIZES[name]
     table = random_table(size["rows"], size["classes"])
     meta = TaskMeta(kind="classification", classes=tuple(map(str, range(size["classes"]))), synthetic=True)
-    task = Task(
-        name=name, train=table, val=table.where(torch.arange(8)), test=table.where(torch.arange(8)), meta=meta
-    )
+    task = Task(name=name, train=table, val=table.where(torch.arange(8)), test=table.where(torch.arange(8)), meta=meta)
     options = {"num_scales": SCALES, "hidden_dim": size["hidden"], "max_per_class": size["max_per_class"]}
     started = time.perf_counter()
     run = tslab.train(
@@ -229,24 +221,18 @@ def measure_epochs(name: str, device: torch.device, epochs: int) -> dict[str, An
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--times", type=int, default=10, help="steps in one repeat")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument(
-        "--epochs", type=int, default=0, help="also time so many whole epochs through tslab.train"
-    )
+    parser.add_argument("--epochs", type=int, default=0, help="also time so many whole epochs through tslab.train")
     parser.add_argument("--out", default="benchmarks/results/train.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     device = torch.device(
-        "cuda"
-        if given.device == "auto" and torch.cuda.is_available()
-        else given.device.replace("auto", "cpu")
+        "cuda" if given.device == "auto" and torch.cuda.is_available() else given.device.replace("auto", "cpu")
     )
     name = "inat2018" if device.type == "cuda" else "birdsnap_ebird"
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -269,11 +255,7 @@ def main() -> None:
     stored = json.loads(path.read_text()) if path.is_file() else {}
     stored[f"{device.type}, {given.threads} threads" if device.type == "cpu" else device.type] = report
     atomic_write(path, json.dumps(stored, indent=2) + "\n")
-    print(
-        json.dumps(
-            {k: v for k, v in report["training"][name].items() if not k.endswith("all_seconds")}, indent=2
-        )
-    )
+    print(json.dumps({k: v for k, v in report["training"][name].items() if not k.endswith("all_seconds")}, indent=2))
     print(json.dumps(report["evaluation"], indent=2), f"load {load:.1f}")
 
 

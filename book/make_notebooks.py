@@ -226,9 +226,7 @@ def _options(lines: list[str]) -> tuple[dict[str, str], list[str]]:
     return options, lines[at:]
 
 
-def _directive(
-    name: str, argument: str, options: dict[str, str], body: list[str], chapter: Path
-) -> list[str]:
+def _directive(name: str, argument: str, options: dict[str, str], body: list[str], chapter: Path) -> list[str]:
     if name in _DROPPED:
         return []
     if name == "math":

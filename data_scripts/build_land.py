@@ -28,9 +28,7 @@ GRID_DEGREES = 1e-3  # about 100 m, finer than the 1:110m outline
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", type=Path, help="land-110m.json of world-atlas")
     source = parser.parse_args().source
     with tempfile.TemporaryDirectory() as folder:
@@ -83,9 +81,7 @@ def plane_polygons(rings: list[np.ndarray]) -> list[shapely.Polygon]:
     for turn in (-360, 0, 360):
         window = shapely.box(-180 + turn, -90, 180 + turn, 90)
         cut = affinity.translate(shapely.intersection(polygon, window), xoff=-turn)
-        pieces += [
-            part for part in shapely.get_parts(cut) if part.geom_type == "Polygon" and part.area > 1e-6
-        ]
+        pieces += [part for part in shapely.get_parts(cut) if part.geom_type == "Polygon" and part.area > 1e-6]
     return pieces
 
 

@@ -53,22 +53,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--names", nargs="+", choices=list(DATASETS), metavar="NAME", help=", ".join(DATASETS)
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--names", nargs="+", choices=list(DATASETS), metavar="NAME", help=", ".join(DATASETS))
     parser.add_argument("--root", help="folder that holds (or will hold) birdsnap/, inat_2018/ and so on")
     parser.add_argument("--accept-terms", action="store_true", help="you have read the terms and accept them")
-    parser.add_argument(
-        "--keep-archives", action="store_true", help="keep downloaded archives after unpacking"
-    )
+    parser.add_argument("--keep-archives", action="store_true", help="keep downloaded archives after unpacking")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--list", action="store_true", help="list files, sizes and terms, fetch nothing")
-    action.add_argument(
-        "--verify", action="store_true", help="compare the data here with the published facts"
-    )
+    action.add_argument("--verify", action="store_true", help="compare the data here with the published facts")
     action.add_argument("--convert", metavar="OUT", help="write the data here in the native format to OUT")
     return parser.parse_args(argv)
 

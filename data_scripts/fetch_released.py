@@ -50,9 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--datasets", nargs="+", choices=list(DATASET_TOKENS), metavar="KEY", help=", ".join(DATASET_TOKENS)
     )
@@ -61,9 +59,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoints", action="store_true", help="include the .pth.tar files")
     parser.add_argument("--list", action="store_true", help="list files and their state, fetch nothing")
-    parser.add_argument(
-        "--verify", action="store_true", help="compare files with the checksums, fetch nothing"
-    )
+    parser.add_argument("--verify", action="store_true", help="compare files with the checksums, fetch nothing")
     return parser.parse_args(argv)
 
 
@@ -92,9 +88,7 @@ def fetch(chosen: list[ReleasedFile]) -> int:
 
         outcome = fetch_released(chosen, report=report)
     fetched = list(outcome.values()).count("fetched")
-    print(
-        f"{released_root()}: {fetched} files fetched, {len(outcome) - fetched} were already here and verified"
-    )
+    print(f"{released_root()}: {fetched} files fetched, {len(outcome) - fetched} were already here and verified")
     return 0
 
 

@@ -21,9 +21,7 @@ TABLE = Path(__file__).resolve().parents[1] / "tslab" / "data" / "released_files
 
 def main() -> None:
     """Index the folder given on the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="copy of the repository (holds eval_results/)")
     root = parser.parse_args().root
     results = sorted(root.glob("eval_results/*/eval_*.csv"))
@@ -54,8 +52,7 @@ def row(path: Path, root: Path) -> dict[str, object]:
 def keys(name: str, *, checkpoint: bool) -> tuple[str, str]:
     """Dataset and encoder key of a file name such as ``eval_yfcc__test_NeRF.csv``."""
     datasets = {
-        re.sub(r"_*(test|val)$", "", token) if checkpoint else token: key
-        for key, token in DATASET_TOKENS.items()
+        re.sub(r"_*(test|val)$", "", token) if checkpoint else token: key for key, token in DATASET_TOKENS.items()
     }
     encoders = {token: key for key, token in ENCODER_TOKENS.items()}
     name = name.removeprefix("model_" if checkpoint else "eval_").removesuffix(".csv").removesuffix(" copy")

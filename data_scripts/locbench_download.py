@@ -123,9 +123,7 @@ def files_for(names: Iterable[str], remote: Sequence[RemoteFile]) -> list[Remote
 
 def terms(names: Iterable[str]) -> str:
     """Licence and terms of some datasets, to be shown before downloading."""
-    lines = [
-        f"  {DATASETS[name].title}: {DATASETS[name].licence}. {DATASETS[name].upstream}" for name in names
-    ]
+    lines = [f"  {DATASETS[name].title}: {DATASETS[name].licence}. {DATASETS[name].upstream}" for name in names]
     return "\n".join(
         [
             "TorchSpatial data products are CC BY-NC 4.0 where no upstream terms apply; upstream terms prevail:",
@@ -182,9 +180,7 @@ def fetch(
                 )
             os.replace(part, target)
         except requests.RequestException as error:
-            raise FetchLocbenchError(
-                f"{file.url} answers {error}; run --list to see the files there are"
-            ) from error
+            raise FetchLocbenchError(f"{file.url} answers {error}; run --list to see the files there are") from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -55,9 +55,7 @@ class Report:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per check: what, expected, found, ok."""
-        return pd.DataFrame(
-            [vars(check) for check in self.checks], columns=["what", "expected", "found", "ok"]
-        )
+        return pd.DataFrame([vars(check) for check in self.checks], columns=["what", "expected", "found", "ok"])
 
     def __str__(self) -> str:
         width = max((len(check.what) for check in self.checks), default=0)
@@ -65,11 +63,7 @@ class Report:
             f"  {'ok  ' if c.ok else 'DIFF'} {c.what:{width}}  expected {c.expected}, found {c.found}"
             for c in self.checks
         ]
-        verdict = (
-            "agrees with the published facts"
-            if self.ok
-            else f"{len(self.failures)} of {len(self.checks)} differ"
-        )
+        verdict = "agrees with the published facts" if self.ok else f"{len(self.failures)} of {len(self.checks)} differ"
         return "\n".join([f"{self.name}: {verdict}", *lines])
 
     __repr__ = __str__
@@ -125,9 +119,7 @@ def _values(task: Task, info: DatasetInfo) -> Iterator[Check]:
             yield Check(f"{split} rows at exactly (0, 0)", "0", str(zero), zero == 0)
         if task.meta.kind == "classification":
             top = int(table.target.max())
-            yield Check(
-                f"{split} class numbers", f"0 to {task.num_classes - 1}", f"to {top}", top < task.num_classes
-            )
+            yield Check(f"{split} class numbers", f"0 to {task.num_classes - 1}", f"to {top}", top < task.num_classes)
         else:
             finite = bool(torch.isfinite(table.target).all())
             yield Check(f"{split} labels", "finite", "finite" if finite else "not finite", finite)
@@ -138,9 +130,7 @@ def _values(task: Task, info: DatasetInfo) -> Iterator[Check]:
     if info.lat_quantiles is not None:
         lat = task.test.lonlat[task.test.has_location, 1].double()
         found_lat = (
-            torch.quantile(lat, torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64)).tolist()
-            if len(lat)
-            else []
+            torch.quantile(lat, torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64)).tolist() if len(lat) else []
         )
         close = len(found_lat) == 3 and bool(
             np.all(np.abs(np.array(found_lat) - info.lat_quantiles) <= LATITUDE_TOLERANCE)
@@ -175,15 +165,11 @@ def _probabilities(split: str, table: Table) -> Check:
         step = max(1, len(table) // CHECK_ROWS)
         at = slice(0, None, step)
         sums = (
-            np.asarray(image[at], dtype=np.float64).sum(axis=1)
-            if isinstance(image, LazyRows)
-            else _sums(table, step)
+            np.asarray(image[at], dtype=np.float64).sum(axis=1) if isinstance(image, LazyRows) else _sums(table, step)
         )
         low, high, expected = 1 - 1e-3, 1 + 1e-3, "1"
     found = f"{sums.min():.4f} to {sums.max():.4f}"
-    return Check(
-        f"{split} sums of predictions", expected, found, bool(sums.min() >= low and sums.max() <= high)
-    )
+    return Check(f"{split} sums of predictions", expected, found, bool(sums.min() >= low and sums.max() <= high))
 
 
 def _sums(table: Table, step: int) -> np.ndarray:

@@ -45,18 +45,12 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the options."""
     names = [*DATASETS, *STRESS_TASKS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?", help="folder to write to")
-    parser.add_argument(
-        "--names", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
-    )
+    parser.add_argument("--names", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--report", action="store_true", help="print target and achieved statistics, write nothing"
-    )
+    parser.add_argument("--report", action="store_true", help="print target and achieved statistics, write nothing")
     parser.add_argument("--calibrate", action="store_true", help="fit the classification stand-ins again")
     options = parser.parse_args(argv)
     if options.seed < 0:
@@ -97,9 +91,7 @@ def recalibrate(options: argparse.Namespace) -> int:
             stored = read_json(CALIBRATION_FILE, remedy="restore it") if CALIBRATION_FILE.is_file() else {}
             stored.setdefault(name, {})[options.scale] = fitted
             ordered = {
-                key: {s: stored[key][s] for s in SCALES if s in stored[key]}
-                for key in CLASS_SPECS
-                if key in stored
+                key: {s: stored[key][s] for s in SCALES if s in stored[key]} for key in CLASS_SPECS if key in stored
             }
             atomic_write(CALIBRATION_FILE, json.dumps(ordered, indent=1) + "\n")
             print(name, options.scale, fitted)

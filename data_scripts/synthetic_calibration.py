@@ -62,9 +62,7 @@ def fit_image_model(name: str, scale: Scale) -> ImageModel:
     def loss(x: NDArray[np.float64]) -> float:
         found = simulation(_model(x, simulation.fade))
         score = sum((found[key] - target) ** 2 for key, target in targets.items())
-        confidence = sum(
-            (found[key] - p) ** 2 for key, p in zip(("p25", "p50", "p75"), CONFIDENCE[name], strict=True)
-        )
+        confidence = sum((found[key] - p) ** 2 for key, p in zip(("p25", "p50", "p75"), CONFIDENCE[name], strict=True))
         return float(1e4 * score + 60 * confidence)
 
     start = np.array([3.0 + 0.25 * np.log(classes), 1.0, 1.5, -3.0, np.log(2.5)])
@@ -118,10 +116,7 @@ class Simulation:
         seen = self.luck >= model.bad
         own = self.own + np.where(seen, model.signal + model.spread * self.strength, 0)
         mates = self.mates + np.where(seen, model.genus, 0)[:, None]
-        above = [
-            len(line) - np.searchsorted(line, x, side="right")
-            for line, x in zip(self.others, own, strict=True)
-        ]
+        above = [len(line) - np.searchsorted(line, x, side="right") for line, x in zip(self.others, own, strict=True)]
         rank = 1 + np.array(above) + (mates > own[:, None]).sum(1)
         t = float(np.clip(model.sharpness, SHARPNESS_GRID[0], SHARPNESS_GRID[-1]))
         at = min(int(np.searchsorted(SHARPNESS_GRID, t, side="right")) - 1, len(SHARPNESS_GRID) - 2)
@@ -132,11 +127,7 @@ class Simulation:
         p = np.exp(true - logsumexp(scores, axis=1))
         found = {f"top{k}": float((rank <= k).mean()) for k in (1, 3, 10)}
         quartiles = np.quantile(p, [0.25, 0.5, 0.75]).tolist()
-        return (
-            found
-            | {"mrr": float((1 / rank).mean())}
-            | dict(zip(("p25", "p50", "p75"), quartiles, strict=True))
-        )
+        return found | {"mrr": float((1 / rank).mean())} | dict(zip(("p25", "p50", "p75"), quartiles, strict=True))
 
 
 def genus_mates(genus: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -169,9 +160,7 @@ def fit_floor(name: str, scale: Scale, model: ImageModel) -> float:
     return round((low + high) / 2, DECIMALS)
 
 
-def measured_gain(
-    name: str, scale: Scale, model: ImageModel, floor: float, seeds: tuple[int, ...] = (0, 1)
-) -> float:
+def measured_gain(name: str, scale: Scale, model: ImageModel, floor: float, seeds: tuple[int, ...] = (0, 1)) -> float:
     """Accuracy of prediction times true P(class | place), minus that of the prediction, on test rows of some seeds."""
     gains = []
     missing = CLASS_SPECS[name].missing[2]

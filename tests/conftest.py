@@ -15,9 +15,7 @@ def mirror() -> Path:
     """Folder laid out like the TorchSpatial repository (holds ``eval_results/``)."""
     root = os.environ.get("TSLAB_MIRROR")
     if not root:
-        pytest.skip(
-            "needs the released TorchSpatial files: set TSLAB_MIRROR to a folder that holds TorchSpatial/"
-        )
+        pytest.skip("needs the released TorchSpatial files: set TSLAB_MIRROR to a folder that holds TorchSpatial/")
     for folder in (Path(root) / "TorchSpatial", Path(root)):
         if (folder / "eval_results").is_dir():
             return folder
@@ -41,9 +39,7 @@ def golden_of_released() -> Path:
     for folder in candidates:
         if (folder / "checkpoint_outputs.npz").is_file():
             return folder.resolve()
-    pytest.skip(
-        "needs the golden numbers of the released files: set TSLAB_GOLDEN to the folder that holds them"
-    )
+    pytest.skip("needs the golden numbers of the released files: set TSLAB_GOLDEN to the folder that holds them")
 
 
 def pytest_configure(config: pytest.Config) -> None:

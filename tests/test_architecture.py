@@ -51,8 +51,7 @@ ALLOWED = {
 @cache
 def modules() -> dict[str, Path]:
     named = {
-        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
-        for path in PACKAGE.rglob("*.py")
+        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")
     }
     return {name.removesuffix(".__init__"): path for name, path in named.items()}
 
@@ -80,9 +79,7 @@ def imports(module: str, *, inside_functions: bool = True) -> set[tuple[str, str
 
 
 def test_every_module_has_a_room() -> None:
-    homeless = {
-        name for name in modules() if name.count(".") and name.split(".")[1] not in sum(ROOMS.values(), ())
-    }
+    homeless = {name for name in modules() if name.count(".") and name.split(".")[1] not in sum(ROOMS.values(), ())}
     assert not homeless
     assert set(ALLOWED) == set(ROOMS)
 
@@ -109,12 +106,8 @@ def test_the_package_uses_nothing_of_the_book_or_of_scripts() -> None:
     for module, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         named = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        named |= {
-            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-        }
-        assert not {
-            name for name in named if name.split(".")[0] in ("tslab_book", "data_scripts", "tests")
-        }, module
+        named |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not {name for name in named if name.split(".")[0] in ("tslab_book", "data_scripts", "tests")}, module
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -166,9 +159,7 @@ def test_every_public_submodule_is_there_after_import_and_nothing_heavy_is() -> 
         "missing = [n for n in (*names, *tslab.__all__) if getattr(tslab, n, None) is None or n not in dir(tslab)]\n"
         "print(json.dumps([heavy, missing, len(names)]))"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     heavy, missing, count = json.loads(answer.stdout)
     assert not heavy and not missing and count > 15
 

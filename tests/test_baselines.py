@@ -26,9 +26,7 @@ def places(n: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_neighbours_are_the_nearest_by_great_circle_also_across_date_line_and_pole() -> None:
-    train = torch.cat(
-        [places(300), torch.tensor([[179.9, 10.0], [-179.9, 10.0], [0.0, 89.9], [180.0, 89.9]])]
-    )
+    train = torch.cat([places(300), torch.tensor([[179.9, 10.0], [-179.9, 10.0], [0.0, 89.9], [180.0, 89.9]])])
     asked = torch.cat([places(50, 1), torch.tensor([[-179.95, 10.0], [90.0, 90.0]])])
     distance, index = SphereNeighbors(train, 3).query(asked)
     everything = great_circle_distance(asked.double()[:, None], train.double()[None])

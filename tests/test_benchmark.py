@@ -33,9 +33,7 @@ from tslab_book.table1 import standard_error
 
 
 def test_the_plans_of_all_tables_cover_every_published_number_but_the_averages():
-    covered = {
-        (s.dataset, s.encoder, m) for table in benchmark.TABLES for s in plan([table]) for m in s.metrics
-    }
+    covered = {(s.dataset, s.encoder, m) for table in benchmark.TABLES for s in plan([table]) for m in s.metrics}
     cells = read_cells()
     keys = set(cells[["dataset", "encoder", "metric"]].itertuples(index=False, name=None))
     assert {key for key in keys if key[0] != "avg_species"} <= covered
@@ -132,9 +130,7 @@ def test_two_commands_at_once_both_stand_in_the_manifest(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    commands = [
-        entry["command"] for entry in json.loads((tmp_path / "manifest.json").read_text())["commands"]
-    ]
+    commands = [entry["command"] for entry in json.loads((tmp_path / "manifest.json").read_text())["commands"]]
     assert sorted(commands) == sorted(f"{name} {i}" for name in "abcd" for i in range(10))
 
 
@@ -197,9 +193,7 @@ def test_a_damaged_outcome_fails_and_the_others_are_done(tmp_path, counted):
     run_all(specs, tmp_path, progress=False)
     path = ResultStore(tmp_path).path(specs[0])
     path.write_text(path.read_text()[:40])
-    outcome = run_all(
-        [*specs, *plan(["top1"], datasets=["yfcc"], encoders=["rbf"])], tmp_path, progress=False
-    )
+    outcome = run_all([*specs, *plan(["top1"], datasets=["yfcc"], encoders=["rbf"])], tmp_path, progress=False)
     assert [s.encoder for s in outcome.skipped] == ["xyz"] and [s.encoder for s in outcome.done] == ["rbf"]
     assert path.name in str(outcome) and "delete it" in str(outcome)
     assert not run_all(specs, tmp_path, progress=False, again=True).failed
@@ -372,9 +366,7 @@ def test_a_number_from_stored_samples_bears_the_code_that_trained_for_them(tmp_p
     assert ResultStore(tmp_path).load(specs[1])["code"] == trained_by
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:-40] + bytes(8) + b[-32:], lambda b: b""]
-)
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-40] + bytes(8) + b[-32:], lambda b: b""])
 def test_damaged_samples_are_named_and_do_not_stop_the_others(tmp_path, damage):
     specs = plan(["r2_mosaiks", "geobias_regression"], datasets=["mosaiks_elevation"],
                  encoders=["baseline:mean", "baseline:knn"], source="synthetic", scale="tiny")  # fmt: skip
@@ -418,9 +410,7 @@ def test_half_a_training_by_other_code_is_not_continued(tmp_path):
                    scale="tiny", epochs=2)  # fmt: skip
     store, fresh = ResultStore(tmp_path / "s"), ResultStore(tmp_path / "fresh")
     store.begin(spec, "other code")
-    train(
-        driver.load_run_task(spec), "xyz", epochs=2, seed=9, run_dir=store.training_path(spec), progress=False
-    )
+    train(driver.load_run_task(spec), "xyz", epochs=2, seed=9, run_dir=store.training_path(spec), progress=False)
     for one in (store, fresh):
         run_all([spec], one.folder, progress=False)
     assert r2_of(store, spec) == r2_of(fresh, spec)

@@ -55,10 +55,7 @@ def shown(executed):
 @pytest.mark.parametrize("table", [key for key in TABLES if key != "r2_sustainbench"])
 def test_without_released_files_the_record_is_shown_and_said_so(table, without_released_files):
     result = reproduce(table, encoders=["nerf", "xyz"])
-    assert (
-        not result.recomputed
-        and "The released files were not on the machine that ran this page" in result.origin
-    )
+    assert not result.recomputed and "The released files were not on the machine that ran this page" in result.origin
     datasets, metrics = TABLES[table]
     assert len(result.cells) == 2 * len(datasets) * len(metrics)
 
@@ -71,9 +68,7 @@ def test_sustainbench_has_nothing_to_recompute_from(without_released_files):
 
 @pytest.mark.mirror
 def test_recomputed_cells_are_those_of_the_record(mirror):
-    result = reproduce(
-        "r2_mosaiks", datasets=["mosaiks_forest_cover"], encoders=["nerf", "tile"], data_root=mirror
-    )
+    result = reproduce("r2_mosaiks", datasets=["mosaiks_forest_cover"], encoders=["nerf", "tile"], data_root=mirror)
     assert result.recomputed and "Recomputed now" in result.origin
     keys = ["dataset", "encoder", "metric"]
     both = result.cells.merge(read_cells(), on=keys, suffixes=("", "_record"))

@@ -23,9 +23,7 @@ import make_notebooks  # noqa: E402
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CHAPTERS = [
-    path
-    for path in sorted(BOOK.rglob("*.md"))
-    if make_notebooks.NOT_CHAPTERS.isdisjoint(path.relative_to(BOOK).parts)
+    path for path in sorted(BOOK.rglob("*.md")) if make_notebooks.NOT_CHAPTERS.isdisjoint(path.relative_to(BOOK).parts)
 ]
 API_PAGES = sorted((BOOK / "reference").glob("api*.md"))
 #: Chapters of the course: all but the home page and the reference.
@@ -44,10 +42,7 @@ PARTS_OF_A_CHAPTER = {
 def test_no_two_works_have_the_same_label() -> None:
     # citations read "first author et al., year", so the year needs a letter where both agree
     works = re.split(r"^@", (BOOK / "references.bib").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    fields = [
-        tuple(re.search(rf"{name}\s*=\s*{{(.+?)[,}}]", work)[1] for name in ("author", "year"))
-        for work in works
-    ]
+    fields = [tuple(re.search(rf"{name}\s*=\s*{{(.+?)[,}}]", work)[1] for name in ("author", "year")) for work in works]
     assert len(set(fields)) == len(fields)
 
 
@@ -74,8 +69,7 @@ def test_the_repository_address_stands_in_one_place() -> None:
     holders = {
         name
         for name in listing.stdout.splitlines()
-        if (ROOT / name).is_file()
-        and owner_and_name in (ROOT / name).read_text(encoding="utf-8", errors="ignore")
+        if (ROOT / name).is_file() and owner_and_name in (ROOT / name).read_text(encoding="utf-8", errors="ignore")
     }
     assert {name for name in holders if not name.startswith("book/notebooks/")} == {"pyproject.toml"}
 
@@ -88,9 +82,7 @@ def test_colab_opens_a_notebook_that_exists() -> None:
 
 
 def test_requirements_pin_every_dependency_of_the_package() -> None:
-    pins = dict(
-        re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
-    )
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE))
     loose = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["onnx"]
     for requirement in loose:
         name, lower = re.fullmatch(r"([\w.-]+)>=([\d.]+)", requirement).groups()
@@ -282,9 +274,7 @@ def test_the_reference_names_everything_that_a_package_offers() -> None:
 
     from reference import PACKAGES, documented_name, members, public_modules, public_name
 
-    documented = {
-        public for name in public_modules() for _, _, public in members(importlib.import_module(name))
-    }
+    documented = {public for name in public_modules() for _, _, public in members(importlib.import_module(name))}
     for package in PACKAGES:
         module = importlib.import_module(package)
         values = {name: getattr(module, name) for name in module.__all__}
@@ -331,9 +321,7 @@ def _files(node: object) -> list[str]:
         return [name for item in node for name in _files(item)]
     if isinstance(node, dict):
         own = [value for key, value in node.items() if key in ("root", "file")]
-        return own + [
-            name for value in node.values() if isinstance(value, (dict, list)) for name in _files(value)
-        ]
+        return own + [name for value in node.values() if isinstance(value, (dict, list)) for name in _files(value)]
     return []
 
 

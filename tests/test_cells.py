@@ -62,16 +62,12 @@ def cells():
         ("geobias_relative", "tile", 9.0, 8.0, (7, 8.5), ("differs", "inferred recipe")),
     ],
 )
-def test_verdict_and_reason_follow_from_the_numbers(
-    metric, encoder, published, recomputed, interval, expected
-):
+def test_verdict_and_reason_follow_from_the_numbers(metric, encoder, published, recomputed, interval, expected):
     assert judge(metric, encoder, published, recomputed, *interval) == expected
 
 
 def test_every_metric_of_every_dataset_belongs_to_one_table():
-    for metric, dataset in (
-        published_tables()[["metric", "dataset"]].drop_duplicates().itertuples(index=False)
-    ):
+    for metric, dataset in published_tables()[["metric", "dataset"]].drop_duplicates().itertuples(index=False):
         assert metric in TABLES[table_of(metric, dataset)][1]
 
 
@@ -92,9 +88,7 @@ def test_the_interval_of_r2_has_the_width_of_the_normal_theory():
     r2 = measure_r2(samples)
     assert r2.value == pytest.approx(0.5, abs=0.03)
     # for a correlation r, R2 of the best prediction has a standard error of 2 r (1 - r^2) / sqrt(n)
-    assert (r2.high - r2.low) / 2 == pytest.approx(
-        1.96 * 2 * math.sqrt(0.5) * 0.5 / math.sqrt(5000), rel=0.15
-    )
+    assert (r2.high - r2.low) / 2 == pytest.approx(1.96 * 2 * math.sqrt(0.5) * 0.5 / math.sqrt(5000), rel=0.15)
 
 
 def test_the_two_birdsnap_rows_are_the_same_images_and_share_their_draws():
@@ -109,9 +103,7 @@ def test_the_two_birdsnap_rows_are_the_same_images_and_share_their_draws():
 def test_each_published_number_has_one_row_with_a_verdict_and_a_reason(cells):
     published = published_tables()
     assert len(cells) == len(published) == 652
-    pd.testing.assert_frame_equal(
-        cells[[*KEYS, "published"]], published[[*KEYS, "published"]], check_dtype=False
-    )
+    pd.testing.assert_frame_equal(cells[[*KEYS, "published"]], published[[*KEYS, "published"]], check_dtype=False)
     assert set(cells["verdict"]) <= set(VERDICTS)
     assert set(cells["reason"]) <= set(REASONS) - {"not computed"}
     assert cells["command"].str.startswith("python -m tslab.benchmark run --table ").all()

@@ -28,9 +28,7 @@ def test_every_golden_checkpoint_is_tested(golden_of_released):
 
 @pytest.mark.mirror
 @pytest.mark.parametrize("name", NAMES)
-def test_released_checkpoint_gives_the_golden_embeddings_and_probabilities(
-    name, golden_of_released, outputs, mirror
-):
+def test_released_checkpoint_gives_the_golden_embeddings_and_probabilities(name, golden_of_released, outputs, mirror):
     about = json.loads((golden_of_released / "checkpoint_outputs.json").read_text())[name]
     model = tslab.load_released_checkpoint(mirror / "pre_trained_models" / about["file"])
     lonlat = torch.from_numpy(outputs["lonlat"]).float()
@@ -80,9 +78,7 @@ PARAMS = {
 
 def random_tensors(**shapes):
     generator = torch.Generator().manual_seed(0)
-    return {
-        name.replace("__", "."): torch.randn(shape, generator=generator) for name, shape in shapes.items()
-    }
+    return {name.replace("__", "."): torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def ffn_state(in_features, classes=3, hidden=6, width=5):
@@ -100,9 +96,7 @@ def ffn_state(in_features, classes=3, hidden=6, width=5):
 
 def write(tmp_path, params=None, state=None, **others):
     path = tmp_path / "model.pth.tar"
-    torch.save(
-        {"epoch": 7, "params": PARAMS | (params or {}), "state_dict": state, "optimizer": {}} | others, path
-    )
+    torch.save({"epoch": 7, "params": PARAMS | (params or {}), "state_dict": state, "optimizer": {}} | others, path)
     return path
 
 
@@ -292,9 +286,7 @@ def test_saving_again_replaces_and_keeps_the_dtype(tmp_path, lonlat):
     folder = tslab.save_encoder(second, tmp_path / "encoder")
     assert len(list(folder.iterdir())) == 2
     again = tslab.load_encoder(folder)
-    assert (
-        torch.equal(again(lonlat.double()), second(lonlat.double())) and again(lonlat).dtype == torch.float64
-    )
+    assert torch.equal(again(lonlat.double()), second(lonlat.double())) and again(lonlat).dtype == torch.float64
 
 
 @pytest.fixture

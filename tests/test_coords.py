@@ -51,9 +51,7 @@ def test_the_edges_of_the_world_and_missing_places_are_allowed():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_unit_vectors_of_the_six_ends_of_the_axes_are_exact(dtype):
     lonlat = torch.tensor([[0, 0], [90, 0], [180, 0], [-90, 0], [33, 90], [-77, -90]], dtype=dtype)
-    expected = torch.tensor(
-        [[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=dtype
-    )
+    expected = torch.tensor([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=dtype)
     assert torch.equal(tslab.unit_vectors(lonlat).abs(), expected.abs())
     assert torch.equal(tslab.unit_vectors(lonlat), expected)
 
@@ -110,9 +108,7 @@ def test_distances_with_a_closed_form():
     quarter = EARTH_RADIUS_KM * math.pi / 2
     north = place(123, 90)
     assert tslab.great_circle_distance(place(5, 0), north).item() == pytest.approx(quarter, rel=1e-15)
-    assert tslab.great_circle_distance(place(5, 30), place(-175, -30)).item() == pytest.approx(
-        2 * quarter, rel=1e-15
-    )
+    assert tslab.great_circle_distance(place(5, 30), place(-175, -30)).item() == pytest.approx(2 * quarter, rel=1e-15)
     assert tslab.great_circle_distance(north, place(-40, 90)).item() == 0
     # every place on the meridian of 90 degrees is a quarter circle away from (0, 0)
     assert tslab.great_circle_distance(place(0, 0), place(90, 45)).item() == pytest.approx(quarter, rel=1e-15)

@@ -29,9 +29,7 @@ def pooled(lonlat, target):
 def scattered(n=3000, seed=0):
     generator = torch.Generator().manual_seed(seed)
     xyz = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
-    lonlat = torch.stack(
-        [torch.rad2deg(torch.atan2(xyz[:, 1], xyz[:, 0])), torch.rad2deg(torch.asin(xyz[:, 2]))], 1
-    )
+    lonlat = torch.stack([torch.rad2deg(torch.atan2(xyz[:, 1], xyz[:, 0])), torch.rad2deg(torch.asin(xyz[:, 2]))], 1)
     return lonlat, xyz, generator
 
 
@@ -41,9 +39,7 @@ def scattered(n=3000, seed=0):
 def test_blocks_move_the_held_out_places_away_and_neighbours_lose():
     lonlat, xyz, _ = scattered()
     waves = torch.sin(8 * xyz[:, 0]) * torch.cos(8 * xyz[:, 2])
-    found = split_study.compare_splits(pooled(lonlat, waves), [0, 4000], methods=NEIGHBORS).set_index(
-        "size_km"
-    )
+    found = split_study.compare_splits(pooled(lonlat, waves), [0, 4000], methods=NEIGHBORS).set_index("size_km")
     assert found.loc[4000, "nearest_km"] > 2 * found.loc[0, "nearest_km"]
     assert found.loc[0, "r2"] > 0.8 > found.loc[4000, "r2"]
     assert (found["train"] + found["test"] == len(lonlat)).all()
@@ -131,9 +127,7 @@ def test_facts_are_those_of_the_metadata():
     facts = overview.facts_table()
     assert list(facts.index) == list(DATASETS)
     assert facts.loc["birdsnap", "no_location"] == pytest.approx(1446 / 2262)
-    assert facts.loc["mosaiks_elevation", "total"] == 498_115 and pd.isna(
-        facts.loc["mosaiks_elevation", "train"]
-    )
+    assert facts.loc["mosaiks_elevation", "total"] == 498_115 and pd.isna(facts.loc["mosaiks_elevation", "train"])
 
 
 def test_every_dataset_has_its_terms():

@@ -56,9 +56,7 @@ def test_spherical_harmonics_kernel_follows_the_addition_theorem():
     z = torch.cos(distances / EARTH_RADIUS_KM)
     # sum over m of Y_nm(x) Y_nm(y) is (2 n + 1) / (4 pi) P_n(x.y);
     # at x = y the sum over n < degree is degree^2 / (4 pi)
-    kernel = torch.stack(
-        [(2 * n + 1) * torch.special.legendre_polynomial_p(z, n) for n in range(degree)]
-    ).sum(0)
+    kernel = torch.stack([(2 * n + 1) * torch.special.legendre_polynomial_p(z, n) for n in range(degree)]).sum(0)
     expected = kernel / degree**2
     profile = diagnostics.kernel_profile(
         tslab.position_encoder("siren_sh", degree=degree), distances, lat_deg=-35, direction="meridian"

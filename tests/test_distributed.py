@@ -133,9 +133,7 @@ def test_a_sweep_runs_each_job_once_and_repeats_what_failed(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_dead_dask_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     """The job kills its worker the first time it runs; the scheduler gives it to another one."""
-    distributed = pytest.importorskip(
-        "distributed", reason="needs dask.distributed: pip install 'tslab[sweep]'"
-    )
+    distributed = pytest.importorskip("distributed", reason="needs dask.distributed: pip install 'tslab[sweep]'")
     from tslab.benchmark.sweeps import Job, run_job, sweep
 
     marker = tmp_path / "died-once"

@@ -54,9 +54,7 @@ def places(n=64, dtype=torch.float64, seed=0):
 
 
 def random_rotation(seed):
-    q, r = torch.linalg.qr(
-        torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    )
+    q, r = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
     q = q * r.diagonal().sign()
     return q * torch.det(q)
 
@@ -352,9 +350,7 @@ def test_preset_nerf_always_has_sixteen_octaves():
     assert tslab.position_encoder("nerf", preset="locbench2024", num_scales=4).out_features == 6 * 4
 
 
-@pytest.mark.parametrize(
-    ("key", "num_scales", "rank"), [("sphere2vec_dfs", 8, 8), ("sphere2vec_sphereM+", 16, 8)]
-)
+@pytest.mark.parametrize(("key", "num_scales", "rank"), [("sphere2vec_dfs", 8, 8), ("sphere2vec_sphereM+", 16, 8)])
 def test_presets_with_one_frequency_have_its_rank(key, num_scales, rank):
     lonlat = places(600)
     released = tslab.position_encoder(key, num_scales=num_scales, preset="locbench2024")(lonlat)
@@ -377,9 +373,7 @@ def test_preset_siren_sh_has_the_ordinary_network():
 def test_preset_puts_the_activation_on_the_output_layer():
     lonlat = places(200, torch.float32)
     released, plain = (
-        tslab.location_encoder("xyz", preset=preset, generator=torch.Generator().manual_seed(0)).eval()(
-            lonlat
-        )
+        tslab.location_encoder("xyz", preset=preset, generator=torch.Generator().manual_seed(0)).eval()(lonlat)
         for preset in ("locbench2024", None)
     )
     assert released.min() == 0
@@ -529,9 +523,7 @@ def test_phases_are_exact_at_the_finest_scales(min_radius):
 
 def test_geometric_scales_have_the_ends_and_the_ratio_asked_for():
     scales = geometric_scales(5, 0.01, 100.0)
-    assert torch.allclose(
-        scales, torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64), rtol=1e-14
-    )
+    assert torch.allclose(scales, torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64), rtol=1e-14)
     assert geometric_scales(1, 0.5, 2.0).tolist() == [0.5]
 
 
@@ -565,9 +557,7 @@ def test_the_theory_kernel_depends_on_the_difference_of_coordinates_only():
 
 
 def test_rbf_is_one_at_its_anchor_and_falls_as_a_gaussian_in_degrees():
-    encoder = tslab.position_encoder(
-        "rbf", anchors=torch.tensor([[10.0, 20.0], [11.0, 20.0]]), kernel_size=2.0
-    )
+    encoder = tslab.position_encoder("rbf", anchors=torch.tensor([[10.0, 20.0], [11.0, 20.0]]), kernel_size=2.0)
     near, off, far = encoder(torch.tensor([[10.0, 20.0], [13.0, 24.0], [-170.0, -80.0]], dtype=torch.float64))
     assert near[0] == 1
     assert near[1].item() == pytest.approx(math.exp(-1 / 8), rel=1e-12)
@@ -674,9 +664,7 @@ def test_harmonics_of_degree_100_have_finite_gradients_at_the_poles(dtype):
 
 def test_the_gradient_of_harmonics_at_a_pole_points_along_the_meridian():
     """Y_1^1 is proportional to x = cos(lat) cos(lon), whose derivative by latitude at the North Pole is -cos(lon)."""
-    lonlat = torch.tensor(
-        [[0.0, 90.0], [60.0, 90.0], [-180.0, 90.0]], dtype=torch.float64, requires_grad=True
-    )
+    lonlat = torch.tensor([[0.0, 90.0], [60.0, 90.0], [-180.0, 90.0]], dtype=torch.float64, requires_grad=True)
     x = tslab.position_encoder("siren_sh", degree=2)(lonlat)[:, 3] / math.sqrt(3 / (4 * math.pi))
     (gradient,) = torch.autograd.grad(x.sum(), lonlat)
     expected = torch.tensor([[0.0, -1.0], [0.0, -0.5], [0.0, 1.0]], dtype=torch.float64) * (math.pi / 180)

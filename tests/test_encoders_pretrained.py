@@ -93,11 +93,7 @@ def geoclip_formula(state, lonlat):
     v = torch.from_numpy(np.stack([x, y], axis=-1)) * 66.50336 / 180
     total = torch.zeros(len(lonlat), 4, dtype=torch.float64)
     for k in range(3):
-        part = {
-            name.split(f"LocEnc{k}.")[1]: value.double()
-            for name, value in state.items()
-            if f"LocEnc{k}." in name
-        }
+        part = {name.split(f"LocEnc{k}.")[1]: value.double() for name, value in state.items() if f"LocEnc{k}." in name}
         phase = 2 * math.pi * v @ part["capsule.0.b"].T
         out = torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
         for layer in ("capsule.1", "capsule.3", "capsule.5"):
@@ -109,9 +105,7 @@ def geoclip_formula(state, lonlat):
 @pytest.mark.parametrize("prefix", ["", "location_encoder."])
 def test_geoclip_against_its_formula(prefix, lonlat, tmp_path):
     state = geoclip_state(prefix)
-    others = (
-        {"logit_scale": torch.ones(()), "image_encoder.mlp.0.weight": torch.zeros(2, 2)} if prefix else {}
-    )
+    others = {"logit_scale": torch.ones(()), "image_encoder.mlp.0.weight": torch.zeros(2, 2)} if prefix else {}
     torch.save(state | others, tmp_path / "weights.pth")
     encoder = tslab.load_pretrained("geoclip", tmp_path / "weights.pth")
     expected = geoclip_formula(state, lonlat)
@@ -136,17 +130,13 @@ def test_the_equal_earth_map_has_equal_areas():
     places[:, 1] *= 0.95
     jacobian = torch.func.vmap(torch.func.jacrev(lambda place: equal_earth(place[None])[0]))(places)
     area = torch.linalg.det(jacobian) / torch.cos(torch.deg2rad(places[:, 1])) * (180 / math.pi) ** 2
-    assert torch.allclose(
-        area, torch.ones_like(area), atol=2e-3
-    )  # the published polynomial is an approximation
+    assert torch.allclose(area, torch.ones_like(area), atol=2e-3)  # the published polynomial is an approximation
 
 
 def test_equal_earth_fourier_features_draw_their_frequencies_at_each_scale():
     encoder = EqualEarthFourier(num_frequencies=4000, generator=torch.Generator().manual_seed(0))
     assert encoder.out_features == 2 * 4000 * 3
-    assert torch.allclose(
-        encoder.directions.std((1, 2)) / torch.tensor([1.0, 16.0, 256.0]), torch.ones(3), atol=0.05
-    )
+    assert torch.allclose(encoder.directions.std((1, 2)) / torch.tensor([1.0, 16.0, 256.0]), torch.ones(3), atol=0.05)
 
 
 @pytest.mark.parametrize("kind", ["satclip", "geoclip"])

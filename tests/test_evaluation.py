@@ -88,9 +88,7 @@ def test_a_module_of_the_wrong_shape_is_told_the_right_one() -> None:
     with pytest.raises(TypeError, match="no_prior"):
         evaluate("noprior", CLASSES)
     with pytest.raises(TypeError, match=r"task\.test"):
-        evaluate(
-            "no_prior", Task("mine", CLASSES, CLASSES, CLASSES, TaskMeta("classification", tuple("abc")))
-        )  # type: ignore[arg-type]
+        evaluate("no_prior", Task("mine", CLASSES, CLASSES, CLASSES, TaskMeta("classification", tuple("abc"))))  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------- kinds of labels
@@ -150,9 +148,7 @@ def test_the_row_and_the_cause_are_named() -> None:
         evaluate(broken, NUMBERS)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("block_deg", 7), ("block_deg", 0), ("bins", 0), ("use_image", "no")]
-)
+@pytest.mark.parametrize(("name", "value"), [("block_deg", 7), ("block_deg", 0), ("bins", 0), ("use_image", "no")])
 def test_parameters_are_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):
         evaluate(Latitude(), NUMBERS, **{name: value})

@@ -59,9 +59,7 @@ def test_colors_stand_out_from_the_page(theme: str) -> None:
     tokens = plot.THEMES[theme]
     assert all(contrast(color, tokens["page"]) > 2.7 for color in plot.FAMILY_COLORS.values())
     for background in ("page", "raised"):
-        assert all(
-            contrast(tokens[name], tokens[background]) > 4.5 for name in ("text", "muted", "accent", "danger")
-        )
+        assert all(contrast(tokens[name], tokens[background]) > 4.5 for name in ("text", "muted", "accent", "danger"))
     assert contrast(plot.NEUTRAL, tokens["page"]) > 4
 
 
@@ -202,9 +200,7 @@ def test_show_keeps_the_text_alternative_and_puts_the_caption_below(displayed: l
         plot.show(figure, alt=" ")
 
 
-def test_in_the_book_the_renderer_writes_the_caption(
-    displayed: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_the_book_the_renderer_writes_the_caption(displayed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import plotly.io as pio
 
     monkeypatch.setattr(type(pio.renderers), "default", "tslab-book")
@@ -214,9 +210,7 @@ def test_in_the_book_the_renderer_writes_the_caption(
 
 
 @pytest.mark.parametrize("projection", ["equal_earth", "globe"])
-def test_static_map_needs_no_network(
-    projection: Any, displayed: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_static_map_needs_no_network(projection: Any, displayed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cartopy", reason="cartopy is not installed: pip install 'tslab[maps]'")
 
     def refuse(*_: Any, **__: Any) -> None:

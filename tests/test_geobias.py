@@ -81,9 +81,7 @@ def test_weight_graphs_equal_those_from_all_distances(
         for j, size in enumerate(chunk.n.tolist()):
             weights, _ = dense_weights(graph, chunk.first + j, k, density)
             rows = slice(begin, begin + size)
-            target = torch.where(
-                chunk.target[rows] < len(chunk.sample), chunk.target[rows].long() - begin, size
-            )
+            target = torch.where(chunk.target[rows] < len(chunk.sample), chunk.target[rows].long() - begin, size)
             found = torch.zeros(size, size + 1, dtype=torch.float64).scatter_(1, target, 1.0)[:, :size]
             assert len(weights) == size + chunk.m[j]
             assert torch.equal(found, weights[:size, :size])
@@ -156,9 +154,7 @@ def test_signed_published_moments_have_a_closed_form() -> None:
 
 def test_negative_published_variance_gives_nan_and_equal_counts_take_the_smaller_value() -> None:
     # 1 - 4 (2 * 45 - 1) / (3 * 100) < 0
-    assert math.isnan(
-        float(geobias.published_moments(torch.tensor([0.0, 1.0]), torch.tensor([55, 45])).sigma)
-    )
+    assert math.isnan(float(geobias.published_moments(torch.tensor([0.0, 1.0]), torch.tensor([55, 45])).sigma))
     # with base 0 the variance is 4^4 v(10) and terms of the value 1; with base 1 it would be 3^4 v(10) and terms of 0
     values, counts = torch.tensor([4.0, 1.0, 0.0]), torch.tensor([10, 30, 30])
     total, a = 70, torch.tensor([4.0, 1.0, 0.0]) - 1.0
@@ -169,9 +165,7 @@ def test_negative_published_variance_gives_nan_and_equal_counts_take_the_smaller
     pair = 4 * 10 * 30 / total * (1 - 4 * 30 / total)
     squares = sum(float(a[i] * a[j] - 2 * a[i] * a[2] + a[2] ** 2) ** 2 for i, j in ((0, 1), (1, 0)))
     variance = 4**4 * single(10) + single(30) + squares * pair
-    assert float(geobias.published_moments(values, counts).sigma) == pytest.approx(
-        math.sqrt(variance), abs=1e-9
-    )
+    assert float(geobias.published_moments(values, counts).sigma) == pytest.approx(math.sqrt(variance), abs=1e-9)
 
 
 def test_forms_of_the_score() -> None:
@@ -249,9 +243,7 @@ def test_turning_the_globe_in_longitude_changes_nothing() -> None:
 
 
 def test_centres_at_a_pole_see_all_longitudes() -> None:
-    lonlat = torch.tensor(
-        [[0.0, 90.0], [0.0, 89.5], [90.0, 89.5], [180.0, 89.5], [-90.0, 89.5], [-180.0, 89.5]]
-    )
+    lonlat = torch.tensor([[0.0, 90.0], [0.0, 89.5], [90.0, 89.5], [180.0, 89.5], [-90.0, 89.5], [-180.0, 89.5]])
     graph = neighbor_graph(lonlat, radius_km=60)
     assert graph.n[0] == 6
     assert torch.equal(graph.rows_of(3), graph.rows_of(5))  # 180 and -180 are one place
@@ -267,9 +259,7 @@ def test_neighbours_are_those_of_all_distances() -> None:
 
 
 def test_coincident_samples_are_cut_by_row_and_share_a_neighbourhood() -> None:
-    lonlat = torch.cat(
-        [torch.tensor([[5.0, 5.0]]).repeat(8, 1), torch.tensor([[5.1, 5.0], [4.9, 5.0]])]
-    ).double()
+    lonlat = torch.cat([torch.tensor([[5.0, 5.0]]).repeat(8, 1), torch.tensor([[5.1, 5.0], [4.9, 5.0]])]).double()
     graph = neighbor_graph(lonlat, radius_km=100, max_neighbors=6)
     assert graph.rows_of(7).tolist() == list(range(6))
     assert len(graph.sizes) == 3
@@ -430,9 +420,7 @@ def test_cells_cross_the_date_line() -> None:
     there = here.clone()
     there[:, 0] = torch.remainder(there[:, 0] + 360, 360) - 180
     kwargs = {"radius_rad": RADIUS, "partition": "scale_grid"}
-    assert torch.allclose(
-        geobias.sri(here, hits, **kwargs).score, geobias.sri(there, hits, **kwargs).score, atol=1e-9
-    )
+    assert torch.allclose(geobias.sri(here, hits, **kwargs).score, geobias.sri(there, hits, **kwargs).score, atol=1e-9)
     assert not torch.allclose(
         geobias.sri(here, hits, **kwargs).score,
         geobias.sri(there, hits, wrap_longitude=False, **kwargs).score,
@@ -483,9 +471,7 @@ def test_bootstrap_interval_holds_the_mean_and_blocks_are_wide() -> None:
 def test_base_and_relative_see_a_split_and_repeat_with_the_seed() -> None:
     lonlat = cluster(300, spread=0.6)
     split, chance = (lonlat[:, 0] > 10).double(), coin(300)
-    of_split, again = (
-        geobias.base_and_relative(lonlat, split, max_centers=40, num_seeds=2) for _ in range(2)
-    )
+    of_split, again = (geobias.base_and_relative(lonlat, split, max_centers=40, num_seeds=2) for _ in range(2))
     of_chance = geobias.base_and_relative(lonlat, chance, max_centers=40, num_seeds=2)
     assert of_split == again
     assert of_split.relative > of_chance.relative + 5
@@ -539,11 +525,7 @@ def test_the_loss_is_the_score_of_the_marks_and_its_gradient_is_finite() -> None
 def test_training_with_the_loss_lowers_geo_bias() -> None:
     lonlat = cluster(300, spread=1.0)
     generator = torch.Generator().manual_seed(0)
-    ease = (
-        1.5 * (lonlat[:, 0] > 10).double()
-        - 0.5
-        + 0.3 * torch.randn(300, generator=generator, dtype=torch.float64)
-    )
+    ease = 1.5 * (lonlat[:, 0] > 10).double() - 0.5 + 0.3 * torch.randn(300, generator=generator, dtype=torch.float64)
     graph = neighbor_graph(lonlat, radius_rad=0.02, centers=torch.arange(0, 300, 10))
     features = torch.stack([(lonlat[:, 0] - 10) / 2, (lonlat[:, 1] - 45) / 2], 1)
 
@@ -605,9 +587,7 @@ def test_more_samples_than_background_points_are_warned_of_and_still_scored() ->
 
 
 def test_missing_scores_do_not_enter_the_mean_of_a_data_set() -> None:
-    lonlat = torch.cat(
-        [cluster(40), torch.tensor([[100.0, -40.0]], dtype=torch.float64)]
-    )  # the last one is alone
+    lonlat = torch.cat([cluster(40), torch.tensor([[100.0, -40.0]], dtype=torch.float64)])  # the last one is alone
     hits = coin(41)
     result = geobias.summary(lonlat, hits, radius_rad=RADIUS, preset="pygbs2025", num_resamples=10)
     assert result.num_centers == 41 and result.num_scored < 41
@@ -619,14 +599,10 @@ def test_missing_scores_do_not_enter_the_mean_of_a_data_set() -> None:
 def test_a_centre_at_the_pole_scores_like_the_same_samples_elsewhere() -> None:
     from tslab.coords import lonlat_from_unit_vectors
 
-    here = torch.cat(
-        [torch.tensor([[0.0, 45.0]], dtype=torch.float64), cluster(70, center=(0.0, 45.0), spread=1.0)]
-    )
+    here = torch.cat([torch.tensor([[0.0, 45.0]], dtype=torch.float64), cluster(70, center=(0.0, 45.0), spread=1.0)])
     turn = math.radians(45)  # along the meridian of Greenwich, from 45 degrees north to the pole
     x, y, z = unit_vectors(here).unbind(-1)
-    turned = torch.stack(
-        [x * math.cos(turn) - z * math.sin(turn), y, x * math.sin(turn) + z * math.cos(turn)], -1
-    )
+    turned = torch.stack([x * math.cos(turn) - z * math.sin(turn), y, x * math.sin(turn) + z * math.cos(turn)], -1)
     there = lonlat_from_unit_vectors(turned)
     there[0] = torch.tensor([0.0, 90.0])
     a, b = (geobias.ssi(p, coin(71), radius_rad=RADIUS, centers=torch.tensor([0])) for p in (here, there))
@@ -698,9 +674,7 @@ def test_shuffled_values_have_the_exact_moments(marks: str) -> None:
     result = geobias.ssi_on_graph(graph, hits, marks=marks)  # type: ignore[arg-type]
     drawn = shuffled_statistics(graph, 4, hits, marks=marks, num_shuffles=20_000)  # type: ignore[arg-type]
     assert drawn.observed == pytest.approx(float(result.statistic[4]), abs=1e-9)
-    assert float(drawn.shuffled.mean()) == pytest.approx(
-        float(result.mean[4]), abs=4 * float(result.sigma[4]) / 141
-    )
+    assert float(drawn.shuffled.mean()) == pytest.approx(float(result.mean[4]), abs=4 * float(result.sigma[4]) / 141)
     assert float(drawn.shuffled.std()) == pytest.approx(float(result.sigma[4]), rel=0.03)
     nowhere = neighbor_graph(lonlat, radius_rad=0.03, centers=torch.tensor([[100.0, 0.0]]))
     with pytest.raises(ValueError, match="no samples"):
@@ -716,9 +690,7 @@ def test_facts_of_the_ruler_on_a_set_with_known_answers() -> None:
     facts = ruler_facts(lonlat, hits, ["coin", "never"]).set_index("name")
     assert facts.loc["never", "top1"] == 0 and 40 < facts.loc["coin", "top1"] < 60
     assert (facts["located"] == 600).all()
-    assert (facts["saturated"] == 1).all() and facts["reach"].iloc[
-        0
-    ] < 0.5  # 300 samples near each centre, 100 kept
+    assert (facts["saturated"] == 1).all() and facts["reach"].iloc[0] < 0.5  # 300 samples near each centre, 100 kept
     assert facts.loc["never", "unscored_raw"] == 1 and math.isnan(facts.loc["never", "raw"])
     assert 0.9 < facts.loc["coin", "sigma_unmarked"] < 1 and facts.loc["coin", "sigma_signed"] < 0.9
     assert facts.loc["coin", "rank_agreement"] > 0.8

@@ -37,8 +37,7 @@ def test_the_open_neighborhood_has_the_score_of_the_package(marks, moments, lat)
         lonlat[:, 1].clamp_(min=-90)
     hits = torch.rand(len(lonlat), generator=torch.Generator().manual_seed(1)) < 0.6
     result = {
-        form: ssi(lonlat, hits, radius_km=80, marks=marks, moments=moments, form=form)
-        for form in ("tail", "density")
+        form: ssi(lonlat, hits, radius_km=80, marks=marks, moments=moments, form=form) for form in ("tail", "density")
     }
     for center in (0, 7, 31):
         state = neighborhood(lonlat, hits, center, radius_km=80, marks=marks, moments=moments)
@@ -89,9 +88,7 @@ def test_every_state_of_the_figure_can_be_reached_and_shows_its_own_numbers():
         visible = button.args[0]["visible"]
         assert len(visible) == len(figure.data)
         texts = [
-            trace.text[0]
-            for trace, seen in zip(figure.frames[2].data, visible, strict=True)
-            if seen and trace.text
+            trace.text[0] for trace, seen in zip(figure.frames[2].data, visible, strict=True) if seen and trace.text
         ]
         state = neighborhood(lonlat, patterns[button.label], 0, radius_km=60)
         assert len(texts) == 1
@@ -140,9 +137,7 @@ def test_the_record_holds_cells_of_every_pair_and_agrees_with_its_totals():
         assert part[["top1", "significant", "hot", "cold"]].stack().between(0, 1).all()
 
 
-@pytest.mark.skipif(
-    not has_released_results(None, ["yfcc"]), reason="the released results are not on this machine"
-)
+@pytest.mark.skipif(not has_released_results(None, ["yfcc"]), reason="the released results are not on this machine")
 def test_the_record_is_what_the_released_results_give():
     from tslab_book.bias_map import released_map
 

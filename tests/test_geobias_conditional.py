@@ -64,9 +64,7 @@ def crowds() -> NeighborGraph:
 def deal(performance: Tensor, times: int, seed: int = 0) -> Tensor:
     """The performance permuted over all samples, one column a time."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack(
-        [performance[torch.randperm(len(performance), generator=generator)] for _ in range(times)], 1
-    )
+    return torch.stack([performance[torch.randperm(len(performance), generator=generator)] for _ in range(times)], 1)
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 6, 7])
@@ -209,9 +207,7 @@ def test_the_normal_score_has_the_tails_of_a_gamma_law(skewness: float) -> None:
     shape = torch.tensor(4 / skewness**2, dtype=torch.float64)
     standard = torch.tensor([-1.2, 0.0, 1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     upper = torch.special.gammaincc(shape.expand(6), shape + standard * shape.sqrt())
-    found = normal_score(
-        standard.sign() * standard.abs() * math.copysign(1, skewness), torch.tensor(skewness).double()
-    )
+    found = normal_score(standard.sign() * standard.abs() * math.copysign(1, skewness), torch.tensor(skewness).double())
     tail = torch.special.ndtr(-found * math.copysign(1, skewness))
     assert torch.allclose(tail, upper, rtol=0.1, atol=1e-5)
     assert torch.equal(normal_score(standard, torch.zeros(6, dtype=torch.float64)), standard)
@@ -244,9 +240,7 @@ def test_the_map_of_dealt_hits_is_empty_and_that_of_a_split_is_not(crowds: Neigh
     )
     assert dealt.significant < 0.01 and dealt_joint.significant > 0.1 and split.significant > 0.3
     assert split.mean > dealt.mean
-    assert torch.equal(split.significance.z, split.scores.z) and torch.equal(
-        split.significance.p, split.scores.p
-    )
+    assert torch.equal(split.significance.z, split.scores.z) and torch.equal(split.significance.p, split.scores.p)
     perfect = geobias.summary(crowds, torch.ones(crowds.num_samples), null="conditional", num_resamples=20)
     assert perfect.mean == perfect.significant == 0 and perfect.num_scored == perfect.num_centers
 
@@ -267,9 +261,7 @@ def test_released_hits_dealt_anew_are_called_as_often_as_promised(mirror: Path, 
     assert float((result.p <= 0.001).double().mean()) < 0.0015
     observed = geobias.ssi_on_graph(graph, hits, null="conditional")
     assert float((observed.p <= 0.05).double().mean()) > 0.065  # there is geography in the hits
-    called = [
-        float(geobias.significance_map(result.select(i)).significant.double().mean()) for i in range(10)
-    ]
+    called = [float(geobias.significance_map(result.select(i)).significant.double().mean()) for i in range(10)]
     assert sum(called) / 10 < 0.005
     joint = geobias.significance_map(geobias.ssi_on_graph(graph, deal(hits, 1)[:, 0]))
     assert float(joint.significant.double().mean()) > 0.15  # this null calls the crowd, not the model

@@ -68,9 +68,7 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_rows_without_ties_equal_the_golden_rows(
-    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_without_ties_equal_the_golden_rows(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source, k, density = SETS[name]
     table = pd.read_csv(folder / f"ssi_{name}.csv")
     lonlat, hits = points(folder, source)
@@ -87,9 +85,7 @@ def test_rows_without_ties_equal_the_golden_rows(
         graph = given_graph(folder, name, lonlat, order)
         for mode, marks in MARKS.items():
             results[mode].append(
-                geobias.ssi_on_graph(
-                    graph, hits[order], k=k, density=density or "auto", marks=marks, **PUBLISHED
-                )
+                geobias.ssi_on_graph(graph, hits[order], k=k, density=density or "auto", marks=marks, **PUBLISHED)
             )
     for mode in MARKS:
         first = results[mode][0]
@@ -139,9 +135,7 @@ def test_published_eurosat_scores(folder: Path) -> None:
     hits = torch.tensor(np.stack([data[f"hit1_{model}"] for model in models], 1).astype(np.float64))
     agree, worst = [], 0.0
     for radius, rows in table.groupby("radius"):
-        graph = neighbor_graph(
-            lonlat, radius_rad=float(radius), centers=torch.tensor(rows["center"].to_numpy())
-        )
+        graph = neighbor_graph(lonlat, radius_rad=float(radius), centers=torch.tensor(rows["center"].to_numpy()))
         unmarked = geobias.ssi_on_graph(graph, None, marks="unmarked", **PUBLISHED).score
         marked = geobias.ssi_on_graph(graph, hits, marks="signed", **PUBLISHED).score
         for name, score in [("unmarked", unmarked), *((m, marked[:, i]) for i, m in enumerate(models))]:
@@ -173,9 +167,7 @@ def test_background_counts(golden: Path) -> None:
 
 def test_background_grids(golden: Path) -> None:
     table = pd.read_csv(golden / "background_grid.csv")
-    for (_, lat, lon, radius, n), rows in table.groupby(
-        ["case", "center_lat", "center_lon", "radius", "n_presence"]
-    ):
+    for (_, lat, lon, radius, n), rows in table.groupby(["case", "center_lat", "center_lon", "radius", "n_presence"]):
         center = torch.tensor([math.degrees(lon), math.degrees(lat)], dtype=torch.float64)
         ours = torch.deg2rad(geobias.background_grid(center, radius, n=int(n)))
         theirs = torch.stack([column(rows, "bg_lon"), column(rows, "bg_lat")], 1)

@@ -81,15 +81,11 @@ def test_series_arrays_and_lists_are_taken_by_position() -> None:
         assert torch.equal(geobias.ssi(lonlat, outcome, radius_rad=RADIUS).score, expected)
     assert torch.equal(geobias.ssi(frame, hits.numpy()[::-1].copy()[::-1], radius_rad=RADIUS).score, expected)
     graph = neighbor_graph(frame, radius_rad=RADIUS)
-    assert torch.equal(
-        geobias.local_moran(graph, series).statistic, geobias.local_moran(graph, hits).statistic
-    )
+    assert torch.equal(geobias.local_moran(graph, series).statistic, geobias.local_moran(graph, hits).statistic)
     summed = geobias.summary(frame, series, radius_rad=RADIUS, num_resamples=20)
     assert summed.mean == geobias.summary(lonlat, hits, radius_rad=RADIUS, num_resamples=20).mean
     relative = {"radius_rad": RADIUS, "min_samples": 2}
-    assert torch.equal(
-        geobias.sri(frame, series, **relative).score, geobias.sri(lonlat, hits, **relative).score
-    )
+    assert torch.equal(geobias.sri(frame, series, **relative).score, geobias.sri(lonlat, hits, **relative).score)
     pair = {"num_seeds": 1, "max_centers": 10, "min_samples": 1}
     assert geobias.base_and_relative(frame, series, **pair).num_centers == 10
     rows = [graph.rows_of(i) for i in range(40)]
@@ -112,8 +108,7 @@ def test_a_graph_is_scored_like_its_samples() -> None:
         same = geobias.ssi(lonlat, hits, neighbors=graph, radius_km=300, **kwargs)
         assert torch.equal(one.score.nan_to_num(), same.score.nan_to_num())
     here, there = (
-        geobias.summary(s, hits, num_resamples=30, **at)
-        for s, at in ((graph, {}), (lonlat, {"radius_km": 300}))
+        geobias.summary(s, hits, num_resamples=30, **at) for s, at in ((graph, {}), (lonlat, {"radius_km": 300}))
     )
     assert here.to_series().equals(there.to_series())
     with pytest.raises(ValueError, match="radius of"):
@@ -227,9 +222,7 @@ def test_arguments_of_summary_out_of_range_are_named(arguments: dict, message: s
 
 def test_a_partition_that_would_take_hours_names_a_size_that_does_not() -> None:
     lonlat = cluster(3000, spread=20.0)
-    with pytest.raises(
-        ValueError, match=r"2,962 neighbourhoods into 999,999 parts, .* size of ([\d.e-]+) rad"
-    ):
+    with pytest.raises(ValueError, match=r"2,962 neighbourhoods into 999,999 parts, .* size of ([\d.e-]+) rad"):
         geobias.sri(lonlat, coin(3000), radius_rad=RADIUS, size=RADIUS / 999_998.5)
 
 
@@ -250,9 +243,7 @@ def test_outcomes_that_are_none_are_named_by_every_score(performance: Any, messa
     for score in (geobias.ssi, geobias.sri, geobias.summary):
         with pytest.raises(ValueError, match=message):
             score(lonlat, performance, radius_km=100)  # type: ignore[operator]
-    with pytest.raises(
-        ValueError, match=message.replace("performance must", "hits must").replace("shape", "shape")
-    ):
+    with pytest.raises(ValueError, match=message.replace("performance must", "hits must").replace("shape", "shape")):
         geobias.base_and_relative(lonlat, performance)
 
 

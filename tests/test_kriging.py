@@ -59,15 +59,11 @@ def test_the_stack_is_at_least_as_good_as_its_better_half_where_the_weight_is_ch
     table = gaussian_field(1000, 1000.0)
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(4))
     fit, check = table.where(order[:800]), table.where(order[800:])
-    task = Task(
-        name="field", train=fit, val=check, test=check, meta=TaskMeta(kind="regression", synthetic=True)
-    )
+    task = Task(name="field", train=fit, val=check, test=check, meta=TaskMeta(kind="regression", synthetic=True))
     model = train_stack(task, "xyz", folds=2, epochs=5, hidden_dim=32, dropout=0.0, progress=False)
     assert model.fold_r2["both"] >= max(model.fold_r2["encoder"], model.fold_r2["kriging"])
     assert 0 <= model.weight < 0.5  # one wave around the globe knows less than the neighbours
-    together = model.weight * model.encoders(check.lonlat) + (1 - model.weight) * model.kriging.predict(
-        check.lonlat
-    )
+    together = model.weight * model.encoders(check.lonlat) + (1 - model.weight) * model.kriging.predict(check.lonlat)
     torch.testing.assert_close(model.predict(check.lonlat), together)
     assert r2(model.predict(check.lonlat), check.target.double()) > 0.3
 
@@ -76,9 +72,7 @@ def test_the_stack_is_at_least_as_good_as_its_better_half_where_the_weight_is_ch
 def test_no_row_chooses_the_weight_by_a_model_that_saw_it(block_degrees: float | None) -> None:
     lonlat = places(90)
     table = Table(lonlat=lonlat, target=torch.arange(90.0))
-    task = Task(
-        name="rows", train=table, val=table, test=table, meta=TaskMeta(kind="regression", synthetic=True)
-    )
+    task = Task(name="rows", train=table, val=table, test=table, meta=TaskMeta(kind="regression", synthetic=True))
     seen: list[set[float]] = []
 
     def watch(part: Task, *arguments: object, **options: object) -> object:
@@ -151,9 +145,7 @@ def regression(rows: int) -> Task:
 
 
 def test_a_stack_of_few_rows_is_made_or_says_why_not() -> None:
-    stack = train_stack(
-        regression(40), "xyz", folds=2, block_degrees=30.0, **SMALL
-    )  # fewer rows than neighbours
+    stack = train_stack(regression(40), "xyz", folds=2, block_degrees=30.0, **SMALL)  # fewer rows than neighbours
     assert torch.isfinite(stack.predict(places(5, 1))).all() and 0 <= stack.weight <= 1
     with pytest.raises(ValueError, match=r"8 training rows.*3 folds need at least 9"):
         train_stack(regression(8), "xyz", **SMALL)

@@ -87,9 +87,7 @@ def write_inat(root: Path, year: int = 2018) -> Path:
     """Four training and three validation images; train has no predictions."""
     folder = root / f"inat_{year}"
     (folder / "features_inception").mkdir(parents=True)
-    write_coco(
-        folder, f"train{year}.json", f"train{year}_locations.json", [14, 3, 8, 25], [LONDON, None, SUVA, LIMA]
-    )
+    write_coco(folder, f"train{year}.json", f"train{year}_locations.json", [14, 3, 8, 25], [LONDON, None, SUVA, LIMA])
     write_coco(folder, f"val{year}.json", f"val{year}_locations.json", [7, 1, 30], [LIMA, SUVA, None])
     (folder / f"categories{year}.json").write_text(
         json.dumps([{"id": i, "name": n} for i, n in ((2, "c"), (0, "a"), (1, "b"))])
@@ -186,9 +184,7 @@ def test_every_dataset_loads_converts_and_reads_back(name: str, archive: Path, t
         assert (other.image is None) == (table.image is None)
         if table.image is not None:
             torch.testing.assert_close(other.image_rows(), table.image_rows())
-            assert type(other.image) is (
-                LazyRows if isinstance(table.image, torch.Tensor) else type(table.image)
-            )
+            assert type(other.image) is (LazyRows if isinstance(table.image, torch.Tensor) else type(table.image))
     assert damaged_files(tmp_path / "native" / name) == []
 
 
@@ -296,9 +292,7 @@ class TestBadInput:
 
     def test_another_layout(self, archive: Path) -> None:
         (archive / "inat_2018/train2018_locations.json").rename(archive / "inat_2018/places.json")
-        with pytest.raises(
-            FileNotFoundError, match=r"expected train2018_locations.json.*found .*places.json"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"expected train2018_locations.json.*found .*places.json"):
             load_locbench("inat2018", archive)
 
     @pytest.mark.parametrize(
@@ -348,9 +342,7 @@ class TestBadInput:
         ],
     )
     @pytest.mark.parametrize("empty", ["null", "NaN"])
-    def test_classes_that_are_missing(
-        self, name: str, file: str, key: str, empty: str, archive: Path
-    ) -> None:
+    def test_classes_that_are_missing(self, name: str, file: str, key: str, empty: str, archive: Path) -> None:
         path = archive / file
         path.write_text(path.read_text().replace(f'"{key}": 1', f'"{key}": {empty}'))
         with pytest.raises(TaskDataError, match=rf"{path.name}.*{key}"):
@@ -448,19 +440,13 @@ def test_nothing_becomes_dense_while_inat_is_read(tmp_path: Path) -> None:
     n, classes = 30_000, 5_000
     ids = list(range(n))
     write_coco(folder, "train2017.json", "train2017_locations.json", ids, [LONDON] * n)
-    (folder / "categories2017.json").write_text(
-        json.dumps([{"id": i, "name": str(i)} for i in range(classes)])
-    )
+    (folder / "categories2017.json").write_text(json.dumps([{"id": i, "name": str(i)} for i in range(classes)]))
     rng = np.random.default_rng(0)
     picked = rng.integers(0, classes, (n, 8))
     indptr = np.arange(0, 8 * n + 1, 8)
-    sparse = sp.csr_matrix(
-        (np.full(8 * n, 0.125, np.float32), np.sort(picked, 1).ravel(), indptr), shape=(n, classes)
-    )
+    sparse = sp.csr_matrix((np.full(8 * n, 0.125, np.float32), np.sort(picked, 1).ravel(), indptr), shape=(n, classes))
     sp.save_npz(folder / "features_inception/inat2017_train_preds_sparse.npz", sparse)
-    sp.save_npz(
-        folder / "features_inception/inat2017_val_preds_sparse.npz", sp.csr_matrix(probabilities(3, classes))
-    )
+    sp.save_npz(folder / "features_inception/inat2017_val_preds_sparse.npz", sp.csr_matrix(probabilities(3, classes)))
     pytest.importorskip("resource", reason="the system does not tell the peak memory of a process")
     code = (
         "import resource, sys; from tslab.tasks.locbench import load_locbench;"

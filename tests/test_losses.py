@@ -14,9 +14,7 @@ from tslab.losses import (
 )
 
 
-def slow_loss(
-    logits: torch.Tensor, target: list[int], background: torch.Tensor, w: float, eps: float
-) -> float:
+def slow_loss(logits: torch.Tensor, target: list[int], background: torch.Tensor, w: float, eps: float) -> float:
     """The formula of the docstring, one probability at a time."""
 
     def negative_log(p: float) -> float:
@@ -67,9 +65,7 @@ def test_the_closed_form_gradient_is_that_of_the_formula(weight: float) -> None:
     torch.testing.assert_close(fused(logits), plain, rtol=1e-12, atol=0)
     assert torch.autograd.gradcheck(fused, (logits,))
     expected = torch.autograd.grad(plain, logits)[0]
-    torch.testing.assert_close(
-        torch.autograd.grad(3 * fused(logits), logits)[0], 3 * expected, rtol=1e-12, atol=1e-15
-    )
+    torch.testing.assert_close(torch.autograd.grad(3 * fused(logits), logits)[0], 3 * expected, rtol=1e-12, atol=1e-15)
 
 
 def test_hopeless_logits_still_have_a_gradient_in_log_space_but_not_with_eps() -> None:
@@ -97,9 +93,7 @@ def test_shares_of_a_batch_add_up_to_the_batch() -> None:
 
 
 def test_background_points_lie_where_they_claim() -> None:
-    points = {
-        k: background_points(40_000, k, generator=torch.Generator().manual_seed(3)) for k in BACKGROUNDS
-    }
+    points = {k: background_points(40_000, k, generator=torch.Generator().manual_seed(3)) for k in BACKGROUNDS}
     beyond_60 = {k: float((p[:, 1].abs() > 60).float().mean()) for k, p in points.items()}
     assert beyond_60["sphere"] == pytest.approx(1 - math.sin(math.pi / 3), abs=0.01)  # 13 % of the surface
     assert beyond_60["uniform_lonlat"] == pytest.approx(1 / 3, abs=0.01)

@@ -50,9 +50,7 @@ def test_region_means_weigh_cells_by_area() -> None:
     cells = lat.double()[:, None].expand(30, 60)
     mean = region_means(cells).set_index("region")["mean"]["Southern Ocean"]
     weight = torch.deg2rad(torch.tensor([-63.0, -57.0])).cos()
-    assert mean == pytest.approx(
-        float((weight * torch.tensor([-63.0, -57.0])).sum() / weight.sum()), abs=1e-4
-    )
+    assert mean == pytest.approx(float((weight * torch.tensor([-63.0, -57.0])).sum() / weight.sum()), abs=1e-4)
 
 
 def test_the_record_shows_the_quarter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -70,9 +68,7 @@ def test_the_record_is_what_the_checkpoint_gives(mirror: Path, tmp_path: Path) -
     again = json.loads((tmp_path / "again.json").read_text())
     stored = json.loads((RESULTS / "background_points.json").read_text())
     assert again["file"] == stored["file"] and again["release"] == stored["release"]
-    assert torch.allclose(
-        torch.tensor(again["mean_presence"]), torch.tensor(stored["mean_presence"]), atol=2e-4
-    )
+    assert torch.allclose(torch.tensor(again["mean_presence"]), torch.tensor(stored["mean_presence"]), atol=2e-4)
 
 
 def test_neighbour_record_is_complete_and_blocks_are_harder() -> None:

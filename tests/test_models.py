@@ -29,9 +29,7 @@ def regression_task(n: int = 600, *, scalar: bool = False, image: bool = True, m
         smooth = torch.sin(torch.deg2rad(2 * lonlat[:, 1]))
         smooth = (smooth - smooth.mean()) / smooth.std()
         if scalar:
-            features = torch.exp(
-                2 * torch.randn((n, 1), generator=generator)
-            )  # like lights: positive, long tail
+            features = torch.exp(2 * torch.randn((n, 1), generator=generator))  # like lights: positive, long tail
             seen = torch.log1p(features[:, 0])
             seen = (seen - seen.mean()) / seen.std()
         else:
@@ -91,12 +89,8 @@ def test_the_unit_of_the_label_does_not_matter() -> None:
     metres = regression_task(200, image=False)
     tables = {k: Table(lonlat=t.lonlat, target=t.target * 1000) for k, t in metres.tables.items()}
     millimetres = Task(name="synthetic_regression", meta=metres.meta, **tables)
-    a, b = (
-        train(t, "xyz", epochs=3, hidden_dim=32, dropout=0.0, progress=False) for t in (metres, millimetres)
-    )
-    torch.testing.assert_close(
-        1000 * a.model(metres.test.lonlat), b.model(metres.test.lonlat), rtol=1e-3, atol=10.0
-    )
+    a, b = (train(t, "xyz", epochs=3, hidden_dim=32, dropout=0.0, progress=False) for t in (metres, millimetres))
+    torch.testing.assert_close(1000 * a.model(metres.test.lonlat), b.model(metres.test.lonlat), rtol=1e-3, atol=10.0)
 
 
 def test_a_tiny_set_is_learned_by_heart() -> None:

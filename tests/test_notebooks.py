@@ -47,9 +47,7 @@ def _cells(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
-PARAMETERISED = [
-    path for path in NOTEBOOKS if any("parameters" in c["metadata"].get("tags", []) for c in _cells(path))
-]
+PARAMETERISED = [path for path in NOTEBOOKS if any("parameters" in c["metadata"].get("tags", []) for c in _cells(path))]
 
 
 def test_notebooks_are_what_their_chapters_say() -> None:

@@ -130,9 +130,7 @@ def test_geoparquet_without_a_system_is_in_degrees_and_null_is_unknown(tmp_path)
             "row 1: .* no well-known binary",
         ),
         (
-            pa.table(
-                {"geometry": [shapely.to_wkb(shapely.set_srid(shapely.Point(1, 2), 3857), include_srid=True)]}
-            ),
+            pa.table({"geometry": [shapely.to_wkb(shapely.set_srid(shapely.Point(1, 2), 3857), include_srid=True)]}),
             "marked as EPSG:3857",
         ),
         (pa.table({"geometry": [shapely.to_wkb(shapely.Point(200, 2))]}), "longitude 200 is outside"),
@@ -145,9 +143,9 @@ def test_geometry_that_cannot_be_read_says_why(tmp_path, table, message):
 
 
 def test_a_point_outside_its_system_is_named(tmp_path):
-    points(kinds=[shapely.Point(1, 2), shapely.Point(1e12, 1e12)]).set_crs(
-        32632, allow_override=True
-    ).to_parquet(tmp_path / "in.parquet")
+    points(kinds=[shapely.Point(1, 2), shapely.Point(1e12, 1e12)]).set_crs(32632, allow_override=True).to_parquet(
+        tmp_path / "in.parquet"
+    )
     with pytest.raises(tslab.CoordinateError, match=r"row 1: .*UTM zone 32N"):
         encoded(tmp_path / "in.parquet", tmp_path)
 
@@ -162,9 +160,7 @@ def test_without_pyproj_the_error_names_the_extra(tmp_path, monkeypatch):
 @pytest.mark.parametrize("encoding", ["WKB", "geoarrow"])
 def test_a_kept_geometry_is_still_geoparquet(tmp_path, encoding):
     frame = points(32632)
-    frame.to_parquet(
-        tmp_path / "in.parquet", geometry_encoding=encoding, write_covering_bbox=encoding == "WKB"
-    )
+    frame.to_parquet(tmp_path / "in.parquet", geometry_encoding=encoding, write_covering_bbox=encoding == "WKB")
     encoded(tmp_path / "in.parquet", tmp_path, keep=["geometry", "id"])
     back = geopandas.read_parquet(tmp_path / "out.parquet")
     assert back.crs == frame.crs and back.geometry.geom_equals(frame.geometry).all()

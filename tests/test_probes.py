@@ -59,8 +59,6 @@ def test_no_network_behind_wrap_tells_the_poles_apart():
 def test_the_same_seed_gives_the_same_training():
     runs = []
     for _ in range(2):
-        model = tslab.location_encoder(
-            "xyz", 1, hidden_dim=16, dropout=0.0, generator=torch.Generator().manual_seed(0)
-        )
+        model = tslab.location_encoder("xyz", 1, hidden_dim=16, dropout=0.0, generator=torch.Generator().manual_seed(0))
         runs.append(train_on_land(model, torch.zeros(1, 2), steps=(20,), n_train=200, batch_size=64, seed=3))
     assert torch.equal(runs[0].pictures, runs[1].pictures)

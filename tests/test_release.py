@@ -29,9 +29,7 @@ NOTEBOOKS = ROOT / "book" / "notebooks"
 #: One that reads them, and those with the rarest extras; all with TSLAB_EVERY_NOTEBOOK=1 (`make test-versions`).
 TRIED = ["reproduction/audit", "work/at_scale", "work/export"]
 if os.environ.get("TSLAB_EVERY_NOTEBOOK"):
-    TRIED = [
-        path.relative_to(NOTEBOOKS).with_suffix("").as_posix() for path in sorted(NOTEBOOKS.rglob("*.ipynb"))
-    ]
+    TRIED = [path.relative_to(NOTEBOOKS).with_suffix("").as_posix() for path in sorted(NOTEBOOKS.rglob("*.ipynb"))]
 #: What the extras of tslab bring, as modules; an extra that a first cell does not name is not there for its notebook.
 MODULES = {
     "geo": ["geopandas", "pyarrow", "pyogrio"],
@@ -115,15 +113,11 @@ def test_the_source_distribution_builds_itself_and_leaves_the_book_out(built: Pa
     assert all(any(name.startswith(f"{folder}/") for name in names) for folder in RESULTS)
     assert "book/tslab_book/oddities.csv" in names
     wanted = (*RESULTS, "book/tslab_book")
-    strays = [
-        name for name in names if name.startswith(("book/", "benchmarks/")) and not name.startswith(wanted)
-    ]
+    strays = [name for name in names if name.startswith(("book/", "benchmarks/")) and not name.startswith(wanted)]
     assert not strays
 
 
-def test_the_wheel_is_the_same_from_the_checkout_and_from_the_source_distribution(
-    built: Path, tmp_path: Path
-) -> None:
+def test_the_wheel_is_the_same_from_the_checkout_and_from_the_source_distribution(built: Path, tmp_path: Path) -> None:
     """Built in a copy, so that no left-over of an earlier build gets in."""
     checkout = tmp_path / "checkout"
     ignored = shutil.ignore_patterns(
@@ -170,9 +164,7 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize("name", TRIED)
-def test_a_notebook_runs_with_the_wheel_and_the_extras_it_names(
-    clean_python: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_notebook_runs_with_the_wheel_and_the_extras_it_names(clean_python: Path, tmp_path: Path, name: str) -> None:
     """The cells of a generated notebook, in order, the installing one included, in a folder of their own."""
     notebook = NOTEBOOKS / f"{name}.ipynb"
     named = re.search(r"tslab\[([a-z,]+)\] @ git", notebook.read_text(encoding="utf-8"))
@@ -189,9 +181,7 @@ def _contents(wheel: Path) -> dict[str, int]:
     """Checksum of every file, without the list that the wheel keeps of itself."""
     with zipfile.ZipFile(wheel) as archive:
         return {
-            entry.filename: entry.CRC
-            for entry in archive.infolist()
-            if not entry.filename.endswith("dist-info/RECORD")
+            entry.filename: entry.CRC for entry in archive.infolist() if not entry.filename.endswith("dist-info/RECORD")
         }
 
 

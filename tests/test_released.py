@@ -297,9 +297,7 @@ def test_without_a_location_every_encoder_is_the_image_model(mirror):
     alone = image["lon"].isna()
     for encoder in ("wrap", "sphere2vec_dfs"):
         table = load_released_results("inat2018", encoder, mirror)
-        np.testing.assert_allclose(
-            table["true_class_prob"][alone], image["true_class_prob"][alone], atol=1e-6
-        )
+        np.testing.assert_allclose(table["true_class_prob"][alone], image["true_class_prob"][alone], atol=1e-6)
         assert not np.allclose(table["true_class_prob"][~alone], image["true_class_prob"][~alone])
 
 
@@ -362,9 +360,7 @@ def everything_under(folder: Path) -> list[str]:
 
 
 def fetch(server, folder, **options):
-    return fetch_released(
-        [FILE], folder, sources=options.pop("sources", (NEW, OLD)), host=server.host, retries=0
-    )
+    return fetch_released([FILE], folder, sources=options.pop("sources", (NEW, OLD)), host=server.host, retries=0)
 
 
 def test_a_file_is_fetched_once_and_then_skipped(server, tmp_path):

@@ -27,18 +27,14 @@ def places(n: int, seed: int, missing: float = 0.1) -> torch.Tensor:
     return lonlat
 
 
-fractions = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(
-    lambda parts: [p / sum(parts) for p in parts]
-)
+fractions = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(lambda parts: [p / sum(parts) for p in parts])
 sizes = st.one_of(
     st.floats(0.5, 90).map(lambda d: {"size_degrees": d}), st.floats(50, 5000).map(lambda km: {"size_km": km})
 )
 
 
 @given(n=st.integers(0, 300), parts=fractions, seed=st.integers(0, 99))
-def test_random_split_is_disjoint_complete_and_of_the_right_size(
-    n: int, parts: list[float], seed: int
-) -> None:
+def test_random_split_is_disjoint_complete_and_of_the_right_size(n: int, parts: list[float], seed: int) -> None:
     split = random_split(n, parts, seed=seed)
     assert torch.equal(torch.cat(split).sort().values, torch.arange(n))
     for rows, fraction in zip(split, parts, strict=True):

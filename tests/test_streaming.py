@@ -19,9 +19,7 @@ from tslab.streaming import encode_frame, encode_parquet  # noqa: E402
 
 @pytest.fixture
 def encoder():
-    return tslab.location_encoder(
-        "space2vec_grid", 5, num_scales=4, generator=torch.Generator().manual_seed(0)
-    ).eval()
+    return tslab.location_encoder("space2vec_grid", 5, num_scales=4, generator=torch.Generator().manual_seed(0)).eval()
 
 
 @pytest.fixture
@@ -45,14 +43,10 @@ def embeddings(path, column="embedding"):
     return table, torch.from_numpy(values.reshape(len(table), -1).copy())
 
 
-@pytest.mark.parametrize(
-    ("batch_rows", "part_rows"), [(64, 150), (1000, 1000), (7, 1001), (333, 10), (129, 130)]
-)
+@pytest.mark.parametrize(("batch_rows", "part_rows"), [(64, 150), (1000, 1000), (7, 1001), (333, 10), (129, 130)])
 def test_pieces_give_the_whole(source, places, encoder, tmp_path, batch_rows, part_rows):
     target = tmp_path / "out.parquet"
-    report = encode_parquet(
-        source, target, encoder, batch_rows=batch_rows, part_rows=part_rows, progress=False
-    )
+    report = encode_parquet(source, target, encoder, batch_rows=batch_rows, part_rows=part_rows, progress=False)
     table, values = embeddings(target)
     with torch.no_grad():
         assert torch.allclose(values, encoder(places).float(), atol=1e-6, equal_nan=True)
@@ -106,9 +100,7 @@ def test_an_old_result_stays_until_the_new_one_is_whole(source, encoder, tmp_pat
     target = tmp_path / "out.parquet"
     target.write_text("old")
     with pytest.raises(RuntimeError):
-        encode_parquet(
-            source, target, Breaks(encoder, 730).eval(), batch_rows=50, part_rows=200, progress=False
-        )
+        encode_parquet(source, target, Breaks(encoder, 730).eval(), batch_rows=50, part_rows=200, progress=False)
     assert target.read_text() == "old"
 
 
@@ -139,9 +131,7 @@ def test_an_empty_table_stays_a_table(tmp_path, encoder):
 
 
 def test_geoparquet_points_are_read(places, encoder, tmp_path):
-    geopandas = pytest.importorskip(
-        "geopandas", reason="geopandas is not installed: pip install 'tslab[geo]'"
-    )
+    geopandas = pytest.importorskip("geopandas", reason="geopandas is not installed: pip install 'tslab[geo]'")
     known = places[~places.isnan().any(1)]
     points = geopandas.GeoDataFrame(
         {"id": range(len(known))}, geometry=geopandas.points_from_xy(*known.T.numpy()), crs="EPSG:4326"
@@ -170,9 +160,7 @@ def test_errors_say_what_to_do(source, encoder, tmp_path):
         encode_parquet(source, tmp_path / "out.parquet", encoder, dtype="float8", progress=False)
     pd.DataFrame({"lon": [0.0] * 9 + [10.0], "lat": [0.0] * 9 + [95.0]}).to_parquet(tmp_path / "bad.parquet")
     with pytest.raises(tslab.CoordinateError, match=r"rows from 5 on: .*\[4\].*latitude 95"):
-        encode_parquet(
-            tmp_path / "bad.parquet", tmp_path / "out.parquet", encoder, batch_rows=5, progress=False
-        )
+        encode_parquet(tmp_path / "bad.parquet", tmp_path / "out.parquet", encoder, batch_rows=5, progress=False)
 
 
 def test_a_frame_keeps_its_index(places, encoder):
@@ -185,9 +173,7 @@ def test_a_frame_keeps_its_index(places, encoder):
 
 
 def test_a_projected_geodataframe_is_brought_to_degrees(encoder):
-    geopandas = pytest.importorskip(
-        "geopandas", reason="geopandas is not installed: pip install 'tslab[geo]'"
-    )
+    geopandas = pytest.importorskip("geopandas", reason="geopandas is not installed: pip install 'tslab[geo]'")
     lonlat = torch.tensor([[10.0, 50.0], [11.5, 48.25]], dtype=torch.float64)
     points = geopandas.GeoDataFrame(geometry=geopandas.points_from_xy(*lonlat.T.numpy()), crs="EPSG:4326")
     with torch.no_grad():
@@ -257,9 +243,7 @@ def test_what_is_damaged_is_computed_anew(source, places, encoder, tmp_path, dam
 
 def test_two_jobs_do_not_write_one_target(source, encoder, tmp_path):
     def twice(lonlat):
-        return torch.zeros(
-            len(lonlat), 1 + len(encode_frame(pd.DataFrame({"lon": [0.0], "lat": [0.0]}), again))
-        )
+        return torch.zeros(len(lonlat), 1 + len(encode_frame(pd.DataFrame({"lon": [0.0], "lat": [0.0]}), again)))
 
     def again(lonlat):
         encode_parquet(source, tmp_path / "out.parquet", encoder, progress=False)
@@ -358,9 +342,7 @@ def test_a_folder_is_one_table_in_the_order_of_its_names(tmp_path, encoder):
         year = tmp_path / "places" / f"year={2020 + i // 4}"
         year.mkdir(parents=True, exist_ok=True)
         frame.iloc[2 * i : 2 * i + 2].to_parquet(year / f"part.{i}.parquet", index=False)
-    encode_parquet(
-        tmp_path / "places", tmp_path / "out.parquet", encoder, batch_rows=3, part_rows=5, progress=False
-    )
+    encode_parquet(tmp_path / "places", tmp_path / "out.parquet", encoder, batch_rows=3, part_rows=5, progress=False)
     table, values = embeddings(tmp_path / "out.parquet")
     assert table["id"].to_pylist() == list(range(26))
     assert table["year"].to_pylist() == [2020 + i // 8 for i in range(26)]
@@ -381,9 +363,7 @@ def test_the_types_of_kept_columns_stay(tmp_path, encoder):
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == [*table.column_names, "embedding"]
     for name in kinds:
-        assert (
-            found[name].type.equals(table[name].type) and found[name].to_pylist() == table[name].to_pylist()
-        )
+        assert found[name].type.equals(table[name].type) and found[name].to_pylist() == table[name].to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -398,9 +378,7 @@ def test_the_types_of_kept_columns_stay(tmp_path, encoder):
         ({"dtype": "f4"}, "float16"),
     ],
 )
-def test_arguments_out_of_range_are_refused_before_anything_is_written(
-    source, encoder, tmp_path, how, message
-):
+def test_arguments_out_of_range_are_refused_before_anything_is_written(source, encoder, tmp_path, how, message):
     with pytest.raises(ValueError, match=message):
         encode_parquet(source, tmp_path / "new" / "out.parquet", encoder, progress=False, **how)
     assert not (tmp_path / "new").exists()
@@ -429,9 +407,7 @@ def test_the_source_is_never_the_target(source, encoder, tmp_path):
 )
 def test_an_encoder_that_does_not_fit_is_refused(source, tmp_path, encode, message):
     with pytest.raises(ValueError, match=message):
-        encode_parquet(
-            source, tmp_path / "out.parquet", encode, batch_rows=999, dtype="float16", progress=False
-        )
+        encode_parquet(source, tmp_path / "out.parquet", encode, batch_rows=999, dtype="float16", progress=False)
 
 
 def test_a_source_that_is_damaged_is_named(source, encoder, tmp_path):

@@ -78,12 +78,7 @@ class TestEveryStandIn:
     def test_schema(self, name: str) -> None:
         task = load_task(name, scale="tiny")
         meta = task.meta
-        assert (
-            meta.synthetic
-            and meta.source == "synthetic"
-            and "ynthetic" in meta.notes[0]
-            and meta.scale == "tiny"
-        )
+        assert meta.synthetic and meta.source == "synthetic" and "ynthetic" in meta.notes[0] and meta.scale == "tiny"
         assert "synthetic" in repr(task) and meta.ceiling and all(0 <= v <= 1 for v in meta.ceiling.values())
         assert len(task.train) and len(task.test)
         if name in DATASETS:
@@ -102,9 +97,7 @@ class TestEveryStandIn:
         for table in task.tables.values():
             lonlat = table.lonlat[table.has_location].double()
             assert not lonlat.isinf().any()
-            torch.testing.assert_close(
-                torch.round(lonlat, decimals=4).float(), lonlat.float(), atol=2e-5, rtol=0
-            )
+            torch.testing.assert_close(torch.round(lonlat, decimals=4).float(), lonlat.float(), atol=2e-5, rtol=0)
 
     def test_round_trip(self, name: str, tmp_path: Path) -> None:
         task = load_task(name, scale="tiny")
@@ -124,9 +117,7 @@ class TestClassification:
 
     def test_location_adds_what_it_should(self, name: str) -> None:
         ceiling = made(name).meta.ceiling
-        assert ceiling["product_top1"] - ceiling["image_top1"] == pytest.approx(
-            CLASS_SPECS[name].gain, abs=0.04
-        )
+        assert ceiling["product_top1"] - ceiling["image_top1"] == pytest.approx(CLASS_SPECS[name].gain, abs=0.04)
         assert ceiling["both_top1"] >= ceiling["product_top1"] - 0.01
         assert ceiling["both_top1"] > ceiling["location_top1"]
 
@@ -161,9 +152,7 @@ class TestClassification:
     def test_it_is_made_in_seconds(self, name: str) -> None:
         start = time.process_time()
         load_task(name, seed=2)
-        assert (
-            time.process_time() - start < 20
-        )  # processor seconds, about half of it by the clock on two cores
+        assert time.process_time() - start < 20  # processor seconds, about half of it by the clock on two cores
 
 
 def test_balanced_test_rows_hold_every_class_equally_often() -> None:
@@ -173,9 +162,7 @@ def test_balanced_test_rows_hold_every_class_equally_often() -> None:
 
 def test_training_rows_are_long_tailed() -> None:
     counts = torch.bincount(made("inat2018").train.target, minlength=600).sort(descending=True).values
-    share = np.log(70 / 10) / np.log(
-        610 / 10
-    )  # of the 60 commonest of 600 classes, frequency ~ 1 / (rank + 10)
+    share = np.log(70 / 10) / np.log(610 / 10)  # of the 60 commonest of 600 classes, frequency ~ 1 / (rank + 10)
     assert float(counts[:60].sum() / counts.sum()) == pytest.approx(share, abs=0.04)
 
 
@@ -242,9 +229,7 @@ class TestRegression:
         r2 = 1 - float(((y - expected) ** 2).sum() / ((y - y.mean()) ** 2).sum())
         assert r2 == pytest.approx(task.meta.ceiling["location_r2"], abs=0.04)
         assert task.meta.ceiling["location_r2"] == pytest.approx(VALUE_SPECS[name].location_r2, abs=0.05)
-        assert task.meta.ceiling["both_r2"] >= max(
-            task.meta.ceiling["location_r2"], task.meta.ceiling["image_r2"]
-        )
+        assert task.meta.ceiling["both_r2"] >= max(task.meta.ceiling["location_r2"], task.meta.ceiling["image_r2"])
 
 
 def test_countries_are_whole_and_matter() -> None:

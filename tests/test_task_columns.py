@@ -49,9 +49,7 @@ def test_whole_numbers_and_truth_values_are_classes(values: Any) -> None:
     assert target.dtype == torch.int64 and target.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(
-    "values", [[1.5, 2.0], [Decimal("1.5"), Decimal(2)], pd.array([1.5, 2.0], dtype="Float64")]
-)
+@pytest.mark.parametrize("values", [[1.5, 2.0], [Decimal("1.5"), Decimal(2)], pd.array([1.5, 2.0], dtype="Float64")])
 def test_other_numbers_are_values(values: Any) -> None:
     target = Table.from_pandas(frame(target=values)).target
     assert target.dtype == torch.float32 and target.tolist() == [1.5, 2.0]

@@ -194,9 +194,7 @@ class TestToy:
         assert accuracy == pytest.approx(task.meta.ceiling["location_top1"], abs=0.008)
 
     def test_larger_ranges_are_harder(self) -> None:
-        ceilings = [
-            load_task("sphere_toy", spread=s, n_train=1).meta.ceiling["location_top1"] for s in (0.5, 1, 4)
-        ]
+        ceilings = [load_task("sphere_toy", spread=s, n_train=1).meta.ceiling["location_top1"] for s in (0.5, 1, 4)]
         assert ceilings[0] > ceilings[1] > ceilings[2]
 
 
@@ -233,9 +231,7 @@ def test_a_validation_split_is_taken_from_train_only() -> None:
     assert task.with_validation() is task
     bare = replace(task, val=task.val.where(torch.zeros(len(task.val), dtype=torch.bool)))
     split = bare.with_validation(0.25, seed=1)
-    assert len(split.val) == 1024 and sorted([*split.train.id.tolist(), *split.val.id.tolist()]) == list(
-        range(4096)
-    )
+    assert len(split.val) == 1024 and sorted([*split.train.id.tolist(), *split.val.id.tolist()]) == list(range(4096))
     assert torch.equal(split.test.lonlat, task.test.lonlat) and "at random" in split.meta.notes[-1]
     assert len(bare.with_validation(0.25, size_km=2000).val) == pytest.approx(1024, rel=0.3)
 
@@ -243,9 +239,7 @@ def test_a_validation_split_is_taken_from_train_only() -> None:
 def test_resplitting_keeps_all_rows_and_forgets_ceilings() -> None:
     task = load_task("sphere_toy")
     split = task.resplit((0.5, 0.2, 0.3), size_degrees=10)
-    assert (
-        sum(map(len, split.tables.values())) == sum(map(len, task.tables.values())) and not split.meta.ceiling
-    )
+    assert sum(map(len, split.tables.values())) == sum(map(len, task.tables.values())) and not split.meta.ceiling
 
 
 def test_unknown_names_and_sources_say_what_there_is() -> None:
@@ -303,9 +297,7 @@ class TestReleasedPoints:
         elevation = released_points("mosaiks_elevation", mirror)["label"]
         forest = released_points("mosaiks_forest_cover", mirror)["label"]
         assert elevation.min() < 0 and 5000 < elevation.max() < 8850
-        assert forest.max() <= math.log1p(100) + 1e-3 and (forest == 0).mean() == pytest.approx(
-            0.36, abs=0.01
-        )
+        assert forest.max() <= math.log1p(100) + 1e-3 and (forest == 0).mean() == pytest.approx(0.36, abs=0.01)
 
     def test_block_splits_of_real_points(self, mirror: Path) -> None:
         task = load_task("mosaiks_elevation", source="released", root=mirror, split="block", size_km=1000)
@@ -315,9 +307,7 @@ class TestReleasedPoints:
             load_task("mosaiks_elevation", source="released", root=mirror, split="spatial")
 
 
-def test_released_points_without_files_say_how_to_get_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_released_points_without_files_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TSLAB_MIRROR", raising=False)
     monkeypatch.setenv("TSLAB_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="fetch_released"):

@@ -125,9 +125,7 @@ def test_too_little_space_is_seen_before_anything_is_fetched(
     assert server.asked == []
 
 
-def test_a_disk_that_fills_up_leaves_nothing(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_leaves_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: requests.Response, size: int) -> Iterator[bytes]:
         yield b"some bytes"
         raise OSError(28, "No space left on device")
@@ -160,9 +158,7 @@ def tar_of(path: Path, members: dict[str, bytes], link: str | None = None) -> Pa
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 @pytest.mark.parametrize("prefix", ["", "yfcc/", "data/yfcc/"])
-def test_archives_unpack_with_or_without_a_folder_of_their_own(
-    make: Any, prefix: str, tmp_path: Path
-) -> None:
+def test_archives_unpack_with_or_without_a_folder_of_their_own(make: Any, prefix: str, tmp_path: Path) -> None:
     members = {f"{prefix}class_names.csv": b"id,name", f"{prefix}features_inception/a.npy": b"x"}
     folder = unpack(make(tmp_path / "yfcc.archive", members), tmp_path / "data", "yfcc")
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
@@ -174,9 +170,7 @@ def test_archives_unpack_with_or_without_a_folder_of_their_own(
     assert len(list(folder.iterdir())) == 4 and [p.name for p in (tmp_path / "data").iterdir()] == ["yfcc"]
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:\\evil.txt"]
-)
+@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:\\evil.txt"])
 @pytest.mark.parametrize("make", [zip_of, tar_of])
 def test_archives_that_write_outside_are_refused(make: Any, name: str, tmp_path: Path) -> None:
     archive = make(tmp_path / "evil.archive", {"good.txt": b"", name: b"x"})
@@ -207,9 +201,7 @@ def test_truncated_archives_leave_nothing(make: Any, tmp_path: Path) -> None:
     assert list((tmp_path / "root").iterdir()) == []
 
 
-def test_a_disk_that_fills_up_while_unpacking_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_while_unpacking_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zip_of(tmp_path / "yfcc.zip", {"a.bin": CONTENT})
 
     def full(*_: Any) -> None:
@@ -287,9 +279,7 @@ class TestCommandLine:
         assert fetch_locbench.main(["--names", "yfcc", "--root", str(published)]) == 1
         assert "not accepted" in capsys.readouterr().err and not published.exists()
 
-    def test_fetch_verify_convert(
-        self, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_fetch_verify_convert(self, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--names", "yfcc", "--root", str(published), "--accept-terms", "--keep-archives"]
         assert fetch_locbench.main(arguments) == 1  # four rows are not the published counts, and it says so
         assert "train rows" in capsys.readouterr().out
@@ -320,9 +310,7 @@ def test_recording_keeps_earlier_entries(server: Server, tmp_path: Path) -> None
     assert os.listdir(tmp_path / ".downloads") == ["birdsnap.tar"]
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.zip", "/etc/evil.zip", "a/b.zip", "..", "", "a\\b.zip", "C:evil", "a\0b"]
-)
+@pytest.mark.parametrize("name", ["../evil.zip", "/etc/evil.zip", "a/b.zip", "..", "", "a\\b.zip", "C:evil", "a\0b"])
 def test_names_of_remote_files_stay_inside_the_root(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FetchLocbenchError, match="outside its folder"):
         RemoteFile(name, "https://x/1", 5, "ab")
@@ -336,9 +324,7 @@ def test_names_of_remote_files_stay_inside_the_root(name: str, monkeypatch: pyte
 
 def test_older_pooch_knows_no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [{"name": "a.zip", "download_url": "https://x/1", "size": 5, "computed_md5": "ab"}]
-    monkeypatch.setattr(
-        locbench_download, "doi_to_repository", lambda doi: SimpleNamespace(api_response=listed)
-    )
+    monkeypatch.setattr(locbench_download, "doi_to_repository", lambda doi: SimpleNamespace(api_response=listed))
     assert [file.name for file in list_remote()] == ["a.zip"]
 
 
@@ -385,18 +371,14 @@ def test_archives_that_would_grow_out_of_proportion_are_refused(kind: str, tmp_p
     assert os.listdir(tmp_path / "root") == []
 
 
-def test_archives_larger_than_the_disk_are_refused_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_archives_larger_than_the_disk_are_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tar_of(tmp_path / "a.tar", {"a.bin": CONTENT})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(FetchLocbenchError, match="the disk is full"):
         unpack(archive, tmp_path / "root", "yfcc")
 
 
-def test_unpacking_needs_no_filter_and_takes_no_modes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unpacking_needs_no_filter_and_takes_no_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Debian 12's Python 3.11.2 has no ``extractall(filter=)``."""
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
@@ -450,9 +432,7 @@ class TestNothingOfTheReaderIsLost:
         assert "another folder" in capsys.readouterr().err
         assert sorted(path.name for path in folder.rglob("*")) == before
 
-    def test_generating_over_an_archive_is_refused(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_generating_over_an_archive_is_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = write_yfcc(tmp_path)
         before = sorted(path.name for path in folder.rglob("*"))
         names = ["--names", "fmow", "yfcc", "--scale", "tiny"]
@@ -473,9 +453,7 @@ class TestNothingOfTheReaderIsLost:
 def test_a_changed_byte_inside_a_compressed_tar_is_seen(tmp_path: Path) -> None:
     """tarfile stops before the end of the stream, where the checksum stands."""
     archive = tmp_path / "birdsnap.tar.gz"
-    content = os.urandom(
-        100_000
-    )  # cannot be compressed, so that a changed byte breaks nothing but the checksum
+    content = os.urandom(100_000)  # cannot be compressed, so that a changed byte breaks nothing but the checksum
     with tarfile.open(archive, "w:gz") as packed:
         member = tarfile.TarInfo("photo.bin")
         member.size = len(content)

@@ -152,9 +152,7 @@ def spoiled(path: Path, **changes: Any) -> Path:
         ({"format": np.array(["csr", "csc"])}, "format"),
     ],
 )
-def test_sparse_files_are_checked_entry_by_entry(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_sparse_files_are_checked_entry_by_entry(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     """scipy follows an index without looking: one that lies outside ends the process."""
     with pytest.raises(TaskDataError, match=message) as caught:
         read_csr(spoiled(tmp_path / "p.npz", **changes))
@@ -162,9 +160,7 @@ def test_sparse_files_are_checked_entry_by_entry(
 
 
 def test_sound_sparse_files_are_read(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(
-        read_csr(spoiled(tmp_path / "p.npz", format="csr")).toarray(), [[1, 0, 0], [0, 2, 3]]
-    )
+    np.testing.assert_array_equal(read_csr(spoiled(tmp_path / "p.npz", format="csr")).toarray(), [[1, 0, 0], [0, 2, 3]])
     np.testing.assert_array_equal(
         read_csr(spoiled(tmp_path / "p.npz", indices=np.array([0, 1, 2], dtype=np.uint8))).toarray(),
         [[1, 0, 0], [0, 2, 3]],
@@ -177,9 +173,7 @@ def header(shape: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(16)
 
 
-@pytest.mark.parametrize(
-    "shape", ["(1000000000000, 8)", "(-1, 8)", "(99999999999999999999, 2)", "(2,)", "()"]
-)
+@pytest.mark.parametrize("shape", ["(1000000000000, 8)", "(-1, 8)", "(99999999999999999999, 2)", "(2,)", "()"])
 def test_arrays_that_announce_what_they_do_not_hold(shape: str, tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(header(shape))
     with pytest.raises(TaskDataError, match=r"a\.npy"):

@@ -251,9 +251,7 @@ def test_a_stored_run_is_the_run(toy: Task, tmp_path: Path) -> None:
     "changed",
     [{"encoder_parameters": None}, {"encoder_parameters": {"nope": 1}}, {"preset": {}}, {"num_classes": "x"}],
 )
-def test_a_configuration_that_builds_no_model_is_named(
-    toy: Task, tmp_path: Path, changed: dict[str, Any]
-) -> None:
+def test_a_configuration_that_builds_no_model_is_named(toy: Task, tmp_path: Path, changed: dict[str, Any]) -> None:
     train(toy, "xyz", epochs=1, run_dir=tmp_path / "run", progress=False)
     path = tmp_path / "run" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))

@@ -111,9 +111,7 @@ def test_what_is_no_task_and_no_encoder_is_answered_with_the_function_that_makes
     with pytest.raises(TypeError, match=r"tslab\.location_encoder"):
         train(task(), tslab.position_encoder("xyz"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="float32"):
-        train(
-            task(), tslab.location_encoder("xyz", 8).double(), **{k: SMALL[k] for k in ("epochs", "progress")}
-        )
+        train(task(), tslab.location_encoder("xyz", 8).double(), **{k: SMALL[k] for k in ("epochs", "progress")})
     with pytest.raises(ValueError, match="auto"):
         resolve_device("cuda:99")
 

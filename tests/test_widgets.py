@@ -29,9 +29,7 @@ from tslab.widgets.parametric import (
 )
 
 WIDGETS = Path(explorer.__file__).parent
-PLACES = torch.cat(
-    [grid_places(15.0), torch.tensor([[180.0, 90.0], [-180.0, -90.0], [2.35, 48.85]])]
-).double()
+PLACES = torch.cat([grid_places(15.0), torch.tensor([[180.0, 90.0], [-180.0, -90.0], [2.35, 48.85]])]).double()
 SCALED = [key for key, c in CONTROLS.items() if any(p.name == "min_radius" for p in c.parameters)]
 
 
@@ -39,10 +37,7 @@ def settings(key: str) -> list[dict[str, float]]:
     """Defaults, a coarse and a fine setting of the controls of one encoder."""
     parameters = CONTROLS[key].parameters
     few = {p.name: p.low if p.kind == "count" else p.default for p in parameters}
-    fine = {
-        p.name: p.high if p.kind == "count" else p.low if p.name == "min_radius" else p.default
-        for p in parameters
-    }
+    fine = {p.name: p.high if p.kind == "count" else p.low if p.name == "min_radius" else p.default for p in parameters}
     return [CONTROLS[key].defaults, few, fine]
 
 
@@ -57,10 +52,7 @@ def test_every_built_in_encoder_has_controls() -> None:
 def test_moving_a_parameter_is_building_the_encoder_with_it(key: str) -> None:
     parametric = ParametricEncoder(key)
     for values in settings(key):
-        whole = {
-            p.name: int(values[p.name]) if p.kind == "count" else values[p.name]
-            for p in CONTROLS[key].parameters
-        }
+        whole = {p.name: int(values[p.name]) if p.kind == "count" else values[p.name] for p in CONTROLS[key].parameters}
         expected = tslab.position_encoder(key, **whole)(PLACES).float()
         features, _ = parametric.encode(PLACES, values)
         torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
@@ -90,9 +82,7 @@ def test_meters_are_the_diagnostics(key: str) -> None:
     values = CONTROLS[key].defaults
     features, _ = ParametricEncoder(key).encode(meter_places(), values)
     seam_gap, pole_spread, effective_rank = Meters()(features).tolist()
-    whole = {
-        p.name: int(values[p.name]) if p.kind == "count" else values[p.name] for p in CONTROLS[key].parameters
-    }
+    whole = {p.name: int(values[p.name]) if p.kind == "count" else values[p.name] for p in CONTROLS[key].parameters}
     encoder = tslab.position_encoder(key, **whole)
     assert seam_gap == pytest.approx(diagnostics.seam_gap(encoder), abs=1e-5)
     assert pole_spread == pytest.approx(diagnostics.pole_spread(encoder), abs=1e-5)
@@ -119,14 +109,9 @@ def test_similarity_to_itself_is_one_and_xyz_is_the_cosine_of_the_angle() -> Non
 
 
 def run_graph(graph: bytes, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    onnxruntime = pytest.importorskip(
-        "onnxruntime", reason="onnxruntime is not installed: pip install 'tslab[onnx]'"
-    )
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'tslab[onnx]'")
     session = onnxruntime.InferenceSession(graph)
-    return [
-        torch.from_numpy(a)
-        for a in session.run(None, {name: value.numpy() for name, value in inputs.items()})
-    ]
+    return [torch.from_numpy(a) for a in session.run(None, {name: value.numpy() for name, value in inputs.items()})]
 
 
 def check_graph(key: str, graph: bytes) -> None:
@@ -199,9 +184,7 @@ def test_export_writes_what_the_manifest_says(tmp_path: Path, capfd: pytest.Capt
 def test_kernel_answers_with_two_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     widget = EncoderExplorer("wrap")
     sent: list[Any] = []
-    monkeypatch.setattr(
-        EncoderExplorer, "send", lambda self, content, buffers=None: sent.append((content, buffers))
-    )
+    monkeypatch.setattr(EncoderExplorer, "send", lambda self, content, buffers=None: sent.append((content, buffers)))
     request = {
         "kind": "compute", "id": "a-1", "encoder": "xyz", "parameters": {}, "place": [0, 90], "channel": 2,
         "measure": "cosine",
@@ -281,9 +264,7 @@ def test_presence_is_high_where_the_species_was_seen_and_low_on_average() -> Non
 def test_wrap_cannot_tell_the_poles_apart_and_its_model_neither() -> None:
     """sin 2φ and cos 2φ are the same at both poles, so a species of Antarctica is predicted at the North Pole."""
     poles = torch.tensor([[0.0, 90.0], [0.0, -90.0]]).double()
-    wrap, xyz = (
-        trained.Presence(key).predict(poles)[:, trained.column_of("Ross")] for key in ("wrap", "xyz")
-    )
+    wrap, xyz = (trained.Presence(key).predict(poles)[:, trained.column_of("Ross")] for key in ("wrap", "xyz"))
     assert wrap[0] == pytest.approx(float(wrap[1]), abs=1e-5) and wrap[1] > 0.5
     assert xyz[0] < 0.1 < 0.5 < xyz[1]
 
@@ -309,9 +290,7 @@ def test_laboratory_starts_with_the_maps_of_both_sides() -> None:
 def test_kernel_predicts_for_the_laboratory(monkeypatch: pytest.MonkeyPatch) -> None:
     laboratory = Laboratory("xyz")
     sent: list[Any] = []
-    monkeypatch.setattr(
-        Laboratory, "send", lambda self, content, buffers=None: sent.append((content, buffers))
-    )
+    monkeypatch.setattr(Laboratory, "send", lambda self, content, buffers=None: sent.append((content, buffers)))
     request = {
         "kind": "compute", "id": "a-1", "encoder": "xyz", "parameters": {}, "place": [175, -78], "channel": 0,
         "measure": "cosine", "species": "Ross",
@@ -429,9 +408,7 @@ def test_globe_shows_each_cell_where_it_lies_and_never_mixes_the_two_sides_of_th
 
 def test_coastlines_survive_packing() -> None:
     data = list(frontend.packed_land())
-    lines = node(
-        f"return unpackLines(new DataView(Uint8Array.from({data}).buffer)).map((line) => line.length);"
-    )
+    lines = node(f"return unpackLines(new DataView(Uint8Array.from({data}).buffer)).map((line) => line.length);")
     assert sum(lines) == pytest.approx(np.isfinite(tslab.earth.land_lines()[:, 0]).sum(), abs=5)
 
 
@@ -525,9 +502,7 @@ def test_an_address_without_an_encoder_asks_for_nothing(address: str) -> None:
 
 
 def test_what_an_address_gets_wrong_is_left_out_or_moved_to_the_limits() -> None:
-    address = (
-        "#a=rbf&a.num_anchors=9999&a.kernel_size=wide&a.channel=-3&a.sigma=1&place=400,2&measure=x&species=y"
-    )
+    address = "#a=rbf&a.num_anchors=9999&a.kernel_size=wide&a.channel=-3&a.sigma=1&place=400,2&measure=x&species=y"
     code = f"return fromHash({json.dumps(address)}, {menu()}, {json.dumps(trained.SPECIES)});"
     assert node(code) == {
         "sides": [
@@ -560,15 +535,12 @@ def test_what_an_address_gets_wrong_is_left_out_or_moved_to_the_limits() -> None
         ("#a=rbf&place=0x10,1", {}, None),
     ],
 )
-def test_no_address_makes_anything_but_a_state(
-    address: str, parameters: dict[str, int], channel: int | None
-) -> None:
+def test_no_address_makes_anything_but_a_state(address: str, parameters: dict[str, int], channel: int | None) -> None:
     code = f"return fromHash({json.dumps(address)}, {menu()}, {json.dumps(trained.SPECIES)});"
     usual = CONTROLS["rbf"]
     expected = {
         "encoder": "rbf",
-        "parameters": {name: int(v) if float(v).is_integer() else v for name, v in usual.defaults.items()}
-        | parameters,
+        "parameters": {name: int(v) if float(v).is_integer() else v for name, v in usual.defaults.items()} | parameters,
         "channel": usual.channel if channel is None else channel,
     }
     assert node(code) == {"sides": [expected]}

@@ -79,9 +79,7 @@ def test_auc_is_the_share_of_pairs_in_order():
     score = torch.randint(0, 6, (60,), generator=generator).double()  # many ties
     positive = torch.rand(60, generator=generator) < 0.4
     pairs = score[positive][:, None] - score[~positive][None]
-    assert auc(score, positive) == pytest.approx(
-        float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2)
-    )
+    assert auc(score, positive) == pytest.approx(float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2))
     assert auc(-score, positive) == pytest.approx(1 - auc(score, positive))
     assert math.isnan(auc(score, torch.ones(60, dtype=torch.bool)))
 
@@ -116,12 +114,7 @@ def test_maps_show_land_only():
     z = np.asarray(figure.data[0].z)
     assert (z == -1).sum() == (~land).sum() and z.max() == 100
     west, east, south, north = REGION
-    assert (
-        grid[:, 0].min() > west
-        and grid[:, 0].max() < east
-        and grid[:, 1].min() > south
-        and grid[:, 1].max() < north
-    )
+    assert grid[:, 0].min() > west and grid[:, 0].max() < east and grid[:, 1].min() > south and grid[:, 1].max() < north
     assert len(figure.frames) == 2 == len(figure.layout.sliders[0].steps)
 
 
@@ -148,10 +141,7 @@ def test_the_record_is_what_is_measured(world):
 def test_fields_have_the_spread_that_errors_are_measured_in():
     places = tslab.sample_sphere(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for world in ("smooth", "detailed"):
-        spreads = [
-            float(encoder_guide.WORLDS[world].field(seed)(places).square().mean().sqrt())
-            for seed in range(10)
-        ]
+        spreads = [float(encoder_guide.WORLDS[world].field(seed)(places).square().mean().sqrt()) for seed in range(10)]
         assert np.mean(spreads) == pytest.approx(1, abs=0.15)
     assert set(encoder_guide.WORLDS["borders"].field(0)(places).unique().tolist()) == {-1.0, 1.0}
 
@@ -370,7 +360,5 @@ def test_chapter_runs_and_says_nothing_on_stderr(name, tmp_path, monkeypatch):
     notebook = papermill.execute_notebook(
         str(source), str(executed), parameters=CHAPTERS[name], progress_bar=False, kernel_name="python3"
     )
-    said = [
-        o["text"] for cell in notebook.cells for o in cell.get("outputs", []) if o.get("name") == "stderr"
-    ]
+    said = [o["text"] for cell in notebook.cells for o in cell.get("outputs", []) if o.get("name") == "stderr"]
     assert said == []

@@ -51,9 +51,7 @@ def check_number(
     )
 
 
-def check_count(
-    name: str, value: int, *, at_least: int = 1, at_most: int | None = None, hint: str = ""
-) -> int:
+def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None, hint: str = "") -> int:
     """Return ``value`` as an int if it is a whole number within the bounds, else raise `ValueError`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name} must be a whole number, got {value!r}{'; ' if hint else ''}{hint}")

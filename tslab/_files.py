@@ -96,9 +96,7 @@ def read_csv(path: str | os.PathLike[str] | IO[str], **options: Any) -> "pd.Data
 
 
 @contextmanager
-def only_writer(
-    path: str | os.PathLike[str], *, hint: str, wait: float = 0.0, keep: bool = True
-) -> Iterator[None]:
+def only_writer(path: str | os.PathLike[str], *, hint: str, wait: float = 0.0, keep: bool = True) -> Iterator[None]:
     """Hold the lock file ``path`` while the block runs, so that no other process (or thread) writes at the same time.
 
     The lock ends with the process, however it ends; the empty lock file may stay then.
@@ -137,9 +135,7 @@ def _full_disk_says_so(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = (
-            f"no space left to write {target}; nothing was changed there; free some space and run it again"
-        )
+        message = f"no space left to write {target}; nothing was changed there; free some space and run it again"
         raise OSError(error.errno, message) from error
 
 

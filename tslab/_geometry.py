@@ -72,9 +72,7 @@ def places_of_table(table: Any, lon: str, lat: str, geometry: str | None) -> Pla
             f"column {geometry!r} holds {_short(kind)}, not points; give a column of points as well-known binary or "
             "as GeoArrow points"
         )
-    return to_degrees(
-        np.stack([v.to_numpy(zero_copy_only=False).astype(np.float64) for v in flat[:2]], 1), crs
-    )
+    return to_degrees(np.stack([v.to_numpy(zero_copy_only=False).astype(np.float64) for v in flat[:2]], 1), crs)
 
 
 def crs_of(schema: Any, name: str) -> str:
@@ -119,16 +117,13 @@ def kept_geo_metadata(schema: Any, kept: list[str]) -> dict[str, str]:
         return {}
     for about in columns.values():
         covering = about.pop("covering", None)
-        with suppress(
-            AttributeError, TypeError, LookupError
-        ):  # columns of bounding boxes, as long as they are kept
+        with suppress(AttributeError, TypeError, LookupError):  # columns of bounding boxes, as long as they are kept
             if all(box[0] in kept for box in covering["bbox"].values()):
                 about["covering"] = covering
     primary = geo.get("primary_column")
     return {
         "geo": json.dumps(
-            geo
-            | {"columns": columns, "primary_column": primary if primary in columns else next(iter(columns))}
+            geo | {"columns": columns, "primary_column": primary if primary in columns else next(iter(columns))}
         )
     }
 
@@ -167,9 +162,7 @@ def _transformer(crs: str) -> Any:
             return None
         return pyproj.Transformer.from_crs(system, DEGREES[0], always_xy=True)
     except pyproj.exceptions.ProjError as error:
-        raise CoordinateError(
-            f"coordinate system {_name(crs)} cannot be brought to degrees: {error}"
-        ) from error
+        raise CoordinateError(f"coordinate system {_name(crs)} cannot be brought to degrees: {error}") from error
 
 
 def _from_wkb(column: Any) -> Any:
@@ -229,12 +222,8 @@ def _arrow_numbers(table: Any, name: str) -> Float[np.ndarray, " n"]:
     kind, types = column.type, pa.types
     if types.is_float16(kind):
         return column.to_numpy(zero_copy_only=False).astype(np.float64)
-    if not (
-        types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind)
-    ):
-        raise CoordinateError(
-            f"column {name!r} holds {_short(kind)}, not degrees; write it as a column of numbers"
-        )
+    if not (types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind)):
+        raise CoordinateError(f"column {name!r} holds {_short(kind)}, not degrees; write it as a column of numbers")
     return column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
 
 

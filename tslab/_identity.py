@@ -69,9 +69,7 @@ def _add(digest: Any, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             _add(digest, item)
-    elif (
-        isinstance(value, types.FunctionType) and value.__closure__ is None and "<" not in value.__qualname__
-    ):
+    elif isinstance(value, types.FunctionType) and value.__closure__ is None and "<" not in value.__qualname__:
         digest.update(f"{value.__module__}.{value.__qualname__}{_source(value)}".encode())
     elif isinstance(value, type | types.BuiltinFunctionType):
         digest.update(f"{value.__module__}.{value.__qualname__}".encode())

@@ -62,9 +62,7 @@ class ParquetSource:
         if any(geo_metadata(file.schema_arrow) != geo_metadata(opened[0].schema_arrow) for file in opened):
             systems = [geo_metadata(file.schema_arrow).get("columns", {}) for file in opened]
             if any(_systems(one) != _systems(systems[0]) for one in systems):
-                raise ValueError(
-                    f"the files in {path} have different coordinate systems; encode them one by one"
-                )
+                raise ValueError(f"the files in {path} have different coordinate systems; encode them one by one")
         schema = opened[0].schema_arrow
         for name in files[0][1]:
             if name not in schema.names:
@@ -77,9 +75,7 @@ class ParquetSource:
         stats = [(file, file.stat()) for file, _ in self.files]
         return [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
 
-    def pieces(
-        self, columns: list[str], batch_rows: int, part_rows: int, start: int
-    ) -> Iterator[tuple[int, Any]]:
+    def pieces(self, columns: list[str], batch_rows: int, part_rows: int, start: int) -> Iterator[tuple[int, Any]]:
         """(first row, Arrow table) from row ``start`` on, in order; no piece is longer than ``batch_rows`` or reaches
         over the end of a part. A table without rows gives one piece without rows."""
         if self.rows == 0:
@@ -109,9 +105,7 @@ class ParquetSource:
             wanted = pa.schema([self.schema.field(name) for name in columns], metadata=self.schema.metadata)
             return table.select(columns).cast(wanted)
         except (KeyError, ValueError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{path} does not have the columns of the other files in {self.path}: {error}"
-            ) from error
+            raise ValueError(f"{path} does not have the columns of the other files in {self.path}: {error}") from error
 
 
 class Parts:
@@ -228,9 +222,7 @@ def _readable(path: Path, read: Any) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(f"no Parquet file at {path}") from None
     except (OSError, pa.ArrowException) as error:
-        raise DamagedFileError(
-            f"{path} is no Parquet file, or a damaged one ({error}); write it again"
-        ) from error
+        raise DamagedFileError(f"{path} is no Parquet file, or a damaged one ({error}); write it again") from error
 
 
 def _systems(columns: dict[str, Any]) -> dict[str, Any]:

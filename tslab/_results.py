@@ -35,9 +35,7 @@ def classification_results(model: Any, table: Table, use_image: bool | None) -> 
     if prior is None and not use_image:
         raise ValueError('"no_prior" is the image alone, and there are no image predictions to use')
     if not use_image and not bool(has_location(table.lonlat).any()):
-        raise ValueError(
-            "no row of the table has a location, and images are not used: there is nothing to evaluate"
-        )
+        raise ValueError("no row of the table has a location, and images are not used: there is nothing to evaluate")
     device = _device_of(model, table)
     rows, step = len(table), _rows_at_a_time(model, table)
     true_prob, rank, confidence = (torch.empty(rows, device=device) for _ in range(3))
@@ -62,12 +60,7 @@ def classification_results(model: Any, table: Table, use_image: bool | None) -> 
             confidence[part] = largest.nan_to_num(1 / scores.shape[1])  # no score at all: uniform
     lon, lat = table.lonlat.double().cpu().unbind(-1)
     rank = rank.cpu().double()
-    columns = {
-        "lon": lon,
-        "lat": lat,
-        "true_class_prob": true_prob.cpu().double(),
-        "reciprocal_rank": 1 / rank,
-    }
+    columns = {"lon": lon, "lat": lat, "true_class_prob": true_prob.cpu().double(), "reciprocal_rank": 1 / rank}
     results = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
     results["hit1"], results["hit3"] = (rank <= 1).numpy(), (rank <= 3).numpy()
     if use_image:
@@ -132,9 +125,7 @@ def _explain(table: Table, part: slice, scores: Tensor, use_image: bool) -> str:
             f"the image predictions of row {row} of the table are no probabilities (NaN or negative); "
             "fill them, leave such rows out with table.where(...), or pass use_image=False"
         )
-    return (
-        f"the model's scores of row {row} of the table are NaN; look for NaN or infinite weights of the model"
-    )
+    return f"the model's scores of row {row} of the table are NaN; look for NaN or infinite weights of the model"
 
 
 def _bad_image(table: Table, row: int) -> bool:

@@ -49,9 +49,7 @@ class GridHistogram:
     the world says.
     """
 
-    def __init__(
-        self, table: Table, num_classes: int, *, cell_deg: float = 2.0, smoothing: float = 1.0
-    ) -> None:
+    def __init__(self, table: Table, num_classes: int, *, cell_deg: float = 2.0, smoothing: float = 1.0) -> None:
         check_grid("cell_deg", cell_deg)
         check_number("smoothing", smoothing, above=0)
         located = _located(table)
@@ -125,9 +123,7 @@ class KernelDensity:
     The cost is the number of places asked times the number of training places.
     """
 
-    def __init__(
-        self, table: Table, num_classes: int, *, bandwidth_km: float = 200.0, smoothing: float = 1e-3
-    ) -> None:
+    def __init__(self, table: Table, num_classes: int, *, bandwidth_km: float = 200.0, smoothing: float = 1e-3) -> None:
         check_number("bandwidth_km", bandwidth_km, at_least=1e-3)
         check_number("smoothing", smoothing, at_least=0)
         located = _located(table)
@@ -225,9 +221,7 @@ class CoordinateTrees:
 
     def _features(self, lonlat: Float[Tensor, "n 2"]) -> np.ndarray:
         degrees = lonlat.double().cpu()
-        return (
-            degrees if self.coordinates == "lonlat" else torch.cat([degrees, unit_vectors(degrees)], 1)
-        ).numpy()
+        return (degrees if self.coordinates == "lonlat" else torch.cat([degrees, unit_vectors(degrees)], 1)).numpy()
 
 
 class SphereNeighbors:
@@ -239,18 +233,14 @@ class SphereNeighbors:
 
     def __init__(self, lonlat: Float[Tensor, "m 2"], k: int) -> None:
         if not 1 <= check_count("k", k) < len(lonlat):
-            raise ValueError(
-                f"k={k} neighbours of {len(lonlat)} located places: k must lie in 1 ... {len(lonlat) - 1}"
-            )
+            raise ValueError(f"k={k} neighbours of {len(lonlat)} located places: k must lie in 1 ... {len(lonlat) - 1}")
         self.k = k
         self.xyz = unit_vectors(check_lonlat(lonlat).double()).cpu().numpy()
         self.tree = cKDTree(self.xyz)
 
     def query(self, lonlat: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
         """(distance in km, row of the place), nearest first."""
-        chord, index = self.tree.query(
-            unit_vectors(lonlat.double()).cpu().numpy(), k=range(1, self.k + 1), workers=-1
-        )
+        chord, index = self.tree.query(unit_vectors(lonlat.double()).cpu().numpy(), k=range(1, self.k + 1), workers=-1)
         return _kilometres(chord), torch.from_numpy(np.asarray(index, dtype=np.int64))
 
     def query_self(self) -> tuple[Float[Tensor, "m k"], Int[Tensor, "m k"]]:
@@ -291,9 +281,7 @@ def fit_baseline(key: str, task: Task, **options: Any) -> Any:
     known = CLASS_BASELINES if classes else REGRESSION_BASELINES
     if key not in known:
         raise KeyError(f"baseline {key!r} is not one for {task.meta.kind}; choose one of {', '.join(known)}")
-    return (
-        known[key](task.train, task.num_classes, **options) if classes else known[key](task.train, **options)
-    )
+    return known[key](task.train, task.num_classes, **options) if classes else known[key](task.train, **options)
 
 
 def _located(table: Table) -> Table:

@@ -60,18 +60,12 @@ def check_lonlat_shape(lonlat: Float[Tensor, "n 2"], *, name: str = "lonlat") ->
             f"{name} must have shape (n, 2), longitude then latitude, got {tuple(lonlat.shape)}{hint}"
         )
     if not lonlat.is_floating_point():
-        raise CoordinateError(
-            f"{name} must be floating point degrees, got {lonlat.dtype}; use {name}.float()"
-        )
+        raise CoordinateError(f"{name} must be floating point degrees, got {lonlat.dtype}; use {name}.float()")
 
 
 def values_are_hidden(tensor: Tensor) -> bool:
     """True while torch.compile, torch.export or a torch.func transform looks through the tensor, and without values."""
-    return (
-        tensor.is_meta
-        or torch.compiler.is_compiling()
-        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+    return tensor.is_meta or torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def has_location(lonlat: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
@@ -124,9 +118,7 @@ def great_circle_distance(
     for name, places in (("a", a), ("b", b)):
         if not isinstance(places, Tensor) or places.ndim == 0 or places.shape[-1] != 2 or places.is_complex():
             got = f"shape {tuple(places.shape)}" if isinstance(places, Tensor) else type(places).__name__
-            raise CoordinateError(
-                f"{name} must be a tensor of longitude and latitude, shape (n, 2), got {got}"
-            )
+            raise CoordinateError(f"{name} must be a tensor of longitude and latitude, shape (n, 2), got {got}")
         if not values_are_hidden(places):
             _check_range(places, name)
     try:
@@ -194,8 +186,7 @@ def _describe_bad_row(name: str, row: str, count: int, lon_here: Tensor, lat_her
     if abs(lat) > LAT_LIMIT:
         return f"{where}: latitude {lat_text} is outside [-90, 90]; coordinates are degrees, not metres"
     return (
-        f"{where}: longitude {lon_text} is outside [-180, 180]; "
-        "bring it into range with (longitude + 180) % 360 - 180"
+        f"{where}: longitude {lon_text} is outside [-180, 180]; bring it into range with (longitude + 180) % 360 - 180"
     )
 
 

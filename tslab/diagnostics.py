@@ -35,11 +35,7 @@ def typical_distance(encoder: Encoder, *, n: int = 2048, seed: int = 0) -> float
 
 
 def seam_gap(
-    encoder: Encoder,
-    *,
-    lat_deg: Iterable[float] | None = None,
-    epsilon_deg: float = EPSILON_DEG,
-    n: int = 2048,
+    encoder: Encoder, *, lat_deg: Iterable[float] | None = None, epsilon_deg: float = EPSILON_DEG, n: int = 2048
 ) -> float:
     """How far the encoding jumps at the date line: 0 is continuous, 1 is as far as two random places.
 
@@ -96,11 +92,7 @@ def kernel_profile(
 
 
 def places_at_distance(
-    distances_km: Float[Tensor, " m"],
-    *,
-    lon_deg: float = 0.0,
-    lat_deg: float = 0.0,
-    direction: Direction = "parallel",
+    distances_km: Float[Tensor, " m"], *, lon_deg: float = 0.0, lat_deg: float = 0.0, direction: Direction = "parallel"
 ) -> Float[Tensor, "m 2"]:
     """Places at given great-circle distances from one place along its parallel (eastwards) or meridian,
     (m, 2) float64 degrees.
@@ -177,9 +169,7 @@ def resolution_km(encoder: Encoder, *, n: int = 256, seed: int = 0) -> float:
     """
     distances = torch.logspace(-3, math.log10(math.pi * EARTH_RADIUS_KM), 160, dtype=torch.float64)
     origins = _random_places(n, seed)
-    bearing = (
-        torch.rand(n, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64) * 2 * math.pi
-    )
+    bearing = torch.rand(n, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64) * 2 * math.pi
     start = encodings(encoder, origins)
     half = 0.5 * _scale(encoder, 2048)
     before_km, before = 0.0, 0.0
@@ -215,10 +205,7 @@ def diagnose(encoder: Encoder) -> dict[str, Any]:
 
 
 def diagnostics_table(
-    keys: Iterable[str] | None = None,
-    *,
-    parameters: Mapping[str, Mapping[str, Any]] | None = None,
-    seed: int = 0,
+    keys: Iterable[str] | None = None, *, parameters: Mapping[str, Mapping[str, Any]] | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """One row of `diagnose` for each encoder, with its ``family`` and number of ``features``; indexed by key.
 
@@ -234,9 +221,7 @@ def diagnostics_table(
         if "generator" in info.parameters:
             given.setdefault("generator", torch.Generator().manual_seed(seed))
         encoder = position_encoder(key, **given)
-        rows.append(
-            {"encoder": key, "family": info.family, "features": encoder.out_features} | diagnose(encoder)
-        )
+        rows.append({"encoder": key, "family": info.family, "features": encoder.out_features} | diagnose(encoder))
     return pd.DataFrame(rows).set_index("encoder")
 
 
@@ -282,9 +267,7 @@ def _random_places(n: int, seed: int) -> Float[Tensor, "n 2"]:
     return sample_sphere(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _destination(
-    origins: Float[Tensor, "n 2"], bearing: Float[Tensor, " n"], angle: float
-) -> Float[Tensor, "n 2"]:
+def _destination(origins: Float[Tensor, "n 2"], bearing: Float[Tensor, " n"], angle: float) -> Float[Tensor, "n 2"]:
     """The places at one angular distance (radians) from ``origins`` in the directions ``bearing`` (radians
     from north, clockwise).
     """

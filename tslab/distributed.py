@@ -25,9 +25,7 @@ def join_processes(device: torch.device) -> None:
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if not processes.isdecimal() or int(processes) < 1:
-        raise ValueError(
-            f"the environment variable WORLD_SIZE must be a number of processes, got {processes!r}"
-        )
+        raise ValueError(f"the environment variable WORLD_SIZE must be a number of processes, got {processes!r}")
     if int(processes) == 1 or not torch.distributed.is_available() or torch.distributed.is_initialized():
         return
     if device.type == "cuda":

@@ -151,9 +151,7 @@ def spatial_blocks(
         ValueError: none or both sizes given, or one that is not positive or larger than the sphere.
     """
     if (size_degrees is None) == (size_km is None):
-        raise ValueError(
-            "give one block size: size_degrees (squares in degrees) or size_km (equal-area cells)"
-        )
+        raise ValueError("give one block size: size_degrees (squares in degrees) or size_km (equal-area cells)")
     if size_degrees is not None:
         size = check_number("size_degrees", size_degrees, at_least=SMALLEST_CELL_DEGREES, at_most=180)
         cells = _numbers(lonlat, lambda lon, lat: _square(lon, lat, size))
@@ -226,9 +224,7 @@ def _square(lon: Degrees, lat: Degrees, size_deg: float) -> NDArray[Any]:
     return row * columns + np.minimum(np.floor((lon + 180) / size_deg), columns - 1)
 
 
-def _equal_area(
-    lon: Degrees, lat: Degrees, columns: NDArray[np.int64], limits: NDArray[np.float64]
-) -> NDArray[Any]:
+def _equal_area(lon: Degrees, lat: Degrees, columns: NDArray[np.int64], limits: NDArray[np.float64]) -> NDArray[Any]:
     """Cells of `equal_area_cells`."""
     sine = np.sin(np.radians(lat))
     band = np.clip(np.searchsorted(limits, sine, side="right") - 1, 0, len(columns) - 1)

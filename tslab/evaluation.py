@@ -41,9 +41,7 @@ class Evaluation:
     reliability: pd.DataFrame | None = field(default=None)
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{k}={v:.4g}" for k, v in self.metrics.items() if not k.endswith(("_low", "_high"))
-        )
+        shown = ", ".join(f"{k}={v:.4g}" for k, v in self.metrics.items() if not k.endswith(("_low", "_high")))
         return f"Evaluation({shown})"
 
 
@@ -124,10 +122,7 @@ def stratum_metrics(results: pd.DataFrame, *, intervals: bool = True) -> pd.Data
     and no row."""
     masks: dict[str, Any] = {name: mask.numpy() for name, mask in strata(_lonlat(results)).items()}
     parts = {"all": results} | {name: results[mask] for name, mask in masks.items() if mask.any()}
-    rows = [
-        {"stratum": name, **summarise(part, intervals=intervals, replicates=200)}
-        for name, part in parts.items()
-    ]
+    rows = [{"stratum": name, **summarise(part, intervals=intervals, replicates=200)} for name, part in parts.items()]
     return pd.DataFrame(rows)
 
 

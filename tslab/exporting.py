@@ -112,11 +112,7 @@ def export_onnx(
 
 
 def export_program(
-    module: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    dtype: torch.dtype = torch.float32,
-    tolerance: float = 1e-4,
+    module: nn.Module, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, tolerance: float = 1e-4
 ) -> ExportReport:
     """Write a module of places as a torch exported program (.pt2); ``torch.export.load(path).module()`` runs it.
 
@@ -133,9 +129,7 @@ def export_program(
     args = tuple(value[:7] for value in inputs.values())
     program = torch.export.export(module, args, dynamic_shapes=_shapes(module, inputs, places))
     with atomic_path(path) as temporary:
-        with (
-            warnings.catch_warnings()
-        ):  # about weights that are a view, and might not be on the CPU: they are
+        with warnings.catch_warnings():  # about weights that are a view, and might not be on the CPU: they are
             warnings.simplefilter("ignore")
             torch.export.save(program, temporary)
         with torch.no_grad():
@@ -168,9 +162,7 @@ def onnx_graph(module: nn.Module, args: tuple[Tensor, ...], **options: Any) -> b
     model = program.model_proto
     model.doc_string = model.graph.doc_string = ""
     del model.metadata_props[:], model.graph.metadata_props[:]
-    for (
-        node
-    ) in model.graph.node:  # stack traces and names of source lines: heavy, and different on each machine
+    for node in model.graph.node:  # stack traces and names of source lines: heavy, and different on each machine
         node.doc_string = ""
         del node.metadata_props[:]
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):

@@ -40,9 +40,7 @@ class PriorProduct(nn.Module):
     def forward(self, image: Any, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
         log_image = F.log_softmax(self.classifier(image), dim=-1)
         if log_image.shape[-1] != self.prior.num_classes:
-            raise ValueError(
-                f"the classifier has {log_image.shape[-1]} classes and the prior {self.prior.num_classes}"
-            )
+            raise ValueError(f"the classifier has {log_image.shape[-1]} classes and the prior {self.prior.num_classes}")
         present = has_location(lonlat)[:, None]
         log_place = self.prior.log_prior(lonlat.where(present, 0.0))
         return log_image + log_place.where(present, 0.0)
@@ -65,13 +63,7 @@ class LateFusion(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        width: int,
-        encoder: LocationEncoder,
-        num_classes: int,
-        *,
-        missing_rate: float = 0.1,
+        self, backbone: nn.Module, width: int, encoder: LocationEncoder, num_classes: int, *, missing_rate: float = 0.1
     ) -> None:
         super().__init__()
         width, num_classes = check_count("width", width), check_count("num_classes", num_classes)

@@ -48,9 +48,7 @@ def hyperparameters(
     table = recorded_hyperparameters()
     match = table[(table["dataset"] == dataset) & (table["encoder"] == encoder)]
     if len(match):
-        recorded = {
-            k: _plain(k, v) for k, v in match.iloc[0].dropna().items() if k not in ("dataset", "encoder")
-        }
+        recorded = {k: _plain(k, v) for k, v in match.iloc[0].dropna().items() if k not in ("dataset", "encoder")}
         inert = {"cell_size"} if encoder == "tile" else set()
         if encoder == "wrap":
             inert |= {"activation", "num_hidden_layers", "hidden_dim"}
@@ -65,9 +63,7 @@ def hyperparameters(
 @cache
 def _rules() -> dict[str, Any]:
     """What to use where nothing was recorded: everywhere, by encoder, and for regression."""
-    rules: dict[str, Any] = json.loads(
-        (files("tslab") / "data" / "hyperparameter_rules.json").read_text("utf-8")
-    )
+    rules: dict[str, Any] = json.loads((files("tslab") / "data" / "hyperparameter_rules.json").read_text("utf-8"))
     return rules
 
 

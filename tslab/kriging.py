@@ -69,9 +69,7 @@ class LocalKriging:
             check_number("nugget", nugget, at_least=0)
         located = table.where(table.has_location)
         if len(located) < 3:
-            raise ValueError(
-                f"kriging needs at least three rows with a location, this table has {len(located)}"
-            )
+            raise ValueError(f"kriging needs at least three rows with a location, this table has {len(located)}")
         check_finite("the label", located.target, table.has_location.nonzero()[:, 0])
         folds = None if folds is None else _check_folds(folds, table)
         self.neighbors = SphereNeighbors(located.lonlat, min(k, len(located) - 1))
@@ -250,9 +248,7 @@ def train_stack(
     runs = []
     for i in range(folds):
         seen, unseen = table.where(fold != i), fold == i
-        runs.append(
-            build(replace(task, train=seen), encoder, seed=seed * folds + i, fusion="none", **options)
-        )
+        runs.append(build(replace(task, train=seen), encoder, seed=seed * folds + i, fusion="none", **options))
         with torch.inference_mode():
             by_encoder[unseen] = runs[-1].model(table.lonlat[unseen]).double()
         part = LocalKriging(seen, k=k, length_km=kriging.length_km, nugget=kriging.nugget)

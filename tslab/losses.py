@@ -55,9 +55,7 @@ def presence_only_loss(
             f"{tuple(logits.shape)}, {tuple(target.shape)} and {tuple(background_logits.shape)}"
         )
     data_scale = 1 / ((max(len(logits), 1) if rows is None else rows) * num_classes)
-    background_scale = background_weight / (
-        (max(len(background_logits), 1) if rows is None else rows) * num_classes
-    )
+    background_scale = background_weight / ((max(len(background_logits), 1) if rows is None else rows) * num_classes)
     present, absent = _log_losses(eps)
     true_logit = logits.gather(1, target[:, None])[:, 0]
     at_truth = (num_classes * present(true_logit) - absent(true_logit)).sum()
@@ -150,8 +148,7 @@ def csp_loss(
     for name, other in (("image", image), ("second_view", second_view)):
         if other is not None and other.shape != location.shape:
             raise ValueError(
-                f"{name} must be embeddings of the rows of location, {tuple(location.shape)}, got "
-                f"{tuple(other.shape)}"
+                f"{name} must be embeddings of the rows of location, {tuple(location.shape)}, got {tuple(other.shape)}"
             )
     x, i = F.normalize(location, dim=-1), F.normalize(image, dim=-1)
     loss = _in_batch_cross_entropy(temperatures[0] * x @ i.T, symmetric)
@@ -170,9 +167,7 @@ class _PresenceOnly(torch.autograd.Function):
     """See `presence_only_loss_of_pass`."""
 
     @staticmethod
-    def forward(
-        context: Any, logits: Tensor, target: Tensor, data_scale: float, background_scale: float
-    ) -> Tensor:
+    def forward(context: Any, logits: Tensor, target: Tensor, data_scale: float, background_scale: float) -> Tensor:
         b, k = len(target), logits.shape[1]
         true_logit = logits[:b].gather(1, target[:, None])[:, 0]
         losses = F.softplus(logits)

@@ -22,9 +22,7 @@ SMALLEST_VARIANCE = 1e-12
 """Labels whose variance is below this share of their mean square about a fixed point are equal, but for rounding."""
 
 
-def true_class_ranks(
-    scores: Real[Tensor, "n k"] | Numbers, target: Int[Tensor, " n"] | Numbers
-) -> Float[Tensor, " n"]:
+def true_class_ranks(scores: Real[Tensor, "n k"] | Numbers, target: Int[Tensor, " n"] | Numbers) -> Float[Tensor, " n"]:
     """Rank of the true class in each row: 1 + (number of classes that score higher) + (number that tie) / 2.
 
     Ties are common, because sparse image predictions hold exact zeros. Sorting breaks them by position, so
@@ -37,9 +35,7 @@ def true_class_ranks(
     """
     scores, target = as_tensor(scores), as_tensor(target)
     if scores.ndim != 2 or not scores.shape[1] or target.shape != scores.shape[:1]:
-        raise ValueError(
-            f"scores must be (n, k) and target (n,), got {tuple(scores.shape)} and {tuple(target.shape)}"
-        )
+        raise ValueError(f"scores must be (n, k) and target (n,), got {tuple(scores.shape)} and {tuple(target.shape)}")
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(f"target must be class numbers, got {target.dtype}")
     target, last = target.long(), scores.shape[1] - 1
@@ -174,9 +170,7 @@ def bootstrap_means(
         array = values.numpy()
         drawn = (np.bincount(seed.integers(n, size=n), minlength=n) for _ in range(replicates))
         return torch.from_numpy(np.stack([counts @ array / n for counts in drawn]))
-    counts = (
-        torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n) for _ in range(replicates)
-    )
+    counts = (torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n) for _ in range(replicates))
     return torch.stack([count.double() @ values / n for count in counts])
 
 
@@ -219,12 +213,7 @@ def mean_interval(
 
 
 def summarise(
-    results: pd.DataFrame,
-    *,
-    intervals: bool = False,
-    level: float = 0.95,
-    replicates: int = 500,
-    seed: int = 0,
+    results: pd.DataFrame, *, intervals: bool = False, level: float = 0.95, replicates: int = 500, seed: int = 0
 ) -> dict[str, float]:
     """Metrics of per-sample results, by the columns that they have.
 

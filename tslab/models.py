@@ -37,9 +37,7 @@ class LocationClassifier(nn.Module):
     Source: Mac Aodha et al., Presence-only geographical priors for fine-grained image classification, ICCV 2019.
     """
 
-    def __init__(
-        self, encoder: LocationEncoder, num_classes: int, *, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, encoder: LocationEncoder, num_classes: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         num_classes = check_count("num_classes", num_classes)
         self.encoder = encoder
@@ -112,17 +110,13 @@ class Regressor(nn.Module):
         check_number("dropout", dropout, at_least=0, below=1)
         self.fusion = fusion
         self.encoder = encoder
-        self.location_activation: nn.Module = (
-            nn.Sigmoid() if location_activation == "sigmoid" else nn.Identity()
-        )
+        self.location_activation: nn.Module = nn.Sigmoid() if location_activation == "sigmoid" else nn.Identity()
         width = encoder.out_features if encoder is not None else embedding_dim
         self.missing = nn.Parameter(torch.zeros(width)) if encoder is not None else None
         self.scalar = ScalarFeatures() if image_kind == "scalar" and image_features else None
         branch_in = self.scalar.out_features if self.scalar is not None else image_features
         self.image = (
-            mlp((branch_in, max(width, 2), width), dropout=dropout, generator=generator)
-            if image_features
-            else None
+            mlp((branch_in, max(width, 2), width), dropout=dropout, generator=generator) if image_features else None
         )
         self.register_buffer("image_mean", torch.zeros(image_features))
         self.register_buffer("image_scale", torch.ones(image_features))
@@ -133,11 +127,7 @@ class Regressor(nn.Module):
 
     @torch.no_grad()
     def fit_scales(
-        self,
-        label: Float[Tensor, " n"],
-        image: Float[Tensor, "n d"] | None,
-        *,
-        standardise_label: bool = True,
+        self, label: Float[Tensor, " n"], image: Float[Tensor, "n d"] | None, *, standardise_label: bool = True
     ) -> None:
         """Take mean and scale of the label, and of the image features, from the training rows."""
         if standardise_label:
@@ -152,9 +142,7 @@ class Regressor(nn.Module):
             scale = image.double().std(0, correction=0)
             self.image_scale.copy_(torch.where(scale > 1e-12, scale, torch.ones_like(scale)))
 
-    def forward(
-        self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None
-    ) -> Float[Tensor, " n"]:
+    def forward(self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None) -> Float[Tensor, " n"]:
         return self.standardised(lonlat, image).float() * self.label_scale + self.label_mean
 
     def standardised(
@@ -244,17 +232,11 @@ class Ensemble(nn.Module):
     def log_prior(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
         """ln of the mean probability of the members (which are `LocationClassifier`)."""
         logs = torch.stack([member.log_prior(lonlat) for member in self.members])  # type: ignore[operator]
-        return torch.logsumexp(logs, dim=0) - torch.log(
-            torch.tensor(float(len(self.members)), device=logs.device)
-        )
+        return torch.logsumexp(logs, dim=0) - torch.log(torch.tensor(float(len(self.members)), device=logs.device))
 
 
 def mlp(
-    widths: tuple[int, ...],
-    *,
-    activation: str = "relu",
-    dropout: float = 0.0,
-    generator: torch.Generator | None = None,
+    widths: tuple[int, ...], *, activation: str = "relu", dropout: float = 0.0, generator: torch.Generator | None = None
 ) -> nn.Sequential:
     """Linear layers of the given widths with activation and dropout between them, and none after the last."""
     check_choice("activation", activation, ACTIVATIONS)
@@ -268,11 +250,7 @@ def mlp(
 
 
 def _check_parts(
-    encoder: LocationEncoder | None,
-    image_features: int,
-    fusion: str,
-    image_kind: str,
-    location_activation: str,
+    encoder: LocationEncoder | None, image_features: int, fusion: str, image_kind: str, location_activation: str
 ) -> None:
     check_choice("fusion", fusion, FUSIONS)
     check_choice("image_kind", image_kind, IMAGE_KINDS)
@@ -281,10 +259,6 @@ def _check_parts(
     if encoder is None and image_features == 0:
         raise ValueError("a regressor needs a location encoder, image features, or both")
     if both and fusion == "none":
-        raise ValueError(
-            'fusion="none" takes one input, got an encoder and image features; use "concat" or "hadamard"'
-        )
+        raise ValueError('fusion="none" takes one input, got an encoder and image features; use "concat" or "hadamard"')
     if not both and fusion != "none":
-        raise ValueError(
-            f'fusion={fusion!r} needs an encoder and image features; use fusion="none" for one of them'
-        )
+        raise ValueError(f'fusion={fusion!r} needs an encoder and image features; use fusion="none" for one of them')

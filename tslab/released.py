@@ -43,9 +43,7 @@ MIN_CORRELATION = 0.5
 """Smallest correlation of true-class probabilities between aligned files (measured 0.73 to 0.93)."""
 
 
-def load_released_results(
-    dataset: str, encoder: str, root: str | os.PathLike[str] | None = None
-) -> pd.DataFrame:
+def load_released_results(dataset: str, encoder: str, root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """Released per-sample results of one encoder on one dataset, one row per evaluated image.
 
     Classification datasets (birdsnap, birdsnap_ebird, nabirds, inat2017, inat2018, yfcc, fmow) give
@@ -113,16 +111,9 @@ def load_released_results(
 
 def _read_classification(path: Path) -> pd.DataFrame:
     """Read a classification file; absent coordinate columns become NaN."""
-    wanted = {
-        "lon": "lon",
-        "lat": "lat",
-        "true_class_prob": "true_class_prob",
-        "reciprocal_rank": "reciprocal_rank",
-    }
+    wanted = {"lon": "lon", "lat": "lat", "true_class_prob": "true_class_prob", "reciprocal_rank": "reciprocal_rank"}
     wanted |= {"hit@1": "hit1", "hit@3": "hit3"}
-    raw = _read_csv(
-        path, ["Unnamed: 0", *wanted], required=["true_class_prob", "reciprocal_rank", "hit@1", "hit@3"]
-    )
+    raw = _read_csv(path, ["Unnamed: 0", *wanted], required=["true_class_prob", "reciprocal_rank", "hit@1", "hit@3"])
     if "Unnamed: 0" in raw and not np.array_equal(raw["Unnamed: 0"], np.arange(len(raw))):
         raise ReleasedResultsError(
             f"{path.name}: row numbers are not 0..{len(raw) - 1}, rows are missing or moved; {HOW_TO_GET}"
@@ -137,8 +128,7 @@ def _read_classification(path: Path) -> pd.DataFrame:
     )
     if not consistent:
         raise ReleasedResultsError(
-            f"{path.name}: ranks, hits and probabilities contradict each other; the file is damaged, "
-            f"{HOW_TO_GET}"
+            f"{path.name}: ranks, hits and probabilities contradict each other; the file is damaged, {HOW_TO_GET}"
         )
     return table.astype({"hit1": bool, "hit3": bool})
 
@@ -148,9 +138,7 @@ def _read_regression(path: Path) -> pd.DataFrame:
     wanted = {"lon": "lon", "lat": "lat", "predictions": "prediction", "labels": "label"}
     table = _read_csv(path, list(wanted), required=list(wanted)).rename(columns=wanted)
     if not np.isfinite(table.to_numpy()).all():
-        raise ReleasedResultsError(
-            f"{path.name}: missing or infinite values; the file is damaged, {HOW_TO_GET}"
-        )
+        raise ReleasedResultsError(f"{path.name}: missing or infinite values; the file is damaged, {HOW_TO_GET}")
     return table[list(REGRESSION_COLUMNS)]
 
 
@@ -164,23 +152,14 @@ def _read_csv(path: Path, columns: list[str], required: list[str]) -> pd.DataFra
     missing = [name for name in required if name not in table]
     if missing or table.empty:
         what = f"columns {', '.join(missing)}" if missing else "rows"
-        raise ReleasedResultsError(
-            f"{path.name} has no {what}; it is not a released result file, {HOW_TO_GET}"
-        )
+        raise ReleasedResultsError(f"{path.name} has no {what}; it is not a released result file, {HOW_TO_GET}")
     if any(not pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes):
-        raise ReleasedResultsError(
-            f"{path.name} holds text where numbers belong; the file is damaged, {HOW_TO_GET}"
-        )
+        raise ReleasedResultsError(f"{path.name} holds text where numbers belong; the file is damaged, {HOW_TO_GET}")
     return table
 
 
 def _join_coordinates(
-    table: pd.DataFrame,
-    dataset: str,
-    encoder: str,
-    root: str | os.PathLike[str] | None,
-    path: Path,
-    notes: list[str],
+    table: pd.DataFrame, dataset: str, encoder: str, root: str | os.PathLike[str] | None, path: Path, notes: list[str]
 ) -> None:
     """Put degrees from a sibling file into ``table``, by row, after checking that the rows are the same
     images."""
@@ -239,9 +218,7 @@ def _check_sines(table: pd.DataFrame, degrees: pd.DataFrame, path: Path, name: s
     return f"the stored sine features agree with them to {gap:.0e}"
 
 
-def _check_same_images(
-    table: pd.DataFrame, sibling: pd.DataFrame, located: pd.Series, path: Path, name: str
-) -> str:
+def _check_same_images(table: pd.DataFrame, sibling: pd.DataFrame, located: pd.Series, path: Path, name: str) -> str:
     """Check that two files list the same images in the same order.
 
     Without a location every encoder falls back to the image model, so there both files must hold the same

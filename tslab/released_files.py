@@ -193,9 +193,7 @@ def released_root(root: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
-def has_released_results(
-    root: str | os.PathLike[str] | None = None, datasets: Sequence[str] | None = None
-) -> bool:
+def has_released_results(root: str | os.PathLike[str] | None = None, datasets: Sequence[str] | None = None) -> bool:
     """True if every checksummed result file of the ``datasets`` (all if None) is there; contents are not read."""
     try:
         folder = released_root(root)
@@ -260,9 +258,7 @@ def check_released_file(path: Path) -> str:
     )
 
 
-def verify_released(
-    chosen: Iterable[ReleasedFile], root: str | os.PathLike[str] | None = None
-) -> dict[str, str]:
+def verify_released(chosen: Iterable[ReleasedFile], root: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """Compare files on this machine with the released checksums.
 
     Returns:
@@ -315,9 +311,7 @@ def fetch_released(
     return outcome
 
 
-def _fetch_one(
-    file: ReleasedFile, target: Path, sources: Sequence[Source], host: str, retries: int
-) -> Source:
+def _fetch_one(file: ReleasedFile, target: Path, sources: Sequence[Source], host: str, retries: int) -> Source:
     """Fetch one file from the first source that has it, and return that source."""
     problems = []
     for source in sources:

@@ -129,9 +129,7 @@ def encode_parquet(
         done = parts.resume(plan)
         resumed = min(done * part_rows, table.rows)
         columns = [*dict.fromkeys([*place_columns, *kept])]
-        with tqdm(
-            total=table.rows, initial=resumed, unit="row", unit_scale=True, disable=not progress
-        ) as bar:
+        with tqdm(total=table.rows, initial=resumed, unit="row", unit_scale=True, disable=not progress) as bar:
             pieces = table.pieces(columns, batch_rows, part_rows, resumed) if done < parts.count else ()
             for number, group in groupby(pieces, key=lambda piece: piece[0] // part_rows):
                 with atomic_path(parts.path(number)) as temporary, ExitStack() as stack:
@@ -202,16 +200,12 @@ def _check_target(table: ParquetSource, out: Path) -> None:
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder; give the file to write")
     if out.resolve() in (file.resolve() for file, _ in table.files):
-        raise ValueError(
-            f"{out} is the source itself; write to another file and rename it when you are content"
-        )
+        raise ValueError(f"{out} is the source itself; write to another file and rename it when you are content")
     if table.path.is_dir() and out.resolve().parent.is_relative_to(table.path.resolve()):
         raise ValueError(f"{out} lies in the source folder, whose files are its table; write it elsewhere")
 
 
-def _kept_columns(
-    table: ParquetSource, place_columns: list[str], column: str, keep: list[str] | None
-) -> list[str]:
+def _kept_columns(table: ParquetSource, place_columns: list[str], column: str, keep: list[str] | None) -> list[str]:
     """The columns to copy, all of which are there, and none of which is the new one."""
     names = table.schema.names
     if isinstance(keep, str) or not isinstance(column, str) or not column:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_SECTION = re.compile(
-    r"^(Args|Arguments|Returns|Yields|Raises|Attributes|Source|Sources|Columns|Example|Examples):$"
-)
+_SECTION = re.compile(r"^(Args|Arguments|Returns|Yields|Raises|Attributes|Source|Sources|Columns|Example|Examples):$")
 _EMPHASIS = r"(?<![\w*`])\*[A-Za-z][^*`]*\w\*(?![\w*])"
 _ITEM = re.compile(r"^(\*{0,2}[\w.,() `*/-]{1,80}?): (.+)$")
 

@@ -212,9 +212,7 @@ def resolve(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) -> nodes.Nod
 # ------------------------------------------------------------------------------- which chapters explain what
 
 _ROLE = re.compile(r"\{(?:py:)?(?:func|class|meth|mod|attr|data|obj)\}`([^`]+)`")
-_INCLUDED = re.compile(
-    r"^`{3,}\{literalinclude\}\s+(\S+)\n(?:---\n)?(?:.*\n)*?:?pyobject:\s*([\w.]+)", re.MULTILINE
-)
+_INCLUDED = re.compile(r"^`{3,}\{literalinclude\}\s+(\S+)\n(?:---\n)?(?:.*\n)*?:?pyobject:\s*([\w.]+)", re.MULTILINE)
 _CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 _CELL_OPTIONS = re.compile(r"\A(?:---\n(?:.*\n)*?---\n|(?::.*\n)+)")

@@ -199,9 +199,7 @@ def _table(header: list[str], rows: list[list[nodes.Node]]) -> nodes.table:
     group = nodes.tgroup(cols=len(header))
     group += [nodes.colspec(colwidth=1) for _ in header]
     cells = [[nodes.Text(title) for title in header], *rows]
-    lines = [
-        nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in row)) for row in cells
-    ]
+    lines = [nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in row)) for row in cells]
     group += nodes.thead("", lines[0])
     group += nodes.tbody("", *lines[1:])
     return nodes.table("", group, classes=["colwidths-auto"])

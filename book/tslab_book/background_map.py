@@ -80,9 +80,7 @@ def released_background_map(root: str | os.PathLike[str] | None = None) -> Recor
     from the committed record.
     """
     return recompute_or_read(
-        RECORD,
-        lambda: _compute(root),
-        lambda record: torch.tensor(record["mean_presence"], dtype=torch.float64),
+        RECORD, lambda: _compute(root), lambda record: torch.tensor(record["mean_presence"], dtype=torch.float64)
     )
 
 

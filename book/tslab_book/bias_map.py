@@ -42,16 +42,12 @@ MIN_CENTERS = 10
 """A cell with fewer centres is left out."""
 
 PAIRS = tuple(
-    (dataset, encoder)
-    for dataset in ("fmow", "inat2018", "yfcc")
-    for encoder in ("no_prior", "sphere2vec_sphereC+")
+    (dataset, encoder) for dataset in ("fmow", "inat2018", "yfcc") for encoder in ("no_prior", "sphere2vec_sphereC+")
 )
 """Released pairs in the record."""
 
 
-def bias_map(
-    result: GeoBiasSummary, hits: NDArray[np.float64], *, min_centers: int = MIN_CENTERS
-) -> pd.DataFrame:
+def bias_map(result: GeoBiasSummary, hits: NDArray[np.float64], *, min_centers: int = MIN_CENTERS) -> pd.DataFrame:
     """Cells of equal area with at least ``min_centers`` centres, one row each.
 
     Args:
@@ -89,9 +85,9 @@ def centers_table(result: GeoBiasSummary, hits: NDArray[np.float64]) -> pd.DataF
     table = table[table["lon"].notna()].reset_index(drop=True)
     if "moran_p" not in table:  # all hits or all misses: there are no clusters
         return table.assign(hot=False, cold=False)
-    called = false_discovery(
-        torch.from_numpy(table["moran_p"].to_numpy(copy=True)), result.significance.alpha
-    )[0].numpy()
+    called = false_discovery(torch.from_numpy(table["moran_p"].to_numpy(copy=True)), result.significance.alpha)[
+        0
+    ].numpy()
     return table.assign(hot=called & (table["quadrant"] == 1), cold=called & (table["quadrant"] == 3))
 
 
@@ -130,9 +126,7 @@ def released_map(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the maps of the released pairs and write them to the file of the book."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder"
-    )
+    parser.add_argument("--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder")
     parser.add_argument("--out", type=Path, default=RESULTS / RECORD)
     chosen = parser.parse_args(arguments)
     tables, of_pair = [], {}
@@ -141,9 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cells.insert(0, "dataset", dataset)
         cells.insert(1, "encoder", encoder)
         tables.append(cells)
-        print(
-            dataset, encoder, {k: round(v, 4) for k, v in of_pair[f"{dataset}/{encoder}"].items()}, flush=True
-        )
+        print(dataset, encoder, {k: round(v, 4) for k, v in of_pair[f"{dataset}/{encoder}"].items()}, flush=True)
     about = {
         **release_stamp(),
         "radius_km": RADIUS_KM,

@@ -174,9 +174,7 @@ def guide_encoder(key: str, seed: int = 0, **parameters: Any) -> PositionEncoder
     return position_encoder(key, **{**FIXED.get(key, {}), **parameters})
 
 
-def measure(
-    world_name: str, n: int, seed: int, keys: tuple[str, ...] = GUIDE_ENCODERS
-) -> list[dict[str, Any]]:
+def measure(world_name: str, n: int, seed: int, keys: tuple[str, ...] = GUIDE_ENCODERS) -> list[dict[str, Any]]:
     """The errors of every encoder, and of the nearest neighbours, on one random field.
 
     Each row has ``world, n, seed, encoder, scale_km`` (chosen; NaN where there is no choice) and the root mean square
@@ -217,16 +215,12 @@ def _fits(key: str, world: World, places: Tensor, label: Tensor, seed: int) -> l
             continue
         if key == "rbf":
             how = how | {"anchors": places[:200].float()}
-        fits.append(
-            (km if how else math.nan, fit_network(guide_encoder(key, seed, **how), places, label, seed))
-        )
+        fits.append((km if how else math.nan, fit_network(guide_encoder(key, seed, **how), places, label, seed)))
         if not how:
             break
     if not fits:  # it resolves none of them: take the finest it has
         name, values = KNOBS[key]
-        fits.append(
-            (math.nan, fit_network(guide_encoder(key, seed, **{name: values[-1]}), places, label, seed))
-        )
+        fits.append((math.nan, fit_network(guide_encoder(key, seed, **{name: values[-1]}), places, label, seed)))
     return fits
 
 
@@ -234,11 +228,7 @@ _resolved = cache(resolved_at)
 
 
 def fit_network(
-    encoder: PositionEncoder,
-    places: Float[Tensor, "n 2"],
-    label: Float[Tensor, " n"],
-    seed: int,
-    epochs: int = 200,
+    encoder: PositionEncoder, places: Float[Tensor, "n 2"], label: Float[Tensor, " n"], seed: int, epochs: int = 200
 ) -> Predictor:
     """Train the study's network (two hidden layers of 64) behind an encoder, on all places at once."""
     lonlat, mean, spread = places, float(label.mean()), float(label.std())
@@ -322,9 +312,7 @@ FACT_SCALES_KM = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
 def read_guide(path: Path = RECORD) -> pd.DataFrame:
     """The record in long form: one row for each world, n, zone, seed and encoder, with its ``error``."""
     wide = read_record(path).data
-    long = wide.melt(
-        ["world", "n", "seed", "encoder", "scale_km"], list(ZONES), var_name="zone", value_name="error"
-    )
+    long = wide.melt(["world", "n", "seed", "encoder", "scale_km"], list(ZONES), var_name="zone", value_name="error")
     return long.dropna(subset="error").reset_index(drop=True)
 
 

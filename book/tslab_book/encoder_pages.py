@@ -23,12 +23,7 @@ def report_card(measured: Mapping[str, Any], features: int) -> str:
 
     verdict = {True: "yes", False: "no"}
     rows = [
-        (
-            "Jump at the date line (seam gap)",
-            number(measured["seam_gap"]),
-            "0",
-            verdict[measured["continuous"]],
-        ),
+        ("Jump at the date line (seam gap)", number(measured["seam_gap"]), "0", verdict[measured["continuous"]]),
         (
             "Spread of a pole over its longitudes",
             number(measured["pole_spread"]),
@@ -57,12 +52,8 @@ def published_gains(metric: str = "top1") -> pd.DataFrame:
     """Published Top-1 minus that of the image model alone, in points: one row per encoder, one column per dataset."""
     table = published_tables()
     check_choice("metric", metric, sorted(set(table.metric[table.dataset.isin(CLASSIFICATION_DATASETS)])))
-    table = table[
-        (table.metric == metric) & table.dataset.isin(CLASSIFICATION_DATASETS) & (table.encoder != "gpt4v")
-    ]
-    matrix = table.pivot(index="encoder", columns="dataset", values="published")[
-        list(CLASSIFICATION_DATASETS)
-    ]
+    table = table[(table.metric == metric) & table.dataset.isin(CLASSIFICATION_DATASETS) & (table.encoder != "gpt4v")]
+    matrix = table.pivot(index="encoder", columns="dataset", values="published")[list(CLASSIFICATION_DATASETS)]
     return (matrix - matrix.loc["no_prior"]).drop(index="no_prior")
 
 
@@ -118,8 +109,7 @@ def published_sentence(key: str) -> str:
     check_choice("encoder", key, gains.index)
     order = gains.rank(ascending=False, method="min").loc[key]
     parts = [
-        f"{CLASSIFICATION_DATASETS[d]} {gains.loc[key, d]:+.2f} (rank {int(order[d])})"
-        for d in CLASSIFICATION_DATASETS
+        f"{CLASSIFICATION_DATASETS[d]} {gains.loc[key, d]:+.2f} (rank {int(order[d])})" for d in CLASSIFICATION_DATASETS
     ]
     return (
         f"Published gain of {encoder_row_name(key)} over the image model alone, in points of Top-1, and its rank among "

@@ -70,9 +70,7 @@ def dots_slider(
     )
     shown = list(range(len(frames[active])))
     figure.frames = [
-        go.Frame(
-            data=[_scatter(x, colorbar, i) for i, x in enumerate(layers)], traces=shown, name=str(number)
-        )
+        go.Frame(data=[_scatter(x, colorbar, i) for i, x in enumerate(layers)], traces=shown, name=str(number))
         for number, layers in enumerate(frames)
     ]
     limit = 1.25 * radius_km

@@ -71,12 +71,8 @@ def compute_facts(root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the facts and write their record, if the released files are on this machine."""
-    parser = argparse.ArgumentParser(
-        description="Compute the facts behind the oddities of the released code."
-    )
-    parser.add_argument(
-        "--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder"
-    )
+    parser = argparse.ArgumentParser(description="Compute the facts behind the oddities of the released code.")
+    parser.add_argument("--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder")
     parser.add_argument("--out", type=Path, default=RESULTS / FACTS)
     chosen = parser.parse_args(arguments)
     if has_released_results(chosen.root, list(TASKS)):

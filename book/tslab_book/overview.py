@@ -77,10 +77,7 @@ def printed_examples() -> pd.DataFrame:
         if _total(listed) == printed:
             counts, reason = listed, "training and validation, with or without a location"
         elif _total(kept) == printed:
-            counts, reason = (
-                kept,
-                "training and validation with all metadata; not the test rows that are scored",
-            )
+            counts, reason = (kept, "training and validation with all metadata; not the test rows that are scored")
         else:
             counts, reason = kept, "no sum of the splits gives it; the documentation counts all three"
         test = splits["test"].rows if "test" in splits else None
@@ -100,9 +97,7 @@ def measured_regions() -> pd.DataFrame:
     stand-ins borrow the geography of another dataset, which is no measurement.
     """
     measured = {
-        key: spec.geography.regions
-        for key, spec in CLASS_SPECS.items()
-        if DATASETS[key].lat_quantiles is not None
+        key: spec.geography.regions for key, spec in CLASS_SPECS.items() if DATASETS[key].lat_quantiles is not None
     }
     return pd.DataFrame(list(measured.values()), index=list(measured), columns=list(SHORT_REGIONS))
 
@@ -171,9 +166,7 @@ def gains_figure() -> go.Figure:
     """The published scores as one line per dataset, from the image alone to the best row with location."""
     gains = published_gains()
     counts = gains["metric"].value_counts()
-    fig = make_subplots(
-        rows=2, cols=1, vertical_spacing=0.14, row_heights=[float(counts["top1"]), float(counts["r2"])]
-    )
+    fig = make_subplots(rows=2, cols=1, vertical_spacing=0.14, row_heights=[float(counts["top1"]), float(counts["r2"])])
     for row, (metric, title) in enumerate((("top1", "Top-1, %"), ("r2", "R²")), start=1):
         part = gains[gains["metric"] == metric].iloc[::-1]
         names = [DATASETS[key].title.replace("SustainBench ", "SB ") for key in part.index]
@@ -198,11 +191,7 @@ def gains_figure() -> go.Figure:
                 mode="markers",
                 name=name,
                 showlegend=row == 1,
-                marker={
-                    "color": color,
-                    "size": 10,
-                    "symbol": "circle-open" if color == plot.NEUTRAL else "circle",
-                },
+                marker={"color": color, "size": 10, "symbol": "circle-open" if color == plot.NEUTRAL else "circle"},
                 hovertemplate="%{y}: %{x}<extra></extra>",
                 row=row,
                 col=1,
@@ -288,8 +277,7 @@ def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figur
     now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     menu = {
         "buttons": [
-            {"label": DATASETS[task.name].title, "method": "animate", "args": [[task.name], now]}
-            for task in tasks
+            {"label": DATASETS[task.name].title, "method": "animate", "args": [[task.name], now]} for task in tasks
         ],
         "x": 1,
         "xanchor": "right",
@@ -331,9 +319,7 @@ def _tour_traces(task: Task) -> tuple[go.Heatmap, go.Bar, go.Scatter, go.Bar]:
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
     x, heights = label_histogram(task)
-    bars = go.Bar(
-        x=x, y=heights, marker={"color": color}, showlegend=False, hovertemplate="%{y} rows<extra></extra>"
-    )
+    bars = go.Bar(x=x, y=heights, marker={"color": color}, showlegend=False, hovertemplate="%{y} rows<extra></extra>")
     return go.Heatmap(z=z), shares, measured, bars
 
 

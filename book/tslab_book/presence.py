@@ -112,9 +112,7 @@ def land_places(n: int, *, generator: torch.Generator) -> Float[Tensor, "n 2"]:
 BACKGROUNDS = ("sphere", "land", "observers")
 
 
-def background(
-    kind: str, n: int, species: SyntheticSpecies, *, generator: torch.Generator
-) -> Float[Tensor, "n 2"]:
+def background(kind: str, n: int, species: SyntheticSpecies, *, generator: torch.Generator) -> Float[Tensor, "n 2"]:
     """Background places: "sphere" (the whole Earth), "land" (of the study area) or "observers" (land, in proportion to
     effort, as the records of all other species would be: the target-group background).
 
@@ -186,11 +184,7 @@ def auc(score: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
     yes = positive.cpu().numpy().astype(bool)
     values = score.detach().double().cpu().numpy()
     pairs = int(yes.sum()) * int((~yes).sum())
-    return (
-        float(mannwhitneyu(values[yes], values[~yes], method="asymptotic").statistic / pairs)
-        if pairs
-        else math.nan
-    )
+    return float(mannwhitneyu(values[yes], values[~yes], method="asymptotic").statistic / pairs) if pairs else math.nan
 
 
 def threshold_at_omission(score_at_presences: Float[Tensor, " n"], omission: float = 0.1) -> float:
@@ -245,11 +239,7 @@ def region_maps(
     heat: dict[str, Any] = {"x": lon.astype("f4"), "y": lat.astype("f4"), "zmin": -1, "zmax": 100}
     heat |= {"colorscale": scale, "hoverinfo": "skip"}
     color_bar = {"orientation": "h", "x": 0.5, "y": 1.07, "yanchor": "bottom", "len": 0.7, "thickness": 10}
-    color_bar |= {
-        "title": {"text": bar, "side": "top"},
-        "tickvals": [0, 50, 100],
-        "ticktext": ["0", "0.5", "1"],
-    }
+    color_bar |= {"title": {"text": bar, "side": "top"}, "tickvals": [0, 50, 100], "ticktext": ["0", "0.5", "1"]}
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.03)
     figure.add_trace(go.Heatmap(z=cells(left), showscale=False, **heat), 1, 1)
     steps = [cells(right) for right in rights]

@@ -42,9 +42,7 @@ class LinearProbe:
     accuracy: float
     always_sea: float
 
-    def __call__(
-        self, lonlat: Float[Tensor, "n 2"], *, encoder: Encoder | None = None
-    ) -> Float[Tensor, " n"]:
+    def __call__(self, lonlat: Float[Tensor, "n 2"], *, encoder: Encoder | None = None) -> Float[Tensor, " n"]:
         """The drawn map at places: about 1 on land, 0 at sea. ``encoder`` puts another one before the same weights."""
         return encodings(encoder or self.encoder, lonlat) @ self.weights + self.bias
 

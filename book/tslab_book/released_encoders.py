@@ -86,9 +86,7 @@ def compute_facts(root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     first_layer = stored["nerf"]["state_dict"]["spa_enc.ffn.layers.0.linear.weight"]
     return {
         "tile": {
-            "table_shape": list(
-                stored["tile"]["state_dict"]["spa_enc.position_encoder.embedding.weight"].shape
-            ),
+            "table_shape": list(stored["tile"]["state_dict"]["spa_enc.position_encoder.embedding.weight"].shape),
             "cell_size_in_name": float(options["tile"]["min_radius"]),
             "places": len(places),
             "largest_difference": float((tile.amax(0) - tile.amin(0)).max()),
@@ -109,10 +107,7 @@ def compute_facts(root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
             "places": len(places),
             "same_top_class": float((globe == box).double().mean()),
         },
-        "nerf": {
-            "octaves_in_name": int(options["nerf"]["frequency_num"]),
-            "input_width": int(first_layer.shape[1]),
-        },
+        "nerf": {"octaves_in_name": int(options["nerf"]["frequency_num"]), "input_width": int(first_layer.shape[1])},
     }
 
 

@@ -71,13 +71,7 @@ def reproduce(
     """
     check_count("seeds", seeds)
     specs = plan(
-        [table],
-        datasets=datasets,
-        encoders=encoders,
-        seeds=range(seeds),
-        source=source,
-        scale=scale,
-        epochs=epochs,
+        [table], datasets=datasets, encoders=encoders, seeds=range(seeds), source=source, scale=scale, epochs=epochs
     )
     if source == "released":
         if data_root is not None:
@@ -93,18 +87,14 @@ def reproduce(
             print(f"{expected['trainings'].sum()} trainings, about {minutes:.0f} minutes")
         outcome = run_all(specs, store.folder, root=data_root, device=device, progress=progress)
         if outcome.failed:
-            raise ValueError(
-                f"{outcome}\nRun this again to repeat what failed; what is done is kept in {store.folder}"
-            )
+            raise ValueError(f"{outcome}\nRun this again to repeat what failed; what is done is kept in {store.folder}")
         if source == "released":
             return Reproduction(
                 _chosen(audit(store), specs),
                 f"**Recomputed now** from the released per-sample results ({REPOSITORY}).",
                 True,
             )
-        return Reproduction(
-            _trained(store.frame(specs)), _training_origin(source, scale, seeds, epochs), True
-        )
+        return Reproduction(_trained(store.frame(specs)), _training_origin(source, scale, seeds, epochs), True)
 
 
 def _from_record(specs: Sequence[RunSpec], why: str) -> Reproduction:
@@ -147,12 +137,7 @@ def _training_origin(source: str, scale: str, seeds: int, epochs: int | None) ->
 
 
 DIGITS = {"top1": "{:.2f}", "r2": "{:.3f}", "geobias_base": "{:.2f}", "geobias_relative": "{:.2f}"}
-METRIC_NAMES = {
-    "top1": "Top-1",
-    "r2": "R²",
-    "geobias_base": "Geo-bias, base",
-    "geobias_relative": "Geo-bias, relative",
-}
+METRIC_NAMES = {"top1": "Top-1", "r2": "R²", "geobias_base": "Geo-bias, base", "geobias_relative": "Geo-bias, relative"}
 """Metric -> name in prose and tables."""
 
 
@@ -160,12 +145,7 @@ def row_names() -> dict[str, str]:
     """Row or dataset key -> printed name."""
     from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS, REGRESSION_DATASETS
 
-    return {
-        **ENCODER_ROWS,
-        **CLASSIFICATION_DATASETS,
-        **REGRESSION_DATASETS,
-        "avg_species": "Species, average",
-    }
+    return {**ENCODER_ROWS, **CLASSIFICATION_DATASETS, **REGRESSION_DATASETS, "avg_species": "Species, average"}
 
 
 def cell_table(cells: pd.DataFrame, caption: str) -> SortableTable:
@@ -175,12 +155,7 @@ def cell_table(cells: pd.DataFrame, caption: str) -> SortableTable:
     view = pd.DataFrame({"Row": cells["encoder"].map(names), "Dataset": cells["dataset"].map(names)})
     if several:
         view["Measure"] = cells["metric"].map(METRIC_NAMES)
-    numbers = {
-        "Published": "published",
-        "Recomputed": "recomputed",
-        "from": "recomputed_low",
-        "to": "recomputed_high",
-    }
+    numbers = {"Published": "published", "Recomputed": "recomputed", "from": "recomputed_low", "to": "recomputed_high"}
     for label, column in numbers.items():
         view[label] = cells[column]
     view["Rows"] = cells["n"]
@@ -249,13 +224,7 @@ def verdict_sentence(cells: pd.DataFrame) -> str:
 
 def reason_list(cells: pd.DataFrame) -> str:
     """The verdicts and reasons that occur, how often, and what they mean, as a Markdown list."""
-    lines = [
-        f"- **{key}** ({n} cells). {VERDICTS[key]}"
-        for key in VERDICTS
-        if (n := (cells["verdict"] == key).sum())
-    ]
+    lines = [f"- **{key}** ({n} cells). {VERDICTS[key]}" for key in VERDICTS if (n := (cells["verdict"] == key).sum())]
     lines.append("")
-    lines += [
-        f"- *{key}* ({n} cells). {REASONS[key]}" for key in REASONS if (n := (cells["reason"] == key).sum())
-    ]
+    lines += [f"- *{key}* ({n} cells). {REASONS[key]}" for key in REASONS if (n := (cells["reason"] == key).sum())]
     return "\n".join(lines)

@@ -84,9 +84,7 @@ def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], 
     )
     symbols = dict(zip(dict.fromkeys(cells["dataset"]), DATASET_SYMBOLS, strict=False))
     for dataset, symbol in symbols.items():
-        fig.add_scatter(
-            x=[None], y=[None], mode="markers", marker={"symbol": symbol, "color": NEUTRAL}, name=dataset
-        )
+        fig.add_scatter(x=[None], y=[None], mode="markers", marker={"symbol": symbol, "color": NEUTRAL}, name=dataset)
     for verdict, color in VERDICT_COLORS.items():
         part = cells[cells["verdict"] == verdict]
         if part.empty:
@@ -103,16 +101,12 @@ def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], 
             mode="markers",
             marker={"color": color, "size": 8, "symbol": part["dataset"].map(symbols)},
             name=verdict,
-            customdata=[
-                f"{names.get(e, e)}, {d}" for e, d in zip(part["encoder"], part["dataset"], strict=True)
-            ],
+            customdata=[f"{names.get(e, e)}, {d}" for e, d in zip(part["encoder"], part["dataset"], strict=True)],
             hovertemplate="%{customdata}<br>published %{x}, recomputed %{y}<extra></extra>",
         )
     fig.update_xaxes(title=f"published {title}")
     fig.update_yaxes(title=f"recomputed {title}")
-    fig.update_layout(
-        height=500, margin={"l": 10, "r": 10, "t": 10, "b": 10}, legend={"orientation": "h", "y": -0.2}
-    )
+    fig.update_layout(height=500, margin={"l": 10, "r": 10, "t": 10, "b": 10}, legend={"orientation": "h", "y": -0.2})
     return fig
 
 

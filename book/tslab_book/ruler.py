@@ -116,9 +116,7 @@ def ruler_facts(
     shared = {
         "located": int(located.sum()),
         "saturated": float(graph.saturated[located].double().mean()),
-        "reach": float(_reach(graph)[graph.saturated].nanmedian())
-        if bool(graph.saturated.any())
-        else math.nan,
+        "reach": float(_reach(graph)[graph.saturated].nanmedian()) if bool(graph.saturated.any()) else math.nan,
     }
     bare = [ssi_on_graph(graph, None, marks="unmarked", moments=kind) for kind in ("published", "exact")]
     shared["sigma_unmarked"] = float((bare[0].sigma / bare[1].sigma)[bare[0].sigma > 0].nanmedian())
@@ -128,22 +126,13 @@ def ruler_facts(
     south = lonlat[:, 1] < 0
     by_side = {}
     for kind in ("correct", "published"):
-        result = sri(
-            lonlat,
-            hits,
-            radius_rad=radius_rad,
-            partition="direction_sector",
-            size=sectors,
-            azimuth=kind,
-        )
+        result = sri(lonlat, hits, radius_rad=radius_rad, partition="direction_sector", size=sectors, azimuth=kind)
         for side, rows in (("north", located & ~south), ("south", located & south)):
             by_side[side, kind] = (float(result.parts[rows].double().mean()), result.score[rows].mean(0))
     facts = []
     for i, name in enumerate(names):
         row = {"name": name, "top1": 100 * float(hits[located, i].double().mean()), **shared}
-        row["sigma_signed"] = float(
-            (signed.sigma[:, i] / exact.sigma[:, i])[signed.sigma[:, i] > 0].nanmedian()
-        )
+        row["sigma_signed"] = float((signed.sigma[:, i] / exact.sigma[:, i])[signed.sigma[:, i] > 0].nanmedian())
         row["raw"] = float(raw.score[:, i].nanmean())
         row["unscored_raw"] = float(raw.score[located, i].isnan().double().mean())
         row["signed"] = float(signed.score[:, i].nanmean())
@@ -169,20 +158,14 @@ def _reach(graph: NeighborGraph) -> Tensor:
 
 def _spearman(a: Tensor, b: Tensor) -> float:
     usable = ~(a.isnan() | b.isnan())
-    return float(
-        pd.Series(a[usable].cpu().numpy()).corr(pd.Series(b[usable].cpu().numpy()), method="spearman")
-    )
+    return float(pd.Series(a[usable].cpu().numpy()).corr(pd.Series(b[usable].cpu().numpy()), method="spearman"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the facts of the released results and write them to the file of the book."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--datasets", nargs="*", default=list(PUBLISHED_SETTINGS), choices=list(PUBLISHED_SETTINGS)
-    )
-    parser.add_argument(
-        "--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder"
-    )
+    parser.add_argument("--datasets", nargs="*", default=list(PUBLISHED_SETTINGS), choices=list(PUBLISHED_SETTINGS))
+    parser.add_argument("--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder")
     parser.add_argument("--out", type=Path, default=RESULTS / "geobias_ruler.csv")
     chosen = parser.parse_args(arguments)
     tables = []
@@ -192,9 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         facts.insert(0, "dataset", dataset)
         tables.append(facts.rename(columns={"name": "encoder"}))
         print(facts.to_string(float_format="{:.4g}".format), flush=True)
-        atomic_write(
-            chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        )
+        atomic_write(chosen.out, pd.concat(tables).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 if __name__ == "__main__":

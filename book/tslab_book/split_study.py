@@ -139,9 +139,7 @@ def compare_buffers(
 def _pooled(task: Task) -> Task:
     """The task with all rows that have a location in ``train``, without images."""
     if task.meta.kind != "regression":
-        raise ValueError(
-            f"{task.name} is a {task.meta.kind} task; the comparison of splits needs a regression task"
-        )
+        raise ValueError(f"{task.name} is a {task.meta.kind} task; the comparison of splits needs a regression task")
     whole = concatenate([replace(table, image=None) for table in task.tables.values()])
     whole = whole.where(whole.has_location)
     nothing = whole.where(torch.zeros(len(whole), dtype=torch.bool))

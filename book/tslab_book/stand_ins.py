@@ -28,13 +28,9 @@ def image_statistics(table: Table) -> dict[str, float]:
         ranks.append(true_class_ranks(scores, table.target[rows]))
         stated.append(scores.gather(1, table.target[rows, None])[:, 0])
     rank, p = torch.cat(ranks).double(), torch.cat(stated).double()
-    quartiles = torch.quantile(
-        p, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=p.device)
-    ).tolist()
+    quartiles = torch.quantile(p, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=p.device)).tolist()
     found = {f"top{k}": float((rank <= k).double().mean()) for k in (1, 3, 10)}
-    return (
-        found | {"mrr": float((1 / rank).mean())} | dict(zip(("p25", "p50", "p75"), quartiles, strict=True))
-    )
+    return found | {"mrr": float((1 / rank).mean())} | dict(zip(("p25", "p50", "p75"), quartiles, strict=True))
 
 
 def linear_image_r2(task: Task) -> float:
@@ -73,13 +69,9 @@ def _class_rows(task: Task) -> Iterator[tuple[str, float, float]]:
     yield "rows without location", spec.missing[2], float((~task.test.has_location).double().mean())
     lonlat = concatenated_places(task)
     shares = torch.bincount(continents(lonlat), minlength=len(CONTINENTS)).double() / len(lonlat)
-    for region, target, share in zip(
-        CONTINENTS.values(), spec.geography.regions, shares.tolist(), strict=True
-    ):
+    for region, target, share in zip(CONTINENTS.values(), spec.geography.regions, shares.tolist(), strict=True):
         yield f"share {region}", target, share
-    quantiles = torch.quantile(
-        lonlat[:, 1].double(), torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64)
-    ).tolist()
+    quantiles = torch.quantile(lonlat[:, 1].double(), torch.tensor([0.01, 0.5, 0.99], dtype=torch.float64)).tolist()
     for name, target, value in zip(("1 %", "50 %", "99 %"), spec.geography.latitudes, quantiles, strict=True):
         yield f"latitude {name}", target, value
 
@@ -87,9 +79,7 @@ def _class_rows(task: Task) -> Iterator[tuple[str, float, float]]:
 def _value_rows(task: Task) -> Iterator[tuple[str, float, float]]:
     spec = VALUE_SPECS[task.name]
     whole = torch.cat([table.target for table in task.tables.values()]).double()
-    mixed = (
-        task.resplit(seed=0) if spec.countries else task
-    )  # whole countries differ too much from each other
+    mixed = task.resplit(seed=0) if spec.countries else task  # whole countries differ too much from each other
     yield "image-only R² (ridge)", spec.image_r2, linear_image_r2(mixed)
     if spec.quantiles is not None:
         at = np.array([0.1, 0.5, 0.9, 0.99])

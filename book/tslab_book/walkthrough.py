@@ -93,15 +93,11 @@ def neighborhood(
 
     Errors: ``ValueError`` if the row has no location.
     """
-    graph = neighbor_graph(
-        lonlat, radius_km=radius_km, max_neighbors=max_neighbors, centers=torch.tensor([center])
-    )
+    graph = neighbor_graph(lonlat, radius_km=radius_km, max_neighbors=max_neighbors, centers=torch.tensor([center]))
     rows = graph.rows_of(0)
     if len(rows) == 0:
         raise ValueError(f"row {center} has no location; take another centre")
-    lattice = make_lattice(
-        background_density(len(rows), graph.radius_rad)[None], graph.radius_rad, torch.device("cpu")
-    )
+    lattice = make_lattice(background_density(len(rows), graph.radius_rad)[None], graph.radius_rad, torch.device("cpu"))
     point = torch.arange(int(lattice.count[0]))
     frame = torch.stack(local_frame(graph.center_lonlat)).squeeze(1)  # (south, east, up) of the centre
     samples = (unit_vectors(lonlat[rows].double()) - frame[2]) @ frame.T
@@ -188,8 +184,7 @@ def neighborhood_figure(
     """
     states = {
         name: [
-            neighborhood(lonlat, hits, center, radius_km=radius, marks=marks, moments=moments)
-            for radius in radii_km
+            neighborhood(lonlat, hits, center, radius_km=radius, marks=marks, moments=moments) for radius in radii_km
         ]
         for name, hits in patterns.items()
     }
@@ -214,9 +209,7 @@ def neighborhood_figure(
         {
             "label": name,
             "method": "restyle",
-            "args": [
-                {"visible": [True] * len(shared[0]) + [other == name for other in names for _ in range(each)]}
-            ],
+            "args": [{"visible": [True] * len(shared[0]) + [other == name for other in names for _ in range(each)]}],
         }
         for name in names
     ]
@@ -229,14 +222,7 @@ def neighborhood_figure(
         updatemenus=[  # above a legend that takes four rows on a phone
             {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 86}}
         ],
-        legend={
-            "orientation": "h",
-            "x": 0,
-            "y": 1,
-            "yanchor": "bottom",
-            "font": {"size": 12},
-            "itemclick": False,
-        },
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"size": 12}, "itemclick": False},
         xaxis={"range": [-reach, reach], "title": {"text": "km east", "standoff": 2}, "zeroline": False},
         yaxis={
             "domain": [0.5, 1],
@@ -245,11 +231,7 @@ def neighborhood_figure(
             "scaleanchor": "x",
             "zeroline": False,
         },
-        xaxis2={
-            "anchor": "y2",
-            "title": {"text": "z = (I − μ) / σ", "standoff": 2},
-            "range": _z_range(every),
-        },
+        xaxis2={"anchor": "y2", "title": {"text": "z = (I − μ) / σ", "standoff": 2}, "range": _z_range(every)},
         yaxis2={"domain": [0.22, 0.42], "anchor": "x2", "range": [0, 2.2], "visible": False},
         xaxis3={"anchor": "y3", "title": {"text": "radius in km", "standoff": 2}},
         yaxis3={
@@ -278,9 +260,7 @@ def _shared_traces(state: Neighborhood, radius: float) -> list[go.Scatter]:
             line={"color": plot.NEUTRAL, "dash": "dot", "width": 1.5},
             **quiet,
         ),
-        go.Scatter(
-            **_segments(state, to_background), mode="lines", line={"color": soft, "width": 1}, **quiet
-        ),
+        go.Scatter(**_segments(state, to_background), mode="lines", line={"color": soft, "width": 1}, **quiet),
         go.Scatter(
             x=_f4(background[:, 0]),
             y=_f4(background[:, 1]),
@@ -316,13 +296,8 @@ def _pattern_traces(states: Sequence[Neighborhood], radii_km: Sequence[float], n
     ):
         chosen = [edge for edge, p in zip(edges, product, strict=True) if p * sign > 0]
         line = {"color": color, "width": 2.5, "dash": dash}
-        traces.append(
-            go.Scatter(**_segments(state, chosen), mode="lines", name=name, line=line, hoverinfo="skip")
-        )
-    for keep, name, color, symbol in (
-        (value > 0, "hit", HIT_COLOR, "circle"),
-        (value < 0, "miss", MISS_COLOR, "x"),
-    ):
+        traces.append(go.Scatter(**_segments(state, chosen), mode="lines", name=name, line=line, hoverinfo="skip"))
+    for keep, name, color, symbol in ((value > 0, "hit", HIT_COLOR, "circle"), (value < 0, "miss", MISS_COLOR, "x")):
         marker = {"color": color, "size": 8, "symbol": symbol}
         x, y = _f4(place[keep, 0]), _f4(place[keep, 1])
         traces.append(go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker, hoverinfo="skip"))
@@ -337,14 +312,7 @@ def _pattern_traces(states: Sequence[Neighborhood], radii_km: Sequence[float], n
             marker={"color": plot.MARKER, "size": [0, 9]},
             **below,
         ),
-        go.Scatter(
-            x=[(low + high) / 2],
-            y=[1.65],
-            mode="text",
-            text=[_numbers(state)],
-            textfont={"size": 12},
-            **below,
-        ),
+        go.Scatter(x=[(low + high) / 2], y=[1.65], mode="text", text=[_numbers(state)], textfont={"size": 12}, **below),
     ]
     for attribute, name, color, dash in (
         ("tail", "tail score", plot.FAMILY_COLORS["spherical"], "solid"),

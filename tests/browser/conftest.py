@@ -96,9 +96,7 @@ def site() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """A running Chromium: ``TSLAB_CHROMIUM``, else the one on the path, else Playwright's own."""
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     found = os.environ.get("TSLAB_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     with sync_api.sync_playwright() as playwright:
@@ -202,15 +200,11 @@ def open_page(site: str, chromium: Any) -> Iterator[OpenPage]:
 
         page.route("**/*", route)
         page.on("response", answered)
-        page.on(
-            "console", lambda message: visit.errors.append(message.text) if message.type == "error" else None
-        )
+        page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: visit.errors.append(str(error)))
         page.goto(f"{site}{name}.html", wait_until="load")
         page.evaluate("document.fonts.ready")
-        page.wait_for_function(
-            "!window.MathJax?.startup?.promise || window.MathJax.startup.promise.then(() => true)"
-        )
+        page.wait_for_function("!window.MathJax?.startup?.promise || window.MathJax.startup.promise.then(() => true)")
         return visit
 
     yield open_it
@@ -269,9 +263,7 @@ class Explorer:
 
     def picture(self, number: int) -> str:
         """What canvas ``number`` shows: feature globe, feature map, similarity globe, similarity map."""
-        return self.page.evaluate(
-            "n => document.querySelectorAll('.tslab-explorer canvas')[n].toDataURL()", number
-        )
+        return self.page.evaluate("n => document.querySelectorAll('.tslab-explorer canvas')[n].toDataURL()", number)
 
     def colors(self, number: int) -> int:
         return self.page.evaluate(

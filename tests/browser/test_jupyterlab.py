@@ -100,9 +100,7 @@ def test_the_explorer_is_live_in_jupyterlab(lab: str, explorer: Callable[..., Ex
     assert before[0] != widget.picture(0) or before[2] != widget.picture(2)
 
 
-def test_a_link_of_the_text_moves_the_laboratory_in_jupyterlab(
-    lab: str, explorer: Callable[..., Explorer]
-) -> None:
+def test_a_link_of_the_text_moves_the_laboratory_in_jupyterlab(lab: str, explorer: Callable[..., Explorer]) -> None:
     widget = explorer(width=1300)
     page = widget.page
     run_first_cell(widget, lab + "laboratory.ipynb")

@@ -92,9 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scripts = "".join(f'<script src="_static/{name}"></script>' for name in SCRIPTS)
     laboratory = Laboratory("space2vec_grid", "siren_sh", place=(178.0, -17.5))
     for name, shown in (("page", widget), ("laboratory", laboratory)):
-        (out / f"{name}.html").write_text(
-            PAGE.replace("{scripts}", scripts).replace("{body}", embedded(shown))
-        )
+        (out / f"{name}.html").write_text(PAGE.replace("{scripts}", scripts).replace("{body}", embedded(shown)))
 
     (static / "explorer.mjs").write_text(frontend.script())
     for name, shown in (("kernel", widget), ("kernel-laboratory", laboratory)):
@@ -139,9 +137,7 @@ def test_the_browser_computes_what_torch_computes(address: str, explorer: Any) -
     for key in CONTROLS:
         if key == "sphere2vec_sphereC+":
             continue
-        found = widget.after(
-            lambda key=key: widget.page.get_by_label("Encoder", exact=True).select_option(key)
-        )
+        found = widget.after(lambda key=key: widget.page.get_by_label("Encoder", exact=True).select_option(key))
         assert found["request"]["encoder"] == key
         check_against_torch(found)
     check_against_torch(widget.after(lambda: widget.page.get_by_label("Measure").select_option("dot")))
@@ -152,9 +148,7 @@ def test_a_slider_changes_the_picture(address: str, explorer: Any) -> None:
     widget = explorer().open(address + "page.html").run()
     for label, position, name in (("Scales", "24", "num_scales"), ("Finest scale", "60", "min_radius")):
         before = [widget.picture(n) for n in range(4)]
-        found = widget.after(
-            lambda label=label, p=position: widget.page.get_by_label(label, exact=True).fill(p)
-        )
+        found = widget.after(lambda label=label, p=position: widget.page.get_by_label(label, exact=True).fill(p))
         assert found["request"]["parameters"][name] != CONTROLS["sphere2vec_sphereC+"].defaults[name]
         check_against_torch(found)
         after = [widget.picture(n) for n in range(4)]
@@ -172,9 +166,7 @@ def test_a_click_chooses_the_place(address: str, explorer: Any) -> None:
     widget = explorer().open(address + "page.html").run()
     map_canvas = widget.page.locator("canvas.tslab-map").last
     box = map_canvas.bounding_box()
-    found = widget.after(
-        lambda: map_canvas.click(position={"x": box["width"] * 0.75, "y": box["height"] / 2})
-    )
+    found = widget.after(lambda: map_canvas.click(position={"x": box["width"] * 0.75, "y": box["height"] / 2}))
     lon, lat = found["request"]["place"]
     assert lon == pytest.approx(90, abs=1) and lat == pytest.approx(0, abs=1)
     check_against_torch(found)
@@ -242,9 +234,7 @@ def test_everything_works_from_the_keyboard(address: str, explorer: Any) -> None
     found = widget.after(lambda: page.keyboard.press("Enter"))
     assert found["request"]["place"] == [-70, 28.85]
     assert page.locator(".tslab-trouble").is_hidden()
-    page.wait_for_function(
-        "document.querySelector('.tslab-explorer [role=status]').textContent.includes('70.0°W')"
-    )
+    page.wait_for_function("document.querySelector('.tslab-explorer [role=status]').textContent.includes('70.0°W')")
     assert not widget.errors
 
 
@@ -257,9 +247,7 @@ def test_everything_works_from_the_keyboard(address: str, explorer: Any) -> None
         ("**/ort/*.wasm", "could not start the encoder"),
     ],
 )
-def test_a_missing_file_is_explained_and_can_be_retried(
-    address: str, explorer: Any, blocked: str, words: str
-) -> None:
+def test_a_missing_file_is_explained_and_can_be_retried(address: str, explorer: Any, blocked: str, words: str) -> None:
     widget = explorer().open(address + "page.html")
     widget.page.route(blocked, lambda route: route.fulfill(status=404))
     widget.page.get_by_role("button", name="Run in your browser").click()
@@ -459,9 +447,7 @@ def test_the_address_holds_the_state_and_brings_it_back(address: str, explorer: 
     widget = run_laboratory(explorer(width=1300).open(address + "laboratory.html"))
     page = widget.page
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    widget.after(
-        lambda: side(page, "A").get_by_label("Encoder", exact=True).select_option("sphere2vec_sphereC+")
-    )
+    widget.after(lambda: side(page, "A").get_by_label("Encoder", exact=True).select_option("sphere2vec_sphereC+"))
     widget.after(lambda: side(page, "A").get_by_label("Finest scale", exact=True).fill("60"))
     widget.after(lambda: side(page, "B").get_by_label("Feature 51 of 64").fill("3"))
     page.get_by_label("Longitude").fill("-70.25")
@@ -541,9 +527,7 @@ def test_the_laboratory_is_accessible_and_fits(address: str, explorer: Any, widt
     for run in (False, True):
         if run:
             run_laboratory(widget)
-        found = widget.page.evaluate("axe.run('.tslab-laboratory', {resultTypes: ['violations']})")[
-            "violations"
-        ]
+        found = widget.page.evaluate("axe.run('.tslab-laboratory', {resultTypes: ['violations']})")["violations"]
         assert not [f"{v['id']}: {node['html'][:160]}" for v in found for node in v["nodes"]]
         assert widget.page.evaluate("document.documentElement.scrollWidth") <= width
 
@@ -569,9 +553,7 @@ def test_dragging_a_slider(address: str, explorer: Any, capsys: Any) -> None:
     """
     widget = run_laboratory(explorer(width=1300).open(address + "laboratory.html"))
     for key in ("sphere2vec_sphereC+", "space2vec_grid", "siren_sh"):
-        widget.after(
-            lambda key=key: side(widget.page, "A").get_by_label("Encoder", exact=True).select_option(key)
-        )
+        widget.after(lambda key=key: side(widget.page, "A").get_by_label("Encoder", exact=True).select_option(key))
         name = "num_scales" if key != "siren_sh" else "degree"
         count, seconds, worked = widget.page.evaluate(
             """async (name) => {
@@ -634,9 +616,7 @@ def test_in_the_book_it_answers(open_page: OpenPage) -> None:
         root.get_by_role("button", name="Run in your browser").click()
         visit.page.wait_for_function("results.length > 0")
         check_against_torch(widget.last())
-        found = widget.after(
-            lambda root=root: root.get_by_label("Encoder", exact=True).select_option("space2vec_grid")
-        )
+        found = widget.after(lambda root=root: root.get_by_label("Encoder", exact=True).select_option("space2vec_grid"))
         check_against_torch(found)
         assert not visit.problems(), f"{name}: {visit.problems()}"
 

@@ -5,6 +5,4 @@ from beartype import BeartypeConf, FrozenDict, beartype
 
 WHOLE = int | np.integer
 REAL = float | np.floating | WHOLE
-check = beartype(
-    conf=BeartypeConf(hint_overrides=FrozenDict({int: WHOLE, float: REAL, complex: complex | REAL}))
-)
+check = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({int: WHOLE, float: REAL, complex: complex | REAL})))

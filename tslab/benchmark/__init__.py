@@ -28,14 +28,7 @@ from tslab.benchmark.comparison import (
 from tslab.benchmark.driver import Outcome, estimate, forecast, probe, produce, run_all
 from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
 from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
-from tslab.benchmark.records import (
-    Provenance,
-    Record,
-    find_record,
-    read_provenance,
-    read_record,
-    recompute_or_read,
-)
+from tslab.benchmark.records import Provenance, Record, find_record, read_provenance, read_record, recompute_or_read
 from tslab.benchmark.runner import do_jobs, open_pool
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
 from tslab.benchmark.store import JobStore, ResultStore

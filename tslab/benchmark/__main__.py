@@ -110,19 +110,7 @@ def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     table = _store(arguments).frame()
     for column, chosen in (("table", arguments.table), ("source", arguments.source)):
         table = table[table[column].isin(chosen)] if chosen else table
-    columns = [
-        "table",
-        "dataset",
-        "encoder",
-        "source",
-        "scale",
-        "seed",
-        "metric",
-        "value",
-        "low",
-        "high",
-        "n",
-    ]
+    columns = ["table", "dataset", "encoder", "source", "scale", "seed", "metric", "value", "low", "high", "n"]
     print(table[columns].to_string(index=False) if len(table) else f"no runs in {arguments.out}")
     return 0
 
@@ -132,11 +120,7 @@ def sweep(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     import_modules(arguments.modules)
     encoders = list(ENCODERS) if arguments.encoders == ["all"] else arguments.encoders
     jobs = sweeps.jobs_for(
-        arguments.tasks,
-        encoders,
-        arguments.seeds,
-        options=arguments.options,
-        task_options=arguments.task_options,
+        arguments.tasks, encoders, arguments.seeds, options=arguments.options, task_options=arguments.task_options
     )
     table = sweeps.sweep(
         jobs,
@@ -196,22 +180,16 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tslab.benchmark", description=(__doc__ or "").split("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m tslab.benchmark", description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("run", help="do the runs that the store does not hold yet")
     one.set_defaults(action=run)
     one.add_argument("--table", nargs="+", default=["all"], choices=[*TABLES, "all"])
     one.add_argument("--datasets", nargs="+", default=["all"], help="dataset keys, or all (default)")
-    one.add_argument(
-        "--encoders", nargs="+", default=["all"], help="encoder keys, baseline:<key>, or all (default)"
-    )
+    one.add_argument("--encoders", nargs="+", default=["all"], help="encoder keys, baseline:<key>, or all (default)")
     one.add_argument("--seeds", type=int, default=1, help="how many trainings of each cell")
     one.add_argument("--first-seed", type=int, default=0)
-    one.add_argument(
-        "--source", default="released", choices=list(SOURCES), help="where the numbers come from"
-    )
+    one.add_argument("--source", default="released", choices=list(SOURCES), help="where the numbers come from")
     one.add_argument("--scale", default="small", choices=list(SCALES), help="size of synthetic data")
     one.add_argument("--split", default="random", choices=list(SPLITS), help="of released points")
     one.add_argument("--epochs", type=int, help="default: as recorded for the dataset and encoder")
@@ -232,18 +210,12 @@ def _parser() -> argparse.ArgumentParser:
     three.add_argument("--source", nargs="+", choices=list(SOURCES))
     _add_sweep(four := commands.add_parser("sweep", help="train every combination of tasks, encoders, seeds"))
     for command in (one, four):
-        command.add_argument(
-            "--import", dest="modules", nargs="+", default=[], help="modules that register encoders"
-        )
+        command.add_argument("--import", dest="modules", nargs="+", default=[], help="modules that register encoders")
         command.add_argument("--workers", type=int, help="processes of --dask local")
     for command in (one, two):
-        command.add_argument(
-            "--root", help="released files or archive; default TSLAB_MIRROR, then the cache folder"
-        )
+        command.add_argument("--root", help="released files or archive; default TSLAB_MIRROR, then the cache folder")
     for command in (one, two, three):
-        command.add_argument(
-            "--out", default=os.environ.get("TSLAB_BENCHMARK", DEFAULT_STORE), help="the store"
-        )
+        command.add_argument("--out", default=os.environ.get("TSLAB_BENCHMARK", DEFAULT_STORE), help="the store")
     return parser
 
 
@@ -251,10 +223,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=sweep)
     parser.add_argument("--tasks", nargs="+", required=True, help="task names")
     parser.add_argument(
-        "--encoders",
-        nargs="+",
-        default=["all"],
-        help="encoder keys, or all (default); baselines and no_prior too",
+        "--encoders", nargs="+", default=["all"], help="encoder keys, or all (default); baselines and no_prior too"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--out", "--folder", required=True, help="where results go")
@@ -267,12 +236,8 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
         help="'local' (default), the address of a Dask scheduler, or 'synchronous' for this process",
     )
     parser.add_argument("--retries", type=int, default=2)
-    parser.add_argument(
-        "--options", type=_json_object, default={}, help="JSON: further arguments of tslab.train"
-    )
-    parser.add_argument(
-        "--task-options", type=_json_object, default={}, help="JSON: further arguments of load_task"
-    )
+    parser.add_argument("--options", type=_json_object, default={}, help="JSON: further arguments of tslab.train")
+    parser.add_argument("--task-options", type=_json_object, default={}, help="JSON: further arguments of load_task")
 
 
 if __name__ == "__main__":

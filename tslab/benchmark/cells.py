@@ -111,9 +111,7 @@ def judge(
         reason = "one-cell tile"
     elif verdict == "reproduced":
         reason = "same results"
-    elif metric == "r2" and -SQRT2 * (recomputed - low) <= published - recomputed <= SQRT2 * (
-        high - recomputed
-    ):
+    elif metric == "r2" and -SQRT2 * (recomputed - low) <= published - recomputed <= SQRT2 * (high - recomputed):
         reason = "another draw"
     elif metric == "top1" and verdict == "differs" and encoder in ("rbf", "rff") and recomputed < published:
         reason = f"reloaded {encoder}"
@@ -141,16 +139,8 @@ def audit(store: ResultStore) -> pd.DataFrame:
     trained = _retrained(runs)
     rows = []
     for cell in published_tables().itertuples(index=False):
-        row = dict.fromkeys(COLUMNS) | {
-            "dataset": cell.dataset,
-            "encoder": cell.encoder,
-            "metric": cell.metric,
-        }
-        row |= {
-            "published": cell.published,
-            "source": "",
-            "command": _command(cell.metric, cell.dataset, cell.encoder),
-        }
+        row = dict.fromkeys(COLUMNS) | {"dataset": cell.dataset, "encoder": cell.encoder, "metric": cell.metric}
+        row |= {"published": cell.published, "source": "", "command": _command(cell.metric, cell.dataset, cell.encoder)}
         key = (cell.metric, cell.dataset, cell.encoder)
         if cell.dataset == "avg_species":
             row |= _average(cell.encoder, cell.published, released)
@@ -160,10 +150,7 @@ def audit(store: ResultStore) -> pd.DataFrame:
             row |= {"verdict": "not released", "reason": "not computed"}
         if cell.encoder == "gpt4v":
             few = cell.mark == "resampled_100"
-            row |= {
-                "verdict": "published only",
-                "reason": "asked GPT-4V, 100 images" if few else "asked GPT-4V",
-            }
+            row |= {"verdict": "published only", "reason": "asked GPT-4V, 100 images" if few else "asked GPT-4V"}
         if key in trained.index:
             mean, low, high = trained.loc[key]
             row |= {"retrained": mean, "retrained_low": low, "retrained_high": high}
@@ -242,9 +229,7 @@ def _average(encoder: str, published: float, released: pd.DataFrame) -> dict[str
         return {"verdict": "not released", "reason": "incomplete average"}
     runs = released.loc[keys]
     shares = zip(runs["value"], runs["n"], SPECIES, strict=True)
-    replicates = np.mean(
-        [top1_replicates(round(v * n / 100), n, dataset) for v, n, dataset in shares], axis=0
-    )
+    replicates = np.mean([top1_replicates(round(v * n / 100), n, dataset) for v, n, dataset in shares], axis=0)
     value = float(runs["value"].mean())
     low, high = interval_of(torch.from_numpy(replicates))
     verdict, reason = judge("top1", encoder, published, value, low, high)
@@ -269,7 +254,5 @@ def _retrained(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _command(metric: str, dataset: str, encoder: str) -> str:
     if dataset == "avg_species":
-        return (
-            f"python -m tslab.benchmark run --table top1 --datasets {' '.join(SPECIES)} --encoders {encoder}"
-        )
+        return f"python -m tslab.benchmark run --table top1 --datasets {' '.join(SPECIES)} --encoders {encoder}"
     return RunSpec(table_of(metric, dataset), dataset, encoder).command

@@ -95,9 +95,7 @@ def compare_hits(hits: Mapping[str, Bool[np.ndarray, " n"]]) -> pd.DataFrame:
     return table.assign(p_holm=holm(table["p"]))
 
 
-def compare_released(
-    datasets: Sequence[str] | None = None, root: str | os.PathLike[str] | None = None
-) -> pd.DataFrame:
+def compare_released(datasets: Sequence[str] | None = None, root: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """`compare_hits` for the released results of each dataset; columns dataset and those of `compare_hits`.
 
     A dataset without at least two released rows (iNat2017) has no pairs.

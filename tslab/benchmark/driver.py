@@ -44,8 +44,7 @@ FAIR_ENCODERS: dict[str, dict[str, Any]] = {
     "siren_sh": {"hidden_dim": 512, "dropout": 0.1},
 }
 FAIR_ENCODERS |= {
-    f"sphere2vec_sphere{kind}": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.01}
-    for kind in ("C", "C+", "M", "M+")
+    f"sphere2vec_sphere{kind}": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.01} for kind in ("C", "C+", "M", "M+")
 }
 """How every encoder is trained on the released points: one network, one optimiser, as many passes for all. Encoders
 with scales go down to the same wavelength, about 400 km (0.01 radians, 0.573 degrees, 2^-5 of the radius); cells of
@@ -63,9 +62,7 @@ class Outcome:
     stale: int = 0
 
     def __str__(self) -> str:
-        text = (
-            f"{len(self.done)} runs done, {len(self.skipped)} were there already, {len(self.failed)} failed"
-        )
+        text = f"{len(self.done)} runs done, {len(self.skipped)} were there already, {len(self.failed)} failed"
         if self.stale:
             text += f"\n{self.stale} of those were done by another state of the code; --again does them again"
         for spec, error in self.failed.items():
@@ -121,9 +118,7 @@ def run_all(
     with open_pool(dask, workers) as client, tqdm(total=len(todo), unit="run", disable=not progress) as bar:
         store.write_manifest(todo, command)
         if progress and (seconds := estimate(todo, store)) is not None:
-            bar.write(
-                f"{len(todo)} runs, about {_duration(seconds)} going by the runs in {out}", file=sys.stderr
-            )
+            bar.write(f"{len(todo)} runs, about {_duration(seconds)} going by the runs in {out}", file=sys.stderr)
         options: dict[str, Any] = {"retries": retries, "modules": modules}
         for spec, failure in do_jobs(todo, work, client, **options, fatal=(ReleasedFilesMissingError,)):
             if failure is None:
@@ -174,11 +169,7 @@ def probe(spec: RunSpec, *, root: str | os.PathLike[str] | None = None, device: 
 
 
 def forecast(
-    specs: Sequence[RunSpec],
-    store: ResultStore,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    device: str = "auto",
+    specs: Sequence[RunSpec], store: ResultStore, *, root: str | os.PathLike[str] | None = None, device: str = "auto"
 ) -> pd.DataFrame:
     """How long the runs that the store lacks will take.
 
@@ -193,9 +184,7 @@ def forecast(
             for spec in specs
             if spec.dataset == dataset and spec.source != "released" and not store.path(spec).is_file()
         }
-        trained = [
-            s for s in mine.values() if s.encoder != "no_prior" and not s.encoder.startswith(BASELINE_PREFIX)
-        ]
+        trained = [s for s in mine.values() if s.encoder != "no_prior" and not s.encoder.startswith(BASELINE_PREFIX)]
         known = estimate(trained, store)
         seconds = 0.0
         if trained:
@@ -205,10 +194,7 @@ def forecast(
 
 
 def produce(
-    spec: RunSpec,
-    out: str | os.PathLike[str],
-    root: str | os.PathLike[str] | None = None,
-    device: str = "auto",
+    spec: RunSpec, out: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, device: str = "auto"
 ) -> dict[str, Any]:
     """Do one run and return its outcome: metrics, reason (why there is no number, else ""), file, seconds, code.
 
@@ -310,15 +296,7 @@ def _train(spec: RunSpec, task: Any, device: str, folder: Path | None) -> Any:
             ) from error
     if folder is not None and folder.is_dir():  # stopped before the first epoch was stored
         shutil.rmtree(folder)
-    return train(
-        task,
-        spec.encoder,
-        seed=spec.seed,
-        device=device,
-        run_dir=folder,
-        progress=False,
-        **_options(spec),
-    )
+    return train(task, spec.encoder, seed=spec.seed, device=device, run_dir=folder, progress=False, **_options(spec))
 
 
 def _options(spec: RunSpec) -> dict[str, Any]:

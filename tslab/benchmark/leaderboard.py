@@ -23,18 +23,7 @@ FAIR_TABLE = "fair_table.csv"
 FAIR_GROUP = ("dataset", "split", "seed")
 FAIR_KEY = (*FAIR_GROUP, "encoder")
 REFERENCE = "baseline:trees"
-LEADERBOARD_COLUMNS = (
-    "dataset",
-    "encoder",
-    "metric",
-    "source",
-    "split",
-    "value",
-    "low",
-    "high",
-    "n",
-    "seeds",
-)
+LEADERBOARD_COLUMNS = ("dataset", "encoder", "metric", "source", "split", "value", "low", "high", "n", "seeds")
 EVALUATED_SPLIT = {
     **{"inat2017": "validation", "inat2018": "validation", "fmow": "validation"},
     "avg_species": "test and validation",  # three sets are scored on test rows, two on validation rows
@@ -89,9 +78,7 @@ def fair_table(store: ResultStore) -> pd.DataFrame:
     runs = store.frame()
     runs = runs[(runs["source"] == "released-points") & runs["value"].notna()].reset_index(drop=True)
     columns = ["dataset", "encoder", "metric", "split", "seed", "value", "low", "high", "n"]
-    table = runs[[*columns, "seconds"]].assign(
-        gain=float("nan"), gain_low=float("nan"), gain_high=float("nan")
-    )
+    table = runs[[*columns, "seconds"]].assign(gain=float("nan"), gain_low=float("nan"), gain_high=float("nan"))
     table["p_holm"] = float("nan")
     for _, part in runs.groupby(list(FAIR_GROUP)):
         reference = part[part["encoder"] == REFERENCE]
@@ -152,11 +139,7 @@ def seed_means(
     """Mean over the seeds of each group: ``keys``, value, low and high (which span those of the seeds), n, seeds."""
     grouped = runs.groupby(list(keys), sort=False)
     return grouped.agg(
-        value=("value", "mean"),
-        low=("low", "min"),
-        high=("high", "max"),
-        n=("n", "first"),
-        seeds=("seed", "nunique"),
+        value=("value", "mean"), low=("low", "min"), high=("high", "max"), n=("n", "first"), seeds=("seed", "nunique")
     ).reset_index()
 
 

@@ -89,9 +89,7 @@ def located_images(root: str | os.PathLike[str] | None = None) -> dict[str, int]
     return counts
 
 
-def measure(
-    samples: pd.DataFrame, metrics: tuple[str, ...], dataset: str, **geobias: Any
-) -> dict[str, Measured]:
+def measure(samples: pd.DataFrame, metrics: tuple[str, ...], dataset: str, **geobias: Any) -> dict[str, Measured]:
     """The metrics of per-sample results: ``top1`` (percent), ``r2``, ``geobias_base``, ``geobias_relative``.
 
     Args:
@@ -137,9 +135,7 @@ def measure_r2(samples: pd.DataFrame) -> Measured:
     all labels are equal."""
     values = regression_values(*(samples[name].to_numpy(dtype=float) for name in ("prediction", "label")))
     replicates = r2_of_means(bootstrap_means(values, replicates=REPLICATES, seed=_rng("r2")))
-    return Measured(
-        float(r2_of_means(values.mean(0))), *interval_of(replicates, level=LEVEL), len(values), {}
-    )
+    return Measured(float(r2_of_means(values.mean(0))), *interval_of(replicates, level=LEVEL), len(values), {})
 
 
 def measure_geobias(
@@ -160,9 +156,7 @@ def measure_geobias(
         check_count("max_centers", max_centers)
     located = samples["lon"].notna() & samples["lat"].notna()
     if not located.any():
-        raise NothingToRecomputeError(
-            "no coordinates", "these per-sample results have no coordinates in degrees"
-        )
+        raise NothingToRecomputeError("no coordinates", "these per-sample results have no coordinates in degrees")
     lonlat = torch.tensor(samples[["lon", "lat"]].to_numpy(dtype=float))
     if "hit1" in samples:
         hits, kind = samples["hit1"].to_numpy(dtype=bool), "classification"

@@ -104,15 +104,11 @@ def release_stamp() -> dict[str, str]:
 
 
 def loses_numbers(
-    earlier: pd.DataFrame,
-    table: pd.DataFrame,
-    column: str,
-    key: Sequence[str] = ("dataset", "encoder", "metric"),
+    earlier: pd.DataFrame, table: pd.DataFrame, column: str, key: Sequence[str] = ("dataset", "encoder", "metric")
 ) -> bool:
     """Whether ``earlier`` has a number in ``column`` that ``table`` lacks, in the row of the same key."""
     held, kept = (
-        set(rows.loc[rows[column].notna(), list(key)].itertuples(index=False, name=None))
-        for rows in (earlier, table)
+        set(rows.loc[rows[column].notna(), list(key)].itertuples(index=False, name=None)) for rows in (earlier, table)
     )
     return not held <= kept
 

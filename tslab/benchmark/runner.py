@@ -88,9 +88,7 @@ def do_jobs(
         modules: imported first, in every process.
         fatal: exceptions that stop everything.
     """
-    attempt = partial(
-        _attempt, work=work, retries=retries, modules=tuple(modules), folder=os.getcwd(), fatal=fatal
-    )
+    attempt = partial(_attempt, work=work, retries=retries, modules=tuple(modules), folder=os.getcwd(), fatal=fatal)
     if client is None:
         for job in jobs:
             yield job, attempt(job)
@@ -100,9 +98,7 @@ def do_jobs(
     suspects = []
     futures = {client.submit(attempt, job, pure=False): job for job in jobs}
     for future in as_completed(list(futures)):
-        job = futures.pop(
-            future
-        )  # what is let go of is not done again when the process that remembers it dies
+        job = futures.pop(future)  # what is let go of is not done again when the process that remembers it dies
         failure, error = _result(future)
         if isinstance(error, fatal):
             raise error
@@ -131,9 +127,7 @@ def import_modules(modules: Sequence[str], folder: str | None = None) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
             hint = "; name the module, not its file" if name.endswith(".py") or os.sep in name else ""
-            raise ValueError(
-                f"module {name!r} cannot be imported ({type(error).__name__}: {error}){hint}"
-            ) from error
+            raise ValueError(f"module {name!r} cannot be imported ({type(error).__name__}: {error}){hint}") from error
 
 
 def _attempt(

@@ -112,11 +112,7 @@ def plan(
             whole number, or nothing left to run.
     """
     _check("table", tables, TABLES)
-    for what, given, words in (
-        ("source", source, SOURCES),
-        ("scale", scale, SCALES),
-        ("split", split, SPLITS),
-    ):
+    for what, given, words in (("source", source, SOURCES), ("scale", scale, SCALES), ("split", split, SPLITS)):
         _check(what, [given], words)
     if split != "random" and source != "released-points":
         raise ValueError(f"split {split!r} is of source 'released-points', not of {source!r}")
@@ -130,9 +126,7 @@ def plan(
     _check("encoder", encoders or (), _known_encoders())
     released, points = source == "released", source == "released-points"
     without = ["gpt4v"] * (not released) + ["no_prior"] * points  # nothing to train; no images
-    rows = [
-        key for key in dict.fromkeys(ENCODER_ROWS if encoders is None else encoders) if key not in without
-    ]
+    rows = [key for key in dict.fromkeys(ENCODER_ROWS if encoders is None else encoders) if key not in without]
     specs = [
         RunSpec(
             table,

@@ -159,9 +159,7 @@ class ResultStore(JobStore):
             "environment": environment_of(resolve_device("auto")) | _versions("numpy", "scipy", "pandas"),
             "data": data_checksums({spec.source for spec in specs}),
         }
-        with only_writer(
-            self.folder / "manifest.lock", hint="wait for it and run the same command again", wait=60
-        ):
+        with only_writer(self.folder / "manifest.lock", hint="wait for it and run the same command again", wait=60):
             earlier = self._manifest(path)
             atomic_write(path, json.dumps({"commands": [*earlier, entry]}, indent=1) + "\n")
 

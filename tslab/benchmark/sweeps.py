@@ -52,11 +52,7 @@ class Job:
     def name(self) -> str:
         """Name of the job's folder; jobs that differ in anything have different names."""
         text = json.dumps([self.options, self.task_options], sort_keys=True)
-        suffix = (
-            ""
-            if not (self.options or self.task_options)
-            else "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
-        )
+        suffix = "" if not (self.options or self.task_options) else "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{self.task}-{self.encoder}-{self.seed}{suffix}"
 
 
@@ -183,11 +179,7 @@ def _row(job: Job, store: JobStore, failure: Failure | None) -> dict[str, Any]:
     base = {"task": job.task, "encoder": job.encoder, "seed": job.seed}
     if failure is None:
         stored = store.load(job) or {"seconds": None, "metrics": {}}
-        return (
-            base
-            | {"status": "done", "attempts": 1, "error": "", "seconds": stored["seconds"]}
-            | stored["metrics"]
-        )
+        return base | {"status": "done", "attempts": 1, "error": "", "seconds": stored["seconds"]} | stored["metrics"]
     return base | {"status": "failed", "attempts": failure.attempts, "error": failure.error}
 
 

@@ -51,26 +51,18 @@ class PositionEncoder(nn.Module):
                 f"lonlat is {lonlat.dtype}, which moves places by up to a degree; pass float32 or float64 coordinates "
                 "(autocast the network behind the encoder, not its input)"
             )
-        lonlat = torch.where(
-            has_location(lonlat)[:, None], lonlat, math.nan
-        )  # missing is missing in both columns
+        lonlat = torch.where(has_location(lonlat)[:, None], lonlat, math.nan)  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
             return self._encode_checked(lonlat)
         out = _empty((len(lonlat), self.out_features), lonlat.dtype)
         _keep_freed_memory()
-        for target, block in zip(
-            out.split(self.rows_per_block), lonlat.split(self.rows_per_block), strict=True
-        ):
+        for target, block in zip(out.split(self.rows_per_block), lonlat.split(self.rows_per_block), strict=True):
             target.copy_(self._encode_checked(block))
         return out
 
     def _encode_checked(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         features = self.encode(lonlat)
-        if (
-            features.ndim != 2
-            or features.shape[1] != self.out_features
-            or features.shape[0] != lonlat.shape[0]
-        ):
+        if features.ndim != 2 or features.shape[1] != self.out_features or features.shape[0] != lonlat.shape[0]:
             raise ValueError(
                 f"{type(self).__name__}.encode must return (n, out_features) = "
                 f"{(lonlat.shape[0], self.out_features)}, got {tuple(features.shape)}"
@@ -112,9 +104,7 @@ class PositionEncoder(nn.Module):
         """True where one pass is right: small input, an accelerator, or operations that are recorded."""
         if values_are_hidden(lonlat) or lonlat.device.type != "cpu":
             return True
-        if torch.is_grad_enabled() and (
-            lonlat.requires_grad or any(p.requires_grad for p in self.parameters())
-        ):
+        if torch.is_grad_enabled() and (lonlat.requires_grad or any(p.requires_grad for p in self.parameters())):
             return True
         return len(lonlat) <= 2 * self.rows_per_block
 

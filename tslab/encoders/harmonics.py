@@ -106,10 +106,7 @@ def fourier_tables(degree: int) -> tuple[Float[Tensor, "k even"], Float[Tensor, 
         columns = [(l, abs(m)) for l in range(parity, degree, 2) for m in range(-l, l + 1)]  # noqa: E741
         l, m = torch.tensor(columns, dtype=torch.int64, device="cpu").reshape(-1, 2).T  # noqa: E741
         values = functions[l, m].T
-        cosines, sines = (
-            (weight * phases.cos())[parity::2] @ values,
-            (weight * phases.sin())[parity::2] @ values,
-        )
+        cosines, sines = ((weight * phases.cos())[parity::2] @ values, (weight * phases.sin())[parity::2] @ values)
         tables.append(torch.cat([cosines * (m % 2 == 0), sines * (m % 2 == 1)]))
     return tables[0], tables[1]
 

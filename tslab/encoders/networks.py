@@ -56,25 +56,17 @@ class FFN(nn.Module):
         check_widths(in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
         check_count("num_hidden_layers", num_hidden_layers, at_least=0)
         check_number("dropout", dropout, at_least=0, below=1)
-        for name, value in (
-            ("layer_norm", layer_norm),
-            ("skip", skip),
-            ("final_activation", final_activation),
-        ):
+        for name, value in (("layer_norm", layer_norm), ("skip", skip), ("final_activation", final_activation)):
             check_choice(name, value, (True, False))
         check_choice("activation", activation, ACTIVATIONS)
         widths = [in_features, *[hidden_dim] * num_hidden_layers]
         self.layers = nn.ModuleList(
-            FFNLayer(
-                a, b, activation, dropout, layer_norm=layer_norm, skip=skip and a == b, generator=generator
-            )
+            FFNLayer(a, b, activation, dropout, layer_norm=layer_norm, skip=skip and a == b, generator=generator)
             for a, b in pairwise(widths)
         )
         last = activation if final_activation else None
         self.layers.append(
-            FFNLayer(
-                widths[-1], out_features, last, dropout, layer_norm=False, skip=False, generator=generator
-            )
+            FFNLayer(widths[-1], out_features, last, dropout, layer_norm=False, skip=False, generator=generator)
         )
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:

@@ -13,15 +13,7 @@ from torch import Tensor, nn
 
 from tslab._checks import check_count, check_number
 from tslab.coords import check_lonlat, has_location, sample_sphere
-from tslab.encoders.base import (
-    QUARTER,
-    MultiScaleEncoder,
-    PositionEncoder,
-    WaveEncoder,
-    interleave,
-    sin_cos,
-    sin_turns,
-)
+from tslab.encoders.base import QUARTER, MultiScaleEncoder, PositionEncoder, WaveEncoder, interleave, sin_cos, sin_turns
 
 GLOBE = (-180.0, 180.0, -90.0, 90.0)
 """The whole globe as an extent: (lon_min, lon_max, lat_min, lat_max) in degrees."""
@@ -157,9 +149,7 @@ class RBF(PositionEncoder):
         if anchors is None:
             anchors = sample_sphere(200 if num_anchors is None else num_anchors, generator=generator)
         elif num_anchors is not None and num_anchors != len(anchors):
-            raise ValueError(
-                f"num_anchors={num_anchors} but {len(anchors)} anchors are given; leave num_anchors out"
-            )
+            raise ValueError(f"num_anchors={num_anchors} but {len(anchors)} anchors are given; leave num_anchors out")
         if len(check_lonlat(anchors, name="anchors")) == 0:
             raise ValueError("anchors must hold at least one place, got none")
         if not bool(has_location(anchors).all()):

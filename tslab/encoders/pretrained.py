@@ -85,9 +85,7 @@ class EqualEarthFourier(PositionEncoder):
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         x, y = equal_earth(lonlat.double()).mul(66.50336 / 180).unbind(-1)
         directions = self.directions.double()
-        along = (
-            x[:, None, None] * directions[..., 0] + y[:, None, None] * directions[..., 1]
-        )  # (n, scale, frequency)
+        along = x[:, None, None] * directions[..., 0] + y[:, None, None] * directions[..., 1]  # (n, scale, frequency)
         sine, cosine = sin_cos(along, along.new_ones(()), lonlat.dtype)
         return torch.cat([cosine, sine], dim=-1).flatten(1)
 
@@ -98,13 +96,9 @@ class EqualEarthFourier(PositionEncoder):
 class ParallelMLPs(nn.Module):
     """GeoCLIP's network: one ReLU network for each scale of the position encoding, their outputs added up."""
 
-    def __init__(
-        self, in_features: int, out_features: int, *, num_scales: int = 3, hidden_dim: int = 1024
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, *, num_scales: int = 3, hidden_dim: int = 1024) -> None:
         super().__init__()
-        check_widths(
-            in_features=in_features, out_features=out_features, num_scales=num_scales, hidden_dim=hidden_dim
-        )
+        check_widths(in_features=in_features, out_features=out_features, num_scales=num_scales, hidden_dim=hidden_dim)
         if in_features % num_scales:
             raise ValueError(f"in_features must be a multiple of num_scales={num_scales}, got {in_features}")
         self.num_scales = num_scales
@@ -176,9 +170,7 @@ def _read_satclip(content: Any, path: object) -> LocationEncoder:
         weights[f"network.{name}"] = value.float()
     first, last = weights.get("network.layers.0.weight"), weights.get(f"network.layers.{num_layers}.weight")
     if first is None or last is None or first.ndim != 2 or last.ndim != 2 or num_layers == 0:
-        raise CheckpointError(
-            f"{path} holds no SatCLIP location encoder (nnet.layers.0.weight); {_get('satclip')}"
-        )
+        raise CheckpointError(f"{path} holds no SatCLIP location encoder (nnet.layers.0.weight); {_get('satclip')}")
     degree = math.isqrt(first.shape[1])
     if degree**2 != first.shape[1]:
         raise CheckpointError(
@@ -204,15 +196,11 @@ def _read_geoclip(content: Any, path: object) -> LocationEncoder:
     The file is ``location_encoder_weights.pth`` of the authors' package, or a complete model that holds its tensors
     under ``location_encoder.``.
     """
-    state = {
-        name.removeprefix("location_encoder."): value for name, value in _state_dict(content, path).items()
-    }
+    state = {name.removeprefix("location_encoder."): value for name, value in _state_dict(content, path).items()}
     state = {name: value for name, value in state.items() if name.startswith("LocEnc")}
     bands = [value.float() for name, value in sorted(state.items()) if name.endswith(".capsule.0.b")]
     if not bands or any(band.ndim != 2 or band.shape != bands[0].shape for band in bands):
-        raise CheckpointError(
-            f"{path} holds no GeoCLIP location encoder (LocEnc0.capsule.0.b, ...); {_get('geoclip')}"
-        )
+        raise CheckpointError(f"{path} holds no GeoCLIP location encoder (LocEnc0.capsule.0.b, ...); {_get('geoclip')}")
     weights = {"position_encoder.directions": torch.stack(bands)}
     for name, value in state.items():
         branch, part, layer, kind = [*name.split("."), "", "", ""][:4]
@@ -223,12 +211,8 @@ def _read_geoclip(content: Any, path: object) -> LocationEncoder:
         weights[f"network.branches.{number}.{layer}.{kind}"] = value.float()
     first, last = weights.get("network.branches.0.0.weight"), weights.get("network.branches.0.6.weight")
     if first is None or last is None or first.ndim != 2 or last.ndim != 2:
-        raise CheckpointError(
-            f"{path}: the layers LocEnc0.capsule.1 and LocEnc0.head.0 are missing; {_get('geoclip')}"
-        )
-    position = EqualEarthFourier(
-        sigmas=tuple(float(band.std()) for band in bands), num_frequencies=len(bands[0])
-    )
+        raise CheckpointError(f"{path}: the layers LocEnc0.capsule.1 and LocEnc0.head.0 are missing; {_get('geoclip')}")
+    position = EqualEarthFourier(sigmas=tuple(float(band.std()) for band in bands), num_frequencies=len(bands[0]))
     network = ParallelMLPs(position.out_features, len(last), num_scales=len(bands), hidden_dim=len(first))
     encoder = LocationEncoder(position, network, len(last))
     load_weights(encoder, weights, path)

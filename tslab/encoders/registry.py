@@ -152,10 +152,7 @@ def location_encoder(
     build_network = network_class(network)
     network_names = tuple(_parameters(build_network, inspect.Parameter.KEYWORD_ONLY))
     _reject_unknown(key, parameters, tuple(dict.fromkeys([*info.parameters, *network_names, "generator"])))
-    position = {
-        **info.preset_parameters(preset),
-        **{k: v for k, v in parameters.items() if k in info.parameters},
-    }
+    position = {**info.preset_parameters(preset), **{k: v for k, v in parameters.items() if k in info.parameters}}
     behind = {k: v for k, v in parameters.items() if k in network_names}
     if preset and "final_activation" in network_names:
         behind.setdefault("final_activation", True)
@@ -169,9 +166,7 @@ def location_encoder(
         embedding_dim=embedding_dim,
         position=_plain_parameters(_parameters(info.build), position),
         network=network,
-        network_parameters=_plain_parameters(
-            _parameters(build_network, inspect.Parameter.KEYWORD_ONLY), behind
-        ),
+        network_parameters=_plain_parameters(_parameters(build_network, inspect.Parameter.KEYWORD_ONLY), behind),
     )
     return LocationEncoder(encoder, net, embedding_dim, config)
 
@@ -184,9 +179,7 @@ def build_encoder(config: EncoderConfig) -> LocationEncoder:
         TypeError, ValueError: parameters that the encoder or its network does not take.
     """
     encoder = position_encoder(config.key, **config.position)
-    net = network_class(config.network)(
-        encoder.out_features, config.embedding_dim, **config.network_parameters
-    )
+    net = network_class(config.network)(encoder.out_features, config.embedding_dim, **config.network_parameters)
     return LocationEncoder(encoder, net, config.embedding_dim, config)
 
 

@@ -38,17 +38,11 @@ class ReleasedModel(nn.Module):
     """
 
     def __init__(
-        self,
-        encoder: LocationEncoder,
-        class_vectors: Float[Tensor, "c e"],
-        key: str,
-        checkpoint: Mapping[str, Any],
+        self, encoder: LocationEncoder, class_vectors: Float[Tensor, "c e"], key: str, checkpoint: Mapping[str, Any]
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.class_vectors = nn.utils.skip_init(
-            nn.Linear, class_vectors.shape[1], len(class_vectors), bias=False
-        )
+        self.class_vectors = nn.utils.skip_init(nn.Linear, class_vectors.shape[1], len(class_vectors), bias=False)
         with torch.no_grad():
             self.class_vectors.weight.copy_(class_vectors)
         self.key = key
@@ -124,14 +118,10 @@ def _parts(checkpoint: Any, path: object) -> tuple["_Options", dict[str, Tensor]
     if not isinstance(params, dict) or not isinstance(state, dict):
         raise CheckpointError(f"{path}: state_dict and params must be dicts; {HOW_TO_GET}")
     broken = [
-        str(name)
-        for name, value in state.items()
-        if not (isinstance(value, Tensor) and value.is_floating_point())
+        str(name) for name, value in state.items() if not (isinstance(value, Tensor) and value.is_floating_point())
     ]
     if broken:
-        raise CheckpointError(
-            f"{path}: {', '.join(broken[:3])} in its state_dict should be floating point tensors"
-        )
+        raise CheckpointError(f"{path}: {', '.join(broken[:3])} in its state_dict should be floating point tensors")
     return _Options(params, path), state
 
 
@@ -143,9 +133,7 @@ class _Options:
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.values:
-            raise CheckpointError(
-                f"{self.path}: the option {name!r} is missing from its params; {HOW_TO_GET}"
-            )
+            raise CheckpointError(f"{self.path}: the option {name!r} is missing from its params; {HOW_TO_GET}")
         return self.values[name]
 
 
@@ -155,9 +143,7 @@ def _encoder_key(params: _Options, path: object) -> str:
     keys = {token: key for key, token in ENCODER_TOKENS.items()}
     token = params["spa_enc_type"]
     if token not in keys or keys[token] == "no_prior":
-        raise CheckpointError(
-            f"{path}: spa_enc_type {token!r} is not an encoder of the benchmark ({', '.join(keys)})"
-        )
+        raise CheckpointError(f"{path}: spa_enc_type {token!r} is not an encoder of the benchmark ({', '.join(keys)})")
     key = keys[token]
     if key == "rbf":
         raise CheckpointError(
@@ -169,17 +155,12 @@ def _encoder_key(params: _Options, path: object) -> str:
         raise CheckpointError(
             f"{path} cannot be restored: the released code does not contain the spherical harmonics it was trained with"
         )
-    if (
-        params.values.get("use_date_feats")
-        or params.values.get("loc_encode", "encode_cos_sin") != "encode_cos_sin"
-    ):
+    if params.values.get("use_date_feats") or params.values.get("loc_encode", "encode_cos_sin") != "encode_cos_sin":
         raise CheckpointError(
             f"{path} was trained with dates or other coordinate features, which tslab does not restore"
         )
     if params.values.get("freq_init", "geometric") != "geometric":
-        raise CheckpointError(
-            f"{path} was trained with {params['freq_init']!r} scales; tslab restores geometric ones"
-        )
+        raise CheckpointError(f"{path} was trained with {params['freq_init']!r} scales; tslab restores geometric ones")
     return key
 
 
@@ -196,9 +177,7 @@ def _ffn_weights(state: Mapping[str, Tensor], path: object) -> dict[str, Tensor]
     for name, value in _without_heads(state).items():
         prefix = next((p for p in names if name.startswith(p)), None)
         if prefix is None:
-            raise CheckpointError(
-                f"{path}: {name} does not belong to a released location model; {HOW_TO_GET}"
-            )
+            raise CheckpointError(f"{path}: {name} does not belong to a released location model; {HOW_TO_GET}")
         new = (names[prefix] + name.removeprefix(prefix)).replace(".layernorm.", ".norm.")
         weights[new] = value.T if new.endswith("directions") else value
     return weights
@@ -215,22 +194,16 @@ def _residual_weights(state: Mapping[str, Tensor], path: object) -> dict[str, Te
             case ["feats", block, "w1" | "w2" as layer, kind] if block.isdecimal() and int(block) >= 2:
                 weights[f"network.blocks.{int(block) - 2}.{0 if layer == 'w1' else 3}.{kind}"] = value
             case _:
-                raise CheckpointError(
-                    f"{path}: {name} does not belong to a released wrap model; {HOW_TO_GET}"
-                )
+                raise CheckpointError(f"{path}: {name} does not belong to a released wrap model; {HOW_TO_GET}")
     return weights
 
 
 def _without_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the class vectors, which stand behind the encoder, and the unused vectors of the users."""
-    return {
-        name: value for name, value in state.items() if name.split(".")[0] not in ("class_emb", "user_emb")
-    }
+    return {name: value for name, value in state.items() if name.split(".")[0] not in ("class_emb", "user_emb")}
 
 
-def _position_parameters(
-    key: str, params: _Options, weights: Mapping[str, Tensor], extent: Extent
-) -> dict[str, Any]:
+def _position_parameters(key: str, params: _Options, weights: Mapping[str, Tensor], extent: Extent) -> dict[str, Any]:
     if key == "tile":
         table = weights.get("position_encoder.table")
         if table is None or table.ndim != 2:
@@ -242,11 +215,7 @@ def _position_parameters(
             )
         return {"num_features": table.shape[1]}
     if key == "rff":
-        return {
-            "num_scales": params["frequency_num"],
-            "kernel_size": params["rbf_kernel_size"],
-            "extent": extent,
-        }
+        return {"num_scales": params["frequency_num"], "kernel_size": params["rbf_kernel_size"], "extent": extent}
     if key in ("wrap", "wrap_ffn", "xyz", "nerf"):
         return {}
     return {

@@ -153,9 +153,7 @@ class SphereCPlus(Sphere2Vec):
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon_f, lat_f = self.scaled(lonlat)
-        return scale_by_scale(
-            lat_f.sin, lat_f.cos, lon_f.sin, lon_f.cos, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin
-        )
+        return scale_by_scale(lat_f.sin, lat_f.cos, lon_f.sin, lon_f.cos, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin)
 
 
 class SphereM(Sphere2Vec):
@@ -202,11 +200,7 @@ class SphereMPlus(Sphere2Vec):
     features_per_scale = 8
 
     def __init__(
-        self,
-        num_scales: int = 64,
-        min_radius: float = 1e-3,
-        max_radius: float = 1.0,
-        scales: str = "geometric",
+        self, num_scales: int = 64, min_radius: float = 1e-3, max_radius: float = 1.0, scales: str = "geometric"
     ) -> None:
         super().__init__(num_scales, min_radius, max_radius)
         self.collapse_scales(scales)
@@ -249,11 +243,7 @@ class DFS(Sphere2Vec):
     features_per_scale = 0  # its features are pairs of scales
 
     def __init__(
-        self,
-        num_scales: int = 8,
-        min_radius: float = 1e-2,
-        max_radius: float = 1.0,
-        scales: str = "geometric",
+        self, num_scales: int = 8, min_radius: float = 1e-2, max_radius: float = 1.0, scales: str = "geometric"
     ) -> None:
         super().__init__(num_scales, min_radius, max_radius)
         self.collapse_scales(scales)

@@ -66,9 +66,7 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
     if any(value.is_meta for value in encoder.state_dict().values()):
-        raise ValueError(
-            "the encoder lies on the meta device and has no weights yet; load or initialise them first"
-        )
+        raise ValueError("the encoder lies on the meta device and has no weights yet; load or initialise them first")
     state = {name.replace("_orig_mod.", ""): value for name, value in encoder.state_dict().items()}
     weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     checksum = hashlib.sha256(weights).hexdigest()
@@ -105,20 +103,14 @@ def load_encoder(path: str | os.PathLike[str], *, device: str | torch.device = "
     folder = Path(path)
     config_path = folder / CONFIG_FILE
     if not config_path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no {CONFIG_FILE}; give the folder that tslab.save_encoder wrote"
-        )
+        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}; give the folder that tslab.save_encoder wrote")
     config = _read_config(config_path)
     weights_path = folder / Path(config["weights"]["file"]).name
     if not weights_path.is_file():
-        raise FileNotFoundError(
-            f"{config_path} names {weights_path.name}, which is missing; copy the whole folder"
-        )
+        raise FileNotFoundError(f"{config_path} names {weights_path.name}, which is missing; copy the whole folder")
     content = weights_path.read_bytes()
     if hashlib.sha256(content).hexdigest() != config["weights"]["sha256"]:
-        raise CheckpointError(
-            f"{weights_path} is damaged: its checksum is not the one in {CONFIG_FILE}; copy it again"
-        )
+        raise CheckpointError(f"{weights_path} is damaged: its checksum is not the one in {CONFIG_FILE}; copy it again")
     try:
         weights = load(content)
     except SafetensorError as error:
@@ -159,11 +151,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: objec
 
 def unwrap(module: nn.Module) -> nn.Module:
     """The module itself, without what `torch.compile`, data-parallel wrappers or averaged weights put around it."""
-    wrappers = (
-        nn.DataParallel,
-        nn.parallel.DistributedDataParallel,
-        torch.optim.swa_utils.AveragedModel,
-    )
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
     while isinstance(module, wrappers) or hasattr(module, "_orig_mod"):
         module = module.module if isinstance(module, wrappers) else module._orig_mod  # type: ignore[assignment]
     return module

@@ -177,9 +177,7 @@ def summary(
     graph = graph_of(samples, **search)
     scores = ssi(graph, performance, **rule)
     if scores.score.ndim != 1:
-        raise ValueError(
-            f"a summary is of one model, got {scores.score.shape[1]}; take one with performance[:, i]"
-        )
+        raise ValueError(f"a summary is of one model, got {scores.score.shape[1]}; take one with performance[:, i]")
     tested = scores
     if scores.moments != "exact":
         rule = {name: rule[name] for name in ("k", "density") if name in rule}
@@ -191,12 +189,7 @@ def summary(
     pair = None
     if base_relative and places is not None:
         pair = base_and_relative(
-            places,
-            performance,
-            num_seeds=num_seeds,
-            seed=seed,
-            max_centers=max_centers,
-            device=score.get("device"),
+            places, performance, num_seeds=num_seeds, seed=seed, max_centers=max_centers, device=score.get("device")
         )
     return GeoBiasSummary(
         mean=_weighted(scores.score, torch.ones_like(scores.score)),
@@ -205,9 +198,7 @@ def summary(
         num_centers=int(located.sum()),
         num_scored=int(scored.sum()),
         saturated=float(scores.saturated[located].double().mean()) if bool(located.any()) else math.nan,
-        significant=float(significance.significant[scored].double().mean())
-        if bool(scored.any())
-        else math.nan,
+        significant=float(significance.significant[scored].double().mean()) if bool(scored.any()) else math.nan,
         base_relative=pair,
         scores=scores,
         significance=significance,

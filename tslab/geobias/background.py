@@ -209,11 +209,7 @@ def search_window(k: int, shrink: float = 1.0) -> SearchWindow:
     best = _window(max(reach[alike:]), shrink, alike, alike)
     for small in range(alike - 1, 0, -1):
         window = _window(max(reach[small:]), shrink, small, alike)
-        if (
-            window.rings > best.rings
-            or window.azimuths > best.azimuths
-            or window.near_rings > best.near_rings
-        ):
+        if window.rings > best.rings or window.azimuths > best.azimuths or window.near_rings > best.near_rings:
             break
         best = window
     return best
@@ -241,9 +237,7 @@ def _reach(k: int, num_rings: int) -> float:
         sine2 = (distance**2 - (ring - u) ** 2) / (4 * ring * u)
         arc = 2 * torch.asin(sine2.clamp(0, 1).sqrt()) * torch.ceil(2 * math.pi * ring) / math.pi + 1e-9
         held = torch.floor(arc).sum(-1)
-        own = torch.floor(arc) - 2 * torch.floor(
-            arc / 2
-        )  # counted too many if the place is a point of that ring
+        own = torch.floor(arc) - 2 * torch.floor(arc / 2)  # counted too many if the place is a point of that ring
         held[-num_rings:] -= torch.diagonal(own[-num_rings:])
         enough = (held >= k)[:, None]
         low, high = torch.where(enough, low, distance), torch.where(enough, distance, high)

@@ -258,10 +258,7 @@ def _mutual_and_triangles(target: Tensor, size: int) -> tuple[Tensor, Tensor]:
         onward = padded[mine.flatten()].reshape(len(rows), width, width)
         origin = rows[:, None, None].int()
         mine = torch.where(mine < size, mine, -2)
-        shortcut, closed = (
-            torch.zeros_like(onward, dtype=torch.bool),
-            torch.zeros_like(onward, dtype=torch.bool),
-        )
+        shortcut, closed = (torch.zeros_like(onward, dtype=torch.bool), torch.zeros_like(onward, dtype=torch.bool))
         for column in range(width):
             shortcut |= onward == mine[:, column, None, None]
             closed |= padded[:, column][onward] == origin
@@ -330,9 +327,7 @@ class _DistinctMeans:
             return self.powers[exponents[0]]
         if exponents not in self.known:
             *rest, last = exponents
-            total = (
-                torch.zeros_like(self.powers[1]) if last == 1 else self.powers[last] * self._sum(tuple(rest))
-            )
+            total = torch.zeros_like(self.powers[1]) if last == 1 else self.powers[last] * self._sum(tuple(rest))
             for i in range(len(rest)):
                 total = total - self._sum((*rest[:i], rest[i] + last, *rest[i + 1 :]))
             self.known[exponents] = total

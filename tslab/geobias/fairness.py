@@ -70,9 +70,7 @@ def marked_ssi_loss(
     repeats = torch.bincount(graph.neighborhood[graph.neighborhood >= 0], minlength=len(graph.sizes)).double()
     total, weight = z.sum() * 0, z.new_zeros(())
     for chunk in weight_graphs(graph, k):
-        statistic, mean, sigma, _ = (
-            part[:, 0] if part.ndim > 1 else part for part in evaluate(chunk, z, "exact")
-        )
+        statistic, mean, sigma, _ = (part[:, 0] if part.ndim > 1 else part for part in evaluate(chunk, z, "exact"))
         usable = sigma > 0
         if clustering_only:
             usable &= statistic > mean

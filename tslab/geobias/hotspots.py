@@ -63,9 +63,7 @@ def local_moran(graph: NeighborGraph, values: Shaped[Tensor, " n"] | Numbers) ->
     high, around = own > 0, total > 0
     quadrant = torch.where(high, torch.where(around, 1, 4), torch.where(around, 2, 3))
     usable = ~(own.isnan() | (count == 0))
-    statistic, mean, sigma, score = (
-        torch.where(usable, x, torch.nan) for x in (statistic, mean, sigma, score)
-    )
+    statistic, mean, sigma, score = (torch.where(usable, x, torch.nan) for x in (statistic, mean, sigma, score))
     return LocalMoran(statistic, mean, sigma, score, two_sided_p(score), torch.where(usable, quadrant, 0))
 
 
@@ -116,9 +114,7 @@ def _sums(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Deviations of all located samples; per centre its own, the sum over its neighbourhood, and the count."""
     if bool((graph.center_rows < 0).any()):
-        raise ValueError(
-            "local statistics need centres that are samples; make the graph with centers=None or rows"
-        )
+        raise ValueError("local statistics need centres that are samples; make the graph with centers=None or rows")
     columns, single = as_outcomes(values, graph.num_samples, graph.order, name="values")
     if not single:
         raise ValueError(f"values must have shape ({graph.num_samples},): local statistics are of one model")

@@ -34,9 +34,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
         return value
     array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
     if array.dtype == object:
-        entries = [
-            math.nan if v is None or type(v).__name__ == "NAType" else v for v in array.ravel().tolist()
-        ]
+        entries = [math.nan if v is None or type(v).__name__ == "NAType" else v for v in array.ravel().tolist()]
         array = np.array(entries).reshape(array.shape)
     kinds: dict[str, Any] = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float64}
     if array.dtype.kind not in kinds:
@@ -70,15 +68,11 @@ def as_rows(name: str, index: Any, num_rows: int) -> Int[Tensor, " r"]:
         raise ValueError(f"{name} must be row numbers (integers) or a mask (bool), got {rows.dtype}")
     rows = rows.long()
     if len(rows) == num_rows > 2 and bool(((rows == 0) | (rows == 1)).all()):
-        raise ValueError(
-            f"{name} names rows 0 and 1 only, {num_rows} times; a mask must be bool, not 0 and 1"
-        )
+        raise ValueError(f"{name} names rows 0 and 1 only, {num_rows} times; a mask must be bool, not 0 and 1")
     bad = (rows < 0) | (rows >= num_rows)
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])
-        raise ValueError(
-            f"{name}[{first}] = {int(rows[first])} is not a row: there are {num_rows}, numbered from 0"
-        )
+        raise ValueError(f"{name}[{first}] = {int(rows[first])} is not a row: there are {num_rows}, numbered from 0")
     return rows
 
 

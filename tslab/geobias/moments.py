@@ -45,9 +45,7 @@ def published_moments(values: Float[Tensor, " v"], counts: Real[Tensor, "*c v"])
     not follow k. sigma is 0 if only b occurs and NaN if var < 0. Source: the PyGBS scores.
     """
     if values.ndim != 1 or counts.shape[-1:] != values.shape:
-        raise ValueError(
-            f"counts must have {len(values)} columns, one a value, got shape {tuple(counts.shape)}"
-        )
+        raise ValueError(f"counts must have {len(values)} columns, one a value, got shape {tuple(counts.shape)}")
     if len(values) > MAX_DISTINCT_VALUES:
         raise ValueError(
             f'the published moments are made for a few distinct values, got {len(values)}; use moments="exact"'
@@ -75,11 +73,7 @@ def published_moments(values: Float[Tensor, " v"], counts: Real[Tensor, "*c v"])
 
 
 def exact_moments(
-    weight_sum: Tensor,
-    s1: Tensor,
-    s2: Tensor,
-    num_nodes: Tensor,
-    power_sums: tuple[Tensor, Tensor, Tensor, Tensor],
+    weight_sum: Tensor, s1: Tensor, s2: Tensor, num_nodes: Tensor, power_sums: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> Moments:
     """Mean and sigma of sum_ij w_ij x_i x_j over all permutations of the values (Cliff and Ord 1981).
 

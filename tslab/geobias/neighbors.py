@@ -139,9 +139,7 @@ def neighbor_graph(
     else:
         neighborhood, frame_lonlat = distinct_places(center_lonlat)
         starts = torch.cat([first_of_place, torch.tensor([len(order)])])
-        indptr, indices = samples_within(
-            unit_vectors(frame_lonlat), xyz, starts, radius, max_neighbors, target
-        )
+        indptr, indices = samples_within(unit_vectors(frame_lonlat), xyz, starts, radius, max_neighbors, target)
     return NeighborGraph(
         num_samples=len(degrees),
         order=order.to(target),
@@ -158,9 +156,7 @@ def neighbor_graph(
     )
 
 
-def nearest_samples(
-    graph: NeighborGraph, count: int
-) -> tuple[Int[Tensor, "u count"], Float[Tensor, "u count"]]:
+def nearest_samples(graph: NeighborGraph, count: int) -> tuple[Int[Tensor, "u count"], Float[Tensor, "u count"]]:
     """For each place the ``count`` nearest samples (its own first) and their squared chords; -1 and inf beyond.
 
     A sample that ties with one beyond the list is left out, so what stands in the list is always decided. The lists
@@ -222,16 +218,11 @@ def distinct_places(center_lonlat: Tensor) -> tuple[Tensor, Tensor]:
     return neighborhood, places[kept]
 
 
-def _given_neighbors(
-    neighbors: Pair, located: Tensor, order: Tensor, num_samples: int
-) -> tuple[Tensor, Tensor]:
+def _given_neighbors(neighbors: Pair, located: Tensor, order: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
     if not isinstance(neighbors, tuple | list) or len(neighbors) != 2:
         raise ValueError("neighbors must be a NeighborGraph or a pair (indptr, indices)")
     parts = [as_tensor("neighbors", part).detach().cpu() for part in neighbors]
-    if any(
-        part.ndim != 1 or (part.is_floating_point() and len(part)) or part.dtype == torch.bool
-        for part in parts
-    ):
+    if any(part.ndim != 1 or (part.is_floating_point() and len(part)) or part.dtype == torch.bool for part in parts):
         raise ValueError("neighbors must be (indptr, indices), both of whole numbers in one dimension")
     indptr, rows = (part.long() for part in parts)
     fits = len(indptr) == len(located) + 1 and int(indptr[0]) == 0 and int(indptr[-1]) == len(rows)
@@ -249,9 +240,7 @@ def _given_neighbors(
     segment = torch.repeat_interleave(torch.arange(len(located)), indptr.diff())
     ids = torch.sort(segment * max(len(order), 1) + ids)[0] - segment * max(len(order), 1)
     if bool(((ids[1:] == ids[:-1]) & (segment[1:] == segment[:-1])).any()):
-        raise ValueError(
-            "neighbors name the same row twice for one centre; make the rows of each centre unique"
-        )
+        raise ValueError("neighbors name the same row twice for one centre; make the rows of each centre unique")
     return indptr, ids.int()
 
 

@@ -94,9 +94,7 @@ def candidates_near(
     last = min(window.near_rings, len(lattice.points_on_ring) - 1)
     inner = int(lattice.starts[last] + lattice.points_on_ring[last])
     groups = [
-        (part, int(lattice.count[pattern[part]].max()))
-        for part in by_width.split(CHUNK_SAMPLES // 4)
-        if len(part)
+        (part, int(lattice.count[pattern[part]].max())) for part in by_width.split(CHUNK_SAMPLES // 4) if len(part)
     ]
     groups.append((near.nonzero()[:, 0], inner))
     for group, width in groups:
@@ -136,9 +134,7 @@ def _chords(lattice: Lattice, place: Tensor, pattern: Tensor, candidate: Tensor)
     return torch.where(candidate >= 0, dx * dx + dy * dy + dz * dz, torch.inf)
 
 
-def smallest(
-    d2: Tensor, candidate: Tensor, spacing: Tensor, k: int, bits: int = KEY_BITS
-) -> tuple[Tensor, Tensor]:
+def smallest(d2: Tensor, candidate: Tensor, spacing: Tensor, k: int, bits: int = KEY_BITS) -> tuple[Tensor, Tensor]:
     """The k nearest candidates of each row: squared chords and columns, by (rounded distance, point number)."""
     key = rounded(d2, spacing[:, None], bits) * (1 << 24) + candidate.clamp_min(0)
     column = torch.topk(key, min(k, key.shape[1]), dim=1, largest=False, sorted=True)[1]

@@ -202,9 +202,7 @@ def _parting(kind: Partition, size: float | int | None, radius: float) -> _Parti
     check_word("partition", kind, get_args(Partition))
     if kind == "direction_sector":
         if size is not None and check_number("size", size, at_least=1, at_most=MOST_PARTS) != int(size):
-            raise ValueError(
-                f"a direction_sector partition takes a whole number of sectors as size, got {size}"
-            )
+            raise ValueError(f"a direction_sector partition takes a whole number of sectors as size, got {size}")
         sectors = 8 if size is None else int(size)
         return _Parting(kind, 2 * math.pi / sectors, sectors, sectors)
     if size is not None:
@@ -245,9 +243,7 @@ def _reach(radius: float, parting: _Parting) -> float:
     return max(radius, parting.size * parting.steps) if parting.kind == "distance_lag" else radius
 
 
-def _center_chunks(
-    places: _Places, frames: Tensor, radius: float, parting: _Parting
-) -> Iterator[tuple[int, int]]:
+def _center_chunks(places: _Places, frames: Tensor, radius: float, parting: _Parting) -> Iterator[tuple[int, int]]:
     """Ranges of centres that have about `PAIRS_PER_CHUNK` pairs of centre and place."""
     if len(frames) == 0 or len(places.xyz) == 0:
         return
@@ -277,9 +273,7 @@ def _scores(
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score (c, e), samples within the radius and parts kept of each centre."""
-    owner, place, part, (near_owner, near_place) = _partition(
-        places, frames, radius, parting, old_azimuth, wrap
-    )
+    owner, place, part, (near_owner, near_place) = _partition(places, frames, radius, parting, old_azimuth, wrap)
     whole = _total(near_owner, places.counts[near_place], len(frames), device)
     n = whole[:, 0]
     key = owner * parting.count + part

@@ -85,12 +85,7 @@ def place_finder(places: Tensor, device: torch.device) -> PlaceFinder:
 
 
 def samples_within(
-    centers: Tensor,
-    xyz: Tensor,
-    starts: Tensor,
-    radius: float,
-    max_neighbors: int | None,
-    device: torch.device,
+    centers: Tensor, xyz: Tensor, starts: Tensor, radius: float, max_neighbors: int | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Compressed rows of internal samples near each centre, ascending within a row."""
     if len(xyz) == 0 or len(centers) == 0:
@@ -110,12 +105,7 @@ def samples_within(
 
 
 def _places_within(
-    finder: PlaceFinder,
-    centers: Tensor,
-    places: Tensor,
-    starts: Tensor,
-    radius: float,
-    max_neighbors: int | None,
+    finder: PlaceFinder, centers: Tensor, places: Tensor, starts: Tensor, radius: float, max_neighbors: int | None
 ) -> tuple[Tensor, Tensor]:
     """(owner, place) pairs within the radius, per owner ordered by distance; enough of them to fill the cut."""
     limit = 4 * math.sin(radius / 2) ** 2

@@ -54,22 +54,10 @@ class Formulation(TypedDict):
     overfull: bool
 
 
-DEFAULT: Formulation = {
-    "marks": "signed",
-    "moments": "exact",
-    "form": "tail",
-    "null": "joint",
-    "overfull": False,
-}
+DEFAULT: Formulation = {"marks": "signed", "moments": "exact", "form": "tail", "null": "joint", "overfull": False}
 
 PRESETS: dict[str, Formulation] = {
-    "pygbs2025": {
-        "marks": "raw",
-        "moments": "published",
-        "form": "density",
-        "null": "joint",
-        "overfull": True,
-    }
+    "pygbs2025": {"marks": "raw", "moments": "published", "form": "density", "null": "joint", "overfull": True}
 }
 """``pygbs2025``: the published per-sample tables of fMoW and iNat2018 (January 2025)."""
 
@@ -110,9 +98,7 @@ class SSIResult:
         import pandas as pd
 
         if self.score.ndim != 1:
-            raise ValueError(
-                f"this result holds {self.score.shape[1]} models; take one with result.select(i)"
-            )
+            raise ValueError(f"this result holds {self.score.shape[1]} models; take one with result.select(i)")
         columns = {name: getattr(self, name).cpu().numpy() for name in ("n", "background", "saturated")}
         parts = {name: getattr(self, name).cpu().numpy() for name in ("statistic", "mean", "sigma", "score")}
         lon, lat = self.lonlat.cpu().unbind(-1)
@@ -229,20 +215,14 @@ def graph_of(
         degrees = as_places(samples).double().to(given.xyz.device)
         same = torch.isclose(unit_vectors(degrees[given.order]), given.xyz.double(), rtol=0, atol=1e-6)
         if not same.all() or int(has_location(degrees).sum()) != len(given.order):
-            raise ValueError(
-                "the graph is of other places than lonlat holds; make it of these with neighbor_graph"
-            )
+            raise ValueError("the graph is of other places than lonlat holds; make it of these with neighbor_graph")
     if unknown := set(where) - set(Neighborhoods.__annotations__):
-        raise TypeError(
-            f"unknown argument {sorted(unknown)[0]!r}; known: {', '.join(Neighborhoods.__annotations__)}"
-        )
+        raise TypeError(f"unknown argument {sorted(unknown)[0]!r}; known: {', '.join(Neighborhoods.__annotations__)}")
     radius_km, radius_rad = where.get("radius_km"), where.get("radius_rad")
     if radius_km is not None or radius_rad is not None:
         radius = as_radius(radius_km, radius_rad)
         if not math.isclose(radius, given.radius_rad, rel_tol=1e-6):
-            raise ValueError(
-                f"the graph has a radius of {given.radius_rad:g} rad, but {radius:g} rad is asked for"
-            )
+            raise ValueError(f"the graph has a radius of {given.radius_rad:g} rad, but {radius:g} rad is asked for")
     return given
 
 
@@ -286,9 +266,7 @@ def ssi_on_graph(
         z = torch.where(sigma > 0, (statistic - mean) / sigma, torch.nan)
         p = two_sided_p(z)
     if single:
-        score, statistic, mean, sigma, z, p = (
-            column[:, 0] for column in (score, statistic, mean, sigma, z, p)
-        )
+        score, statistic, mean, sigma, z, p = (column[:, 0] for column in (score, statistic, mean, sigma, z, p))
     return SSIResult(
         score=score,
         statistic=statistic,
@@ -309,12 +287,7 @@ def ssi_on_graph(
 
 
 def formulation(
-    preset: str | None,
-    *,
-    marks: Marks | None,
-    moments: MomentKind | None,
-    form: Form | None,
-    null: Null | None = None,
+    preset: str | None, *, marks: Marks | None, moments: MomentKind | None, form: Form | None, null: Null | None = None
 ) -> Formulation:
     """Marks, moments, form and null: what is given, else the preset's, else the defaults."""
     if preset is not None:
@@ -343,20 +316,14 @@ def formulation(
     return cast(Formulation, chosen)
 
 
-def _mark_values(
-    graph: NeighborGraph, performance: Tensor | Numbers | None, marks: Marks
-) -> tuple[Tensor, bool]:
+def _mark_values(graph: NeighborGraph, performance: Tensor | Numbers | None, marks: Marks) -> tuple[Tensor, bool]:
     """Marks of the internal samples, (v, e) in float64, and whether there is a single column without an axis."""
     if performance is None and marks != "unmarked":
-        raise ValueError(
-            f'marks="{marks}" needs a performance value for each sample; only "unmarked" does without'
-        )
+        raise ValueError(f'marks="{marks}" needs a performance value for each sample; only "unmarked" does without')
     if marks == "unmarked":
         if performance is None:
             return torch.ones((len(graph.order), 1), dtype=torch.float64, device=graph.device), True
-        blank = torch.zeros_like(
-            as_tensor("performance", performance), dtype=torch.float64
-        )  # values play no part
+        blank = torch.zeros_like(as_tensor("performance", performance), dtype=torch.float64)  # values play no part
         values, single = as_outcomes(blank, graph.num_samples, graph.order)
         return torch.ones_like(values), single
     values, single = as_outcomes(performance, graph.num_samples, graph.order)

@@ -18,10 +18,7 @@ MomentKind = Literal["published", "exact"]
 
 def evaluate(chunk: WeightChunk, z: Tensor, moments: MomentKind) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Statistic, mean and sigma, each (neighbourhoods, e), and the number of background points."""
-    statistic, sums = (
-        moran_sum(chunk, z),
-        [segment_sum(part, chunk.n) for part in _powers(z[chunk.sample.long()])],
-    )
+    statistic, sums = (moran_sum(chunk, z), [segment_sum(part, chunk.n) for part in _powers(z[chunk.sample.long()])])
     nodes = (chunk.n + chunk.m)[:, None].double()
     weight_sum = chunk.num_edges[:, None].double()
     if moments == "exact":
@@ -73,9 +70,7 @@ def _is_constant(chunk: WeightChunk, z: Tensor) -> Tensor:
 def _published(chunk: WeightChunk, z: Tensor) -> Moments:
     values = torch.unique(torch.cat([z.flatten(), z.new_zeros(1)]))
     if len(values) > 64:
-        return published_moments(
-            values, torch.zeros_like(values, dtype=torch.long)
-        )  # raises, naming the way out
+        return published_moments(values, torch.zeros_like(values, dtype=torch.long))  # raises, naming the way out
     mine = z[chunk.sample.long()]
     counts = torch.stack([segment_sum((mine == value).double(), chunk.n) for value in values], -1)
     counts[..., values == 0] += chunk.m[:, None, None].double()

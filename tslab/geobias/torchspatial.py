@@ -188,12 +188,7 @@ def _mean(values: Tensor, weight: Tensor) -> float:
 
 
 def _scores(
-    graph: NeighborGraph,
-    marks: Tensor,
-    used: Tensor,
-    num_shuffles: int,
-    generator: torch.Generator,
-    chunk: int,
+    graph: NeighborGraph, marks: Tensor, used: Tensor, num_shuffles: int, generator: torch.Generator, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Score of each neighbourhood and the smallest among its shuffles."""
     score = torch.full((len(used),), torch.nan, dtype=torch.float64, device=graph.device)
@@ -233,9 +228,7 @@ def _chunk_scores(
     local = torch.stack([(offset * axis[:, None]).sum(-1) for axis in (south, east, up)], -1)
     norm = local.square().sum(-1)
     d2 = norm[:, :, None] + norm[:, None, :] - 2 * local @ local.transpose(1, 2)
-    d2 = torch.where(
-        d2 < COINCIDENT, torch.arange(NUM_NODES, device=device) * 1e-20, d2
-    )  # the lower node first
+    d2 = torch.where(d2 < COINCIDENT, torch.arange(NUM_NODES, device=device) * 1e-20, d2)  # the lower node first
     nearest = torch.topk(d2, NUM_ASKED, dim=2, largest=False, sorted=False)[1]
     joined = torch.zeros_like(d2, dtype=torch.bool).scatter_(2, nearest, True)
     joined = joined | joined.transpose(1, 2)

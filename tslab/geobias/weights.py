@@ -35,14 +35,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
-from tslab.geobias.background import (
-    Lattice,
-    SearchWindow,
-    background_density,
-    local_frame,
-    make_lattice,
-    window_for,
-)
+from tslab.geobias.background import Lattice, SearchWindow, background_density, local_frame, make_lattice, window_for
 from tslab.geobias.neighbors import NeighborGraph, nearest_samples
 from tslab.geobias.patterns import (
     CHUNK_SAMPLES,
@@ -161,9 +154,7 @@ def build_weights(
     limit = chunk_samples or max(1, _chunk_samples(graph.device) * CHUNK_NEIGHBORS // max(k, CHUNK_NEIGHBORS))
 
     def build(bounds: tuple[int, int]) -> WeightChunk:
-        return _Builder(graph, lattice, window, pattern_graph, pattern_of, k, *bounds).build(
-            nearest, overfull
-        )
+        return _Builder(graph, lattice, window, pattern_graph, pattern_of, k, *bounds).build(nearest, overfull)
 
     ranges = _chunks(graph.indptr.cpu(), lattice.count[pattern_of].cpu(), limit)
     yield from _in_threads(build, ranges, graph.device)
@@ -282,9 +273,7 @@ class _Builder:
         )
 
     def _per_neighborhood(self, values: Tensor) -> Tensor:
-        return torch.zeros(len(self.n), dtype=torch.float64, device=values.device).index_add_(
-            0, self.owner, values
-        )
+        return torch.zeros(len(self.n), dtype=torch.float64, device=values.device).index_add_(0, self.owner, values)
 
     def _nearest_targets(self, near: Tensor, near_d2: Tensor) -> tuple[Tensor, Tensor]:
         """The k nearest other samples of each node within its neighbourhood (node numbers), squared chords."""

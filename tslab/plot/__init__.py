@@ -26,15 +26,7 @@ from tslab.plot.colors import (
 from tslab.plot.encodings import edges, feature_maps, kernel_profiles, similarity_maps
 from tslab.plot.maps import globe, static_map, world_map
 from tslab.plot.projection import equal_area_grid, equal_earth, globe_grid, inverse_equal_earth, place_name
-from tslab.plot.sliders import (
-    Curve,
-    as_bytes,
-    coastline,
-    curve_slider,
-    frame_slider,
-    globe_slider,
-    map_slider,
-)
+from tslab.plot.sliders import Curve, as_bytes, coastline, curve_slider, frame_slider, globe_slider, map_slider
 from tslab.plot.tables import SortableTable, readable, sortable_table
 from tslab.plot.theme import matplotlib_style, show
 

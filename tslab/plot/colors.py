@@ -166,9 +166,7 @@ def value_range(
         return low, high
     finite = field[np.isfinite(field)]
     if not finite.size:
-        raise ValueError(
-            "the field has no finite value to draw; give limits=(lowest, highest) to draw it empty"
-        )
+        raise ValueError("the field has no finite value to draw; give limits=(lowest, highest) to draw it empty")
     if scale == "diverging":
         largest = float(np.abs(finite).max()) or 1.0
         return -largest, largest

@@ -85,9 +85,7 @@ def kernel_profiles(
 
     def curves(lat: float) -> list[Curve]:
         both = {
-            direction: diagnostics.kernel_profile(
-                encoder, distances, lon_deg=20, lat_deg=lat, direction=direction
-            )
+            direction: diagnostics.kernel_profile(encoder, distances, lon_deg=20, lat_deg=lat, direction=direction)
             for direction in ("parallel", "meridian")
         }
         return [
@@ -125,26 +123,14 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
     at_pole = _similarity(encoder, torch.tensor([[0.0, 90.0]], dtype=torch.float64), pole)
 
     figure = make_subplots(
-        1,
-        2,
-        horizontal_spacing=0.14,
-        shared_yaxes=True,
-        subplot_titles=("the date line", "the North Pole"),
+        1, 2, horizontal_spacing=0.14, shared_yaxes=True, subplot_titles=("the date line", "the North Pole")
     )
     line = {"color": color, "width": 2}
     for side in (west, east):
-        figure.add_scatter(
-            x=short(180 + offsets[side]), y=short(across[side]), mode="lines", line=line, row=1, col=1
-        )
+        figure.add_scatter(x=short(180 + offsets[side]), y=short(across[side]), mode="lines", line=line, row=1, col=1)
     figure.add_scatter(x=short(names), y=short(at_pole), mode="lines", line=line, row=1, col=2)
     figure.add_vline(x=180, line={"dash": "dot", "width": 1, "color": NEUTRAL}, row=1, col=1)
-    figure.update_xaxes(
-        title="longitude",
-        row=1,
-        col=1,
-        tickvals=[150, 180, 210],
-        ticktext=["150°E", "180°", "150°W"],
-    )
+    figure.update_xaxes(title="longitude", row=1, col=1, tickvals=[150, 180, 210], ticktext=["150°E", "180°", "150°W"])
     figure.update_xaxes(
         title="the pole's longitude", tickvals=[-90, 0, 90], ticktext=["90°W", "0°", "90°E"], row=1, col=2
     )
@@ -153,7 +139,5 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
     return figure
 
 
-def _similarity(
-    encoder: Encoder, one: Float[Tensor, "1 2"], places: Float[Tensor, "n 2"]
-) -> Float[Tensor, " n"]:
+def _similarity(encoder: Encoder, one: Float[Tensor, "1 2"], places: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
     return torch.cosine_similarity(encodings(encoder, one), encodings(encoder, places), dim=-1)

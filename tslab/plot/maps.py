@@ -67,9 +67,7 @@ def globe(
     """
     check_count("height", height)
     _check_place("center", center)
-    figure = go.Figure(
-        _plain_globe() if values is None else _field_globe(lon, lat, values, scale, limits, label)
-    )
+    figure = go.Figure(_plain_globe() if values is None else _field_globe(lon, lat, values, scale, limits, label))
     figure.add_scatter3d(
         **_on_globe(coastline_points(simplified=True), 1.004),
         mode="lines",
@@ -86,9 +84,7 @@ def globe(
             **_hover(places, point_text),
             marker={"size": 5, "color": point_color, "line": {"color": "white", "width": 1}},
         )
-    return figure.update_layout(
-        height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, scene=_turntable(center)
-    )
+    return figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, scene=_turntable(center))
 
 
 def world_map(
@@ -116,15 +112,10 @@ def world_map(
     figure = go.Figure()
     if values is not None:
         figure.add_heatmap(
-            **_projected_field(lon, lat, values),
-            colorscale=named_scale(scale),
-            colorbar=_colorbar(label),
-            name=label,
+            **_projected_field(lon, lat, values), colorscale=named_scale(scale), colorbar=_colorbar(label), name=label
         )
         low, high = value_range(np.asarray(values, np.float64), scale, limits)
-        figure.update_traces(
-            zmin=low, zmax=high, hovertemplate="%{z:.3g}<extra></extra>", selector={"type": "heatmap"}
-        )
+        figure.update_traces(zmin=low, zmax=high, hovertemplate="%{z:.3g}<extra></extra>", selector={"type": "heatmap"})
     figure.add_traces(
         [
             _lines(graticule(), "rgba(117,127,136,0.45)", 0.6),
@@ -141,9 +132,7 @@ def world_map(
             **_point_colors(point_color, len(places), scale, limits, label),
         }
         x, y = map(_f4, equal_earth(*places.T))
-        figure.add_scatter(
-            x=x, y=y, mode="markers", marker=marker, showlegend=False, **_hover(places, point_text)
-        )
+        figure.add_scatter(x=x, y=y, mode="markers", marker=marker, showlegend=False, **_hover(places, point_text))
     axis = {"visible": False, "fixedrange": False}
     half_width, half_height = HALF_WIDTH * 1.01, HALF_HEIGHT * 1.02
     figure.update_layout(
@@ -294,9 +283,7 @@ def _projected_field(lon: ArrayLike | None, lat: ArrayLike | None, values: Array
     return {"x": _f4(x), "y": _f4(y), "z": _f4(z), "hoverongaps": False}
 
 
-def _nearest(
-    grid: NDArray[np.float64], at: NDArray[np.float64]
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def _nearest(grid: NDArray[np.float64], at: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Index of the nearest grid value, and where even that is more than a cell away."""
     middle = (grid[1:] + grid[:-1]) / 2
     index = np.searchsorted(middle, np.nan_to_num(at))
@@ -307,12 +294,7 @@ def _nearest(
 def _colorbar(label: str) -> dict[str, Any]:
     """Below the figure, so that a phone's width is left to the map."""
     where = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.02, "yanchor": "top"}
-    return where | {
-        "title": {"text": label, "side": "bottom"},
-        "thickness": 10,
-        "len": 0.6,
-        "outlinewidth": 0,
-    }
+    return where | {"title": {"text": label, "side": "bottom"}, "thickness": 10, "len": 0.6, "outlinewidth": 0}
 
 
 def _hover(places: NDArray[np.float64], text: Sequence[str] | None) -> dict[str, Any]:
@@ -351,9 +333,7 @@ _NO_HIGHLIGHT = {axis: {"highlight": False} for axis in "xyz"}
 
 
 def _on_globe(places: NDArray[np.float64], radius: float) -> dict[str, NDArray[np.float32]]:
-    return {
-        axis: _f4(np.round(a * radius * _RADIUS)) for axis, a in zip("xyz", on_sphere(*places.T), strict=True)
-    }
+    return {axis: _f4(np.round(a * radius * _RADIUS)) for axis, a in zip("xyz", on_sphere(*places.T), strict=True)}
 
 
 def _int16(values: NDArray[np.float64]) -> NDArray[np.int16]:

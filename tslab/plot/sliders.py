@@ -119,16 +119,12 @@ def globe_slider(
     Each field is (n_lat, n_lon) on the grid of `globe_grid`; the other arguments are those of `map_slider` and
     `tslab.globe`.
     """
-    grids = [
-        np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64) for field in fields
-    ]
+    grids = [np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64) for field in fields]
     _check_steps(grids, labels, active, None)
     low, high = _range(grids, diverging, limits)
     n_lat, n_lon = grids[0].shape
     if n_lon != 2 * n_lat or 180 % n_lat:
-        raise ValueError(
-            f"fields must lie on a grid of globe_grid, (180 / step, 360 / step), got {grids[0].shape}"
-        )
+        raise ValueError(f"fields must lie on a grid of globe_grid, (180 / step, 360 / step), got {grids[0].shape}")
     lon, lat, _ = globe_grid(180 // n_lat)
     scale = DIVERGING_SCALE if diverging else FIELD_SCALE
 
@@ -138,18 +134,12 @@ def globe_slider(
 
     figure = drawn(grids[active])
     figure.data[0].update(
-        colorbar={
-            **_ticks(low, high),
-            "title": {"text": colorbar, "side": "right"},
-            "thickness": 12,
-            "len": 0.8,
-        }
+        colorbar={**_ticks(low, high), "title": {"text": colorbar, "side": "right"}, "thickness": 12, "len": 0.8}
     )
     colors = [np.asarray(drawn(grid).data[0].surfacecolor).astype(np.int8) for grid in grids]
     figure.data[0].update(surfacecolor=colors[active])
     figure.frames = [
-        go.Frame(data=[go.Surface(surfacecolor=color)], traces=[0], name=str(i))
-        for i, color in enumerate(colors)
+        go.Frame(data=[go.Surface(surfacecolor=color)], traces=[0], name=str(i)) for i, color in enumerate(colors)
     ]
     figure.update_layout(sliders=[frame_slider(labels, prefix, active)], height=height)
     return figure
@@ -175,9 +165,7 @@ def curve_slider(
     for curves in frames:
         for curve in curves:
             if np.shape(short(curve.x)) != np.shape(short(curve.y)):
-                raise ValueError(
-                    f"curve {curve.name!r} has {len(curve.x)} values of x, but {len(curve.y)} of y"
-                )
+                raise ValueError(f"curve {curve.name!r} has {len(curve.x)} values of x, but {len(curve.y)} of y")
     _check_labels(len(frames), labels, active)
 
     def traces(curves: Sequence[Curve]) -> list[go.Scatter]:
@@ -208,9 +196,7 @@ def curve_slider(
     return figure
 
 
-def frame_slider(
-    labels: Sequence[str], prefix: str, active: int = 0, *, space_px: int = 45
-) -> dict[str, Any]:
+def frame_slider(labels: Sequence[str], prefix: str, active: int = 0, *, space_px: int = 45) -> dict[str, Any]:
     """Layout of a slider that plays one frame a step. Labels too long to stand side by side show only when chosen."""
     now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     steps = [{"label": label, "method": "animate", "args": [[str(i)], now]} for i, label in enumerate(labels)]
@@ -254,9 +240,7 @@ def _as_grid(field: Any) -> np.ndarray:
     return grid
 
 
-def _check_steps(
-    grids: Sequence[np.ndarray], labels: Sequence[str], active: int, points: Sequence[Any] | None
-) -> None:
+def _check_steps(grids: Sequence[np.ndarray], labels: Sequence[str], active: int, points: Sequence[Any] | None) -> None:
     """Raise ``ValueError`` unless there are fields, all of one shape, each with a label (and with its points)."""
     _check_labels(len(grids), labels, active)
     if any(grid.ndim != 2 or grid.shape != grids[0].shape or not grid.size for grid in grids):
@@ -274,9 +258,7 @@ def _check_labels(steps: int, labels: Sequence[str], active: int) -> None:
     check_count("active", active, at_least=0, at_most=steps - 1)
 
 
-def _range(
-    grids: Sequence[np.ndarray], diverging: bool, limits: tuple[float, float] | None
-) -> tuple[float, float]:
+def _range(grids: Sequence[np.ndarray], diverging: bool, limits: tuple[float, float] | None) -> tuple[float, float]:
     """Limits of the colours; of fields without any value those of a field of zeros."""
     every = np.stack(grids)
     if not np.isfinite(every).any():
@@ -317,11 +299,7 @@ def _markers(places: Any) -> go.Scatter:
         mode="markers",
         showlegend=False,
         cliponaxis=False,
-        marker={
-            "size": 9 if len(lonlat) < 20 else 4,
-            "color": MARKER,
-            "line": {"color": "white", "width": 1},
-        },
+        marker={"size": 9 if len(lonlat) < 20 else 4, "color": MARKER, "line": {"color": "white", "width": 1}},
         hovertemplate="%{text}<extra></extra>",
         text=[place_name((a, b)) for a, b in lonlat] if len(lonlat) < 20 else None,
     )

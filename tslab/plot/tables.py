@@ -70,15 +70,12 @@ def sortable_table(
         raise ValueError("caption is empty; say in one sentence what the table shows")
     for column in (*(labels or {}), *(formats or {}), *filters):
         if column not in table:
-            raise ValueError(
-                f"no column {column!r} in the table; it has {', '.join(map(str, table.columns))}"
-            )
+            raise ValueError(f"no column {column!r} in the table; it has {', '.join(map(str, table.columns))}")
     headings = {column: (labels or {}).get(column, str(column)) for column in table.columns}
     numeric = {column: pd.api.types.is_numeric_dtype(table[column]) for column in table.columns}
     shown = {column: _shown(table[column], (formats or {}).get(column, "{}")) for column in table.columns}
     head = "".join(
-        f'<th scope="col"{_kind(numeric[column])}>{html.escape(label)}</th>'
-        for column, label in headings.items()
+        f'<th scope="col"{_kind(numeric[column])}>{html.escape(label)}</th>' for column, label in headings.items()
     )
     body = "\n".join(_row(table, shown, numeric, position) for position in range(len(table)))
     height = f"max-height: {html.escape(max_height)}" if len(table) > WHOLE_ROWS else ""
@@ -104,9 +101,7 @@ aria-label="{html.escape(caption)}">
 {script}
 }})("{key}", {setup});</script>
 </div>"""
-    return SortableTable(
-        markup, f"{caption}\n{pd.DataFrame(shown).rename(columns=headings).to_string(index=False)}"
-    )
+    return SortableTable(markup, f"{caption}\n{pd.DataFrame(shown).rename(columns=headings).to_string(index=False)}")
 
 
 def readable(value: float, digits: int = 2) -> str:
@@ -124,9 +119,7 @@ def readable(value: float, digits: int = 2) -> str:
     return f"{factor}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{str(int(exponent)).translate(_RAISED)}"
 
 
-def _row(
-    table: pd.DataFrame, shown: Mapping[str, list[str]], numeric: Mapping[str, bool], position: int
-) -> str:
+def _row(table: pd.DataFrame, shown: Mapping[str, list[str]], numeric: Mapping[str, bool], position: int) -> str:
     """One body row; numbers carry their exact value for sorting."""
     cells = []
     for place, column in enumerate(table.columns):
@@ -143,9 +136,7 @@ def _shown(column: pd.Series, form: str) -> list[str]:
     try:
         return ["–" if _is_missing(value) else _formatted(value, form) for value in column]
     except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(
-            f"the format {form!r} does not fit the values of column {column.name!r}: {error}"
-        ) from None
+        raise ValueError(f"the format {form!r} does not fit the values of column {column.name!r}: {error}") from None
 
 
 def _is_missing(value: object) -> bool:

@@ -35,9 +35,7 @@ def show(figure: Any, *, alt: str, caption: str | None = None) -> None:
         display(HTML(_matplotlib_html(figure, alt, caption)))
         return
     meta = dict(figure.layout.meta or {}) | {"alt": alt}
-    in_book = (
-        pio.renderers.default == "tslab-book"
-    )  # its renderer writes the caption itself, as a <figcaption>
+    in_book = pio.renderers.default == "tslab-book"  # its renderer writes the caption itself, as a <figcaption>
     if caption and in_book:
         meta["caption"] = caption
     figure.update_layout(meta=meta)
@@ -100,12 +98,7 @@ def _template() -> go.layout.Template:
             "xaxis": axis,
             "yaxis": axis,
             "scene": {"xaxis": axis3d, "yaxis": axis3d, "zaxis": axis3d},
-            "geo": {
-                "bgcolor": "rgba(0,0,0,0)",
-                "coastlinecolor": NEUTRAL,
-                "framecolor": NEUTRAL,
-                "showland": False,
-            },
+            "geo": {"bgcolor": "rgba(0,0,0,0)", "coastlinecolor": NEUTRAL, "framecolor": NEUTRAL, "showland": False},
             "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
             "legend": {"bgcolor": "rgba(0,0,0,0)"},
             "hoverlabel": {"font": {"family": FONT}},

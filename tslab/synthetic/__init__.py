@@ -8,11 +8,4 @@ from tslab.synthetic.specs import CLASS_SPECS, VALUE_SPECS, ClassSpec, ValueSpec
 from tslab.synthetic.stand_ins import synthetic_task
 from tslab.synthetic.toy import sphere_toy
 
-__all__ = [
-    "CLASS_SPECS",
-    "VALUE_SPECS",
-    "ClassSpec",
-    "ValueSpec",
-    "sphere_toy",
-    "synthetic_task",
-]
+__all__ = ["CLASS_SPECS", "VALUE_SPECS", "ClassSpec", "ValueSpec", "sphere_toy", "synthetic_task"]

@@ -121,11 +121,7 @@ class ClassPosterior:
     """P(class | place), the truth of a stand-in: (n, 2) degrees to (n, classes); P(class) where a place is missing."""
 
     def __init__(
-        self,
-        ranges: Ranges | LandUse,
-        beta: Float[Tensor, " c"],
-        prior: Float[Tensor, " c"],
-        dtype: torch.dtype,
+        self, ranges: Ranges | LandUse, beta: Float[Tensor, " c"], prior: Float[Tensor, " c"], dtype: torch.dtype
     ) -> None:
         self.ranges, self.beta, self.prior, self.dtype = ranges, beta.to(dtype), prior.to(dtype), dtype
 
@@ -158,10 +154,7 @@ def genera(classes: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def fit_posterior(
-    ranges: Ranges | LandUse,
-    frequencies: Float[Tensor, " c"],
-    places: Float[Tensor, "k 2"],
-    dtype: torch.dtype,
+    ranges: Ranges | LandUse, frequencies: Float[Tensor, " c"], places: Float[Tensor, "k 2"], dtype: torch.dtype
 ) -> ClassPosterior:
     """The posterior whose average over ``places`` is ``frequencies`` (a fixed number of fitting steps)."""
     frequencies = frequencies.to(dtype)
@@ -194,9 +187,7 @@ def draw_balanced(
     Given c, the place is drawn with probability P(c | x) / sum_x P(c | x), so P(c | row) is proportional to that.
     """
     classes = len(posterior.prior)
-    table = (
-        torch.cat([p.float() for _, p in posterior.chunks(pool)]) if len(pool) * classes < 4 * CHUNK else None
-    )
+    table = torch.cat([p.float() for _, p in posterior.chunks(pool)]) if len(pool) * classes < 4 * CHUNK else None
     total = torch.zeros(classes, dtype=torch.float64)
     for _, probability in posterior.chunks(pool) if table is None else [(None, table)]:
         total += probability.double().sum(0)
@@ -207,9 +198,7 @@ def draw_balanced(
     for part, probability in posterior.chunks(pool) if table is None else [(slice(0, len(pool)), table)]:
         after = before[:, None] + probability.double().cumsum(0).T
         here = (wanted >= before[:, None]) & (wanted < after[:, -1:])
-        local = torch.searchsorted(after.contiguous(), wanted.contiguous(), right=True).clamp_max(
-            after.shape[1] - 1
-        )
+        local = torch.searchsorted(after.contiguous(), wanted.contiguous(), right=True).clamp_max(after.shape[1] - 1)
         at = torch.where(here, local + part.start, at)
         before = after[:, -1]
     order = torch.from_numpy(rng.permutation(classes * per_class))
@@ -252,10 +241,7 @@ def draw_images(
 
 
 def raise_genus(
-    logits: NDArray[np.float32],
-    true: NDArray[np.int64],
-    genus: NDArray[np.int64],
-    amount: NDArray[np.float32],
+    logits: NDArray[np.float32], true: NDArray[np.int64], genus: NDArray[np.int64], amount: NDArray[np.float32]
 ) -> None:
     """Add ``amount`` (one number a row) to the logits of all classes of the true class's genus, in place."""
     first = np.searchsorted(genus, genus)[true]

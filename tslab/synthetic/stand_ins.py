@@ -119,14 +119,11 @@ def class_rows(name: str, scale: Scale) -> dict[str, int]:
         return dict(zip(("train", "val", "test"), full, strict=True))
     sizes = CLASS_ROWS[scale]
     return {
-        split: min(n, size) if n else 0
-        for split, n, size in zip(("train", "val", "test"), full, sizes, strict=True)
+        split: min(n, size) if n else 0 for split, n, size in zip(("train", "val", "test"), full, sizes, strict=True)
     }
 
 
-def class_world(
-    name: str, scale: Scale, seed: int, floor: float, rows: dict[str, int] | None = None
-) -> ClassWorld:
+def class_world(name: str, scale: Scale, seed: int, floor: float, rows: dict[str, int] | None = None) -> ClassWorld:
     """Draw places and classes of a stand-in; ``floor`` is the share w of every range that is the same everywhere.
 
     ``rows`` of train, val and test take the place of the usual numbers (calibration needs few).
@@ -148,16 +145,11 @@ def class_world(
     else:
         ranges = Ranges(world, genus, lonlat[: 20 * classes], floor, stream("ranges"))
     posterior = fit_posterior(ranges, frequencies, lonlat, dtype)
-    target = {
-        split: draw_classes(posterior, places[split], stream(f"classes {split}"))
-        for split in ("train", "val")
-    }
+    target = {split: draw_classes(posterior, places[split], stream(f"classes {split}")) for split in ("train", "val")}
     if per_class:
         equal = torch.full((classes,), 1 / classes, dtype=torch.float64)
         even = fit_posterior(ranges, equal, places["test"], dtype)
-        places["test"], target["test"], truth = draw_balanced(
-            even, places["test"], per_class, stream("classes test")
-        )
+        places["test"], target["test"], truth = draw_balanced(even, places["test"], per_class, stream("classes test"))
         sites["test"] = torch.full((len(places["test"]),), -1)
     else:
         target["test"], truth = draw_classes(posterior, places["test"], stream("classes test")), posterior
@@ -263,9 +255,7 @@ def _value_task(name: str, scale: Scale, seed: int) -> Task:
         test = torch.isin(group, countries.test)
         val = torch.isin(group, countries.val)
     else:
-        scores, ceiling["both_r2"] = image_scores(
-            label, truth.given_field(field), location_r2, spec, stream("image")
-        )
+        scores, ceiling["both_r2"] = image_scores(label, truth.given_field(field), location_r2, spec, stream("image"))
         generated = GeneratedRows(scores, FEATURES[scale], stream("mixing"))
         image = LazyRows(generated) if scale == "full" else torch.from_numpy(generated[:])
         test = torch.zeros(n, dtype=torch.bool)

@@ -49,9 +49,7 @@ def stress_classes(scale: Scale, seed: int) -> Task:
         groups=STRATA,
         label_name="range (synthetic)",
         ceiling=ceiling,
-        notes=(
-            "Synthetic: von Mises-Fisher ranges on the whole sphere, chosen to be hard for planar coordinates.",
-        ),
+        notes=("Synthetic: von Mises-Fisher ranges on the whole sphere, chosen to be hard for planar coordinates.",),
     )
     return Task("stress_classes", tables["train"], tables["val"], tables["test"], meta, truth)
 
@@ -89,9 +87,7 @@ def stress_field(scale: Scale, seed: int) -> Task:
         label_name="field value (synthetic)",
         label_unit="standard units",
         ceiling={"location_r2": round(1 - noise**2 / total, 4)},
-        notes=(
-            "Synthetic: a random field on the sphere, sampled more densely at the date line and the poles.",
-        ),
+        notes=("Synthetic: a random field on the sphere, sampled more densely at the date line and the poles.",),
     )
     return Task("stress_field", tables["train"], tables["val"], tables["test"], meta, truth)
 

@@ -122,9 +122,7 @@ def _draw(rng: np.random.Generator, size: int, spread: float) -> tuple[Tensor, T
     return torch.from_numpy(lonlat.astype(np.float32)), torch.from_numpy(species)
 
 
-def _propose(
-    rng: np.random.Generator, n: int, spread: float
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _propose(rng: np.random.Generator, n: int, spread: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Draw species uniformly and a place from each one's range, land or sea."""
     centres, kappa, owner = _bumps(spread)
     u = rng.random((n, 4))
@@ -141,9 +139,7 @@ def _propose(
     east = np.cross(helper, mu)
     east /= np.linalg.norm(east, axis=1, keepdims=True)
     north = np.cross(mu, east)
-    xyz = along[:, None] * mu + across[:, None] * (
-        np.cos(angle)[:, None] * east + np.sin(angle)[:, None] * north
-    )
+    xyz = along[:, None] * mu + across[:, None] * (np.cos(angle)[:, None] * east + np.sin(angle)[:, None] * north)
     lonlat = lonlat_from_unit_vectors(torch.from_numpy(xyz)).numpy()
     return np.round(lonlat, 4), species
 

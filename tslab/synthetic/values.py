@@ -96,9 +96,7 @@ class ValueTruth:
 class LabelField:
     """f: octaves, climate and country effects, standardised over the world's land; (n, 2) degrees to (n,) float64."""
 
-    def __init__(
-        self, name: str, spec: ValueSpec, world: World, seed: int, countries: "Countries | None"
-    ) -> None:
+    def __init__(self, name: str, spec: ValueSpec, world: World, seed: int, countries: "Countries | None") -> None:
         self.octaves = SphereField(random_stream(seed, name, "field"), spec.octaves, spec.amplitudes)
         self.world, self.climate, self.countries = world, spec.climate, countries
         self.effects = torch.from_numpy(random_stream(seed, name, "effects").standard_normal(COUNTRIES))
@@ -203,10 +201,7 @@ def build_truth(name: str, spec: ValueSpec, world: World, seed: int) -> ValueTru
     while high - low > 1:
         middle = (low + high) // 2
         eta = middle / 512
-        if (
-            explained_share(ValueTruth(field, eta, Marginal(f + eta * noise, spec.quantiles)), f)
-            > spec.location_r2
-        ):
+        if explained_share(ValueTruth(field, eta, Marginal(f + eta * noise, spec.quantiles)), f) > spec.location_r2:
             low = middle
         else:
             high = middle

@@ -38,9 +38,7 @@ WAVES = 64
 def random_stream(*key: object) -> np.random.Generator:
     """A generator of random numbers of its own for every key, for instance (seed, dataset, purpose)."""
     digest = hashlib.sha256("/".join(map(str, (STREAMS, *key))).encode()).digest()
-    return np.random.Generator(
-        np.random.Philox(key=[int.from_bytes(digest[i : i + 8], "little") for i in (0, 8)])
-    )
+    return np.random.Generator(np.random.Philox(key=[int.from_bytes(digest[i : i + 8], "little") for i in (0, 8)]))
 
 
 class SphereField:
@@ -50,9 +48,7 @@ class SphereField:
     Mean 0 and variance sum of ``amplitudes``² over random fields; a single field differs from that by chance.
     """
 
-    def __init__(
-        self, rng: np.random.Generator, wavenumbers: Sequence[float], amplitudes: Sequence[float]
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, wavenumbers: Sequence[float], amplitudes: Sequence[float]) -> None:
         k = np.repeat(np.asarray(wavenumbers, dtype=np.float64), WAVES)
         self.waves = torch.from_numpy(rng.standard_normal((len(k), 3)) * k[:, None])
         self.phases = torch.from_numpy(rng.random(len(k)) * 2 * np.pi)
@@ -61,10 +57,7 @@ class SphereField:
         )
 
     def __call__(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        parts = [
-            torch.cos(part.double() @ self.waves.T + self.phases) @ self.weights
-            for part in xyz.split(1 << 15)
-        ]
+        parts = [torch.cos(part.double() @ self.waves.T + self.phases) @ self.weights for part in xyz.split(1 << 15)]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
 
@@ -130,9 +123,7 @@ def photographed_places(
     return chosen[torch.from_numpy(site)], torch.from_numpy(site)
 
 
-def land_places(
-    n: int, rng: np.random.Generator, lat_range: tuple[float, float] = (-90, 90)
-) -> Float[Tensor, "n 2"]:
+def land_places(n: int, rng: np.random.Generator, lat_range: tuple[float, float] = (-90, 90)) -> Float[Tensor, "n 2"]:
     """``n`` places uniform by area on land between two latitudes: degrees, float64 on a grid of 1e-4."""
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
     found: list[Tensor] = []
@@ -156,9 +147,7 @@ def scatter(
     v, angle = rng.random(len(centres)), rng.random(len(centres)) * 2 * np.pi
     along = torch.from_numpy(1 + np.log(v + (1 - v) * np.exp(-2 * kappa)) / kappa)
     across = torch.sqrt((1 - along**2).clamp_min(0))
-    helper = torch.where(
-        centres[:, 2:].abs() < 0.9, torch.tensor([[0.0, 0, 1]]), torch.tensor([[1.0, 0, 0]])
-    ).double()
+    helper = torch.where(centres[:, 2:].abs() < 0.9, torch.tensor([[0.0, 0, 1]]), torch.tensor([[1.0, 0, 0]])).double()
     east = torch.nn.functional.normalize(torch.linalg.cross(helper, centres), dim=-1)
     north = torch.linalg.cross(centres, east)
     turn = torch.from_numpy(angle)
@@ -251,9 +240,7 @@ def _land_in_boxes(n: int, geography: Geography, rng: np.random.Generator) -> Te
         u = torch.from_numpy(rng.random((n, 2)))
         low, high = math.sin(math.radians(south)), math.sin(math.radians(north))
         lat = torch.rad2deg(torch.asin(low + (high - low) * u[:, 1]))
-        drawn = torch.round(
-            torch.stack([west + (east - west) * u[:, 0], lat], -1), decimals=COORDINATE_DECIMALS
-        )
+        drawn = torch.round(torch.stack([west + (east - west) * u[:, 0], lat], -1), decimals=COORDINATE_DECIMALS)
         parts.append(drawn[is_land(drawn)])
     return torch.cat(parts)
 
@@ -261,6 +248,4 @@ def _land_in_boxes(n: int, geography: Geography, rng: np.random.Generator) -> Te
 def _draw(rng: np.random.Generator, weights: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     """``n`` independent draws of an index with probability proportional to its weight."""
     cumulative = np.cumsum(weights)
-    return np.minimum(
-        np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right"), len(weights) - 1
-    )
+    return np.minimum(np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right"), len(weights) - 1)

@@ -67,9 +67,7 @@ class Archive:
         return tuple(f"{split}: no image input among the files." for split in lacking)
 
 
-def open_archive(
-    info: DatasetInfo, root: str | os.PathLike[str] | None, image: ImageChoice, variant: str
-) -> Archive:
+def open_archive(info: DatasetInfo, root: str | os.PathLike[str] | None, image: ImageChoice, variant: str) -> Archive:
     """The folder of a dataset, and the image input that is meant by ``image``.
 
     Raises:
@@ -81,11 +79,7 @@ def open_archive(
 
 def _dataset_folder(info: DatasetInfo, root: str | os.PathLike[str] | None) -> Path:
     base = locbench_root(root)
-    for folder in (
-        base / info.folder,
-        base / "data" / info.folder,
-        base / "geo_prior_data" / "data" / info.folder,
-    ):
+    for folder in (base / info.folder, base / "data" / info.folder, base / "geo_prior_data" / "data" / info.folder):
         if folder.is_dir():
             return folder
     if base.name == info.folder and base.is_dir():
@@ -105,17 +99,13 @@ def _image_kind(info: DatasetInfo, image: ImageChoice) -> ImageKind:
     if image == "feats" and info.family == "dhs":
         return "scalar"
     if image not in possible:
-        raise ValueError(
-            f"{info.key} has no image input {image!r}; it has {', '.join(possible)}, or choose 'none'"
-        )
+        raise ValueError(f"{info.key} has no image input {image!r}; it has {', '.join(possible)}, or choose 'none'")
     return image
 
 
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
-    names = sorted(
-        path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith(".")
-    )
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     return (", ".join(names[:12]) + more) or "nothing"

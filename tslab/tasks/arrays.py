@@ -42,9 +42,7 @@ def open_npy(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except UNREADABLE as error:
-        raise TaskDataError(
-            f"{path} is truncated or no .npy file ({error}); download or convert it again"
-        ) from error
+        raise TaskDataError(f"{path} is truncated or no .npy file ({error}); download or convert it again") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiub":
         found = f"{array.dtype}, shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
         raise TaskDataError(f"{path} holds {found}; expected rows of numbers, shape (n, d)")
@@ -71,9 +69,7 @@ def read_csr(path: Path) -> sp.csr_array:
     try:
         return sp.csr_array((data.astype(np.float32, copy=False), indices, indptr), shape=tuple(shape))
     except (ValueError, TypeError, OverflowError) as error:
-        raise TaskDataError(
-            f"{path} is not a sound CSR matrix ({error}); download or convert it again"
-        ) from error
+        raise TaskDataError(f"{path} is not a sound CSR matrix ({error}); download or convert it again") from error
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
@@ -91,13 +87,9 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
         with archive:
             missing = [name for name in names if name not in archive]
             if missing:
-                raise TaskDataError(
-                    f"{path} holds no {', '.join(missing)}; it has {', '.join(archive.files)}"
-                )
+                raise TaskDataError(f"{path} holds no {', '.join(missing)}; it has {', '.join(archive.files)}")
             return {name: archive[name] for name in (*names, "format") if name in archive}
     except TaskDataError:
         raise
     except UNREADABLE as error:
-        raise TaskDataError(
-            f"{path} is truncated or damaged ({error}); download or convert it again"
-        ) from error
+        raise TaskDataError(f"{path} is truncated or damaged ({error}); download or convert it again") from error

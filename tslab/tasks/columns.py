@@ -91,17 +91,13 @@ def read_whole_numbers(name: str, values: Any, *, missing: int | None = -1) -> I
     if what in ("whole numbers", "truth values"):
         return _exact(name, column, absent, missing)
     if what not in ("numbers", "nothing"):
-        hint = (
-            f"; number them with pd.factorize(frame[{name!r}])[0]" if what in ("text", "categories") else ""
-        )
+        hint = f"; number them with pd.factorize(frame[{name!r}])[0]" if what in ("text", "categories") else ""
         raise _refused(name, column, what, f"whole numbers{hint}")
     numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
     with np.errstate(invalid="ignore"):
         bad = ~absent & ~((numbers % 1 == 0) & (np.abs(numbers) <= LARGEST_WHOLE_FLOAT))
     if bad.any():
-        raise _bad_row(
-            name, column, bad, "is no whole number that a float holds exactly; read the column as 'Int64'"
-        )
+        raise _bad_row(name, column, bad, "is no whole number that a float holds exactly; read the column as 'Int64'")
     filler = 0 if missing is None else missing
     return torch.from_numpy(np.where(absent, filler, np.nan_to_num(numbers)).astype(np.int64))
 
@@ -177,9 +173,7 @@ def read_target(
     return target, names
 
 
-def read_names(
-    name: str, values: Any, names: Sequence[str] | None = None
-) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
+def read_names(name: str, values: Any, names: Sequence[str] | None = None) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
     """Text or categories as numbers (-1 where missing) and the names that they stand for.
 
     Text is numbered in alphabetical order, categories in theirs, both in the order of ``names`` where they are given.
@@ -273,17 +267,12 @@ def _exact(name: str, column: pd.Series, absent: NDArray[Any], missing: int | No
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "bi":
         return torch.from_numpy(column.to_numpy(np.int64, copy=True))
     try:
-        exact = [
-            filler if gone else int(value)
-            for value, gone in zip(column.tolist(), absent.tolist(), strict=True)
-        ]
+        exact = [filler if gone else int(value) for value, gone in zip(column.tolist(), absent.tolist(), strict=True)]
         return torch.from_numpy(np.array(exact, dtype=np.int64))
     except OverflowError as error:
         limit = np.iinfo(np.int64).max
         large = np.array([not gone and abs(int(v)) > limit for v, gone in zip(column, absent, strict=True)])
-        raise _bad_row(
-            name, column, large, "does not fit into 64 bits; number them with pd.factorize"
-        ) from error
+        raise _bad_row(name, column, large, "does not fit into 64 bits; number them with pd.factorize") from error
 
 
 def _fraction_and_year(dates: pd.Series) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:

@@ -22,9 +22,7 @@ LOCBENCH_CITATION = (
     "NeurIPS 2024 (arXiv:2406.15658)"
 )
 
-TORCHSPATIAL_TERMS = (
-    "CC BY-NC 4.0 by the TorchSpatial authors where no upstream terms apply; upstream terms prevail"
-)
+TORCHSPATIAL_TERMS = "CC BY-NC 4.0 by the TorchSpatial authors where no upstream terms apply; upstream terms prevail"
 
 
 @dataclass(frozen=True)

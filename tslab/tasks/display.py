@@ -25,17 +25,12 @@ def task_text(name: str, meta: TaskMeta, tables: Mapping[str, Table]) -> str:
     """The task in a few lines of text."""
     what = f"{meta.num_classes} classes" if meta.kind == "classification" else meta.label_name
     origin = ("" if "synthetic" in what else "synthetic") if meta.synthetic else meta.source
-    settings = [
-        f"scale {meta.scale}" if meta.scale else "",
-        f"seed {meta.seed}" if meta.seed is not None else "",
-    ]
+    settings = [f"scale {meta.scale}" if meta.scale else "", f"seed {meta.seed}" if meta.seed is not None else ""]
     head = ", ".join(filter(None, [f"{meta.kind}, {what}", origin, *settings]))
     lines = [f"Task {name!r} ({head})"]
     for split, table in tables.items():
         missing = int((~table.has_location).sum())
-        where = (
-            f" (the source's {meta.eval_split!r})" if split == "test" and meta.eval_split != "test" else ""
-        )
+        where = f" (the source's {meta.eval_split!r})" if split == "test" and meta.eval_split != "test" else ""
         lines.append(f"  {split:5} {len(table):>9,} rows, {missing:,} without location{where}")
     lines.append(f"  label {_label(meta)}")
     lines.append(f"  image {_image(meta, tables)}")
@@ -53,11 +48,7 @@ def task_html(name: str, meta: TaskMeta, tables: Mapping[str, Table]) -> str:
         f"<td>{int((~table.has_location).sum()):,}</td></tr>"
         for split, table in tables.items()
     )
-    facts = [
-        f"label: {_label(meta)}",
-        f"image: {_image(meta, tables)}",
-        f"licence: {meta.licence or 'not stated'}",
-    ]
+    facts = [f"label: {_label(meta)}", f"image: {_image(meta, tables)}", f"licence: {meta.licence or 'not stated'}"]
     if meta.ceiling:
         facts.append("known: " + ", ".join(f"{what} {value:.3f}" for what, value in meta.ceiling.items()))
     listed = "".join(f"<div>{html.escape(fact)}</div>" for fact in facts)
@@ -84,8 +75,7 @@ def map_svg(table: Table, description: str) -> str:
     squares = "".join(
         f"<path opacity='{level / SHADES:g}' d='"
         + "".join(
-            f"M{i * side} {MAP_HEIGHT - (j + 1) * side}h{side}v{side}h-{side}z"
-            for i, j in np.argwhere(shade == level)
+            f"M{i * side} {MAP_HEIGHT - (j + 1) * side}h{side}v{side}h-{side}z" for i, j in np.argwhere(shade == level)
         )
         + "'/>"
         for level in range(1, SHADES + 1)

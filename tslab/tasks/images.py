@@ -76,11 +76,7 @@ class LazyRows:
         return LazyRows, (self.array, self.rows)
 
     def __repr__(self) -> str:
-        where = (
-            Path(str(self.array.filename)).name
-            if isinstance(self.array, np.memmap)
-            else type(self.array).__name__
-        )
+        where = Path(str(self.array.filename)).name if isinstance(self.array, np.memmap) else type(self.array).__name__
         return f"LazyRows({self.shape[0]:,} x {self.shape[1]:,} {self.dtype}, from {where})"
 
 
@@ -119,9 +115,7 @@ def as_image(image: GivenImage) -> ImageInput:
         except (TypeError, ValueError) as error:
             raise TaskDataError(f"image must hold numbers, shape (n, d): {error}") from error
     if image.layout != torch.strided:
-        raise TaskDataError(
-            "image is a sparse torch tensor; give a scipy.sparse.csr_array, or image.to_dense()"
-        )
+        raise TaskDataError("image is a sparse torch tensor; give a scipy.sparse.csr_array, or image.to_dense()")
     if image.ndim != 2:
         hint = "; add a column dimension with image[:, None]" if image.ndim == 1 else ""
         raise TaskDataError(f"image must have shape (n, d), got {tuple(image.shape)}{hint}")
@@ -134,9 +128,7 @@ def as_image(image: GivenImage) -> ImageInput:
     return image
 
 
-def csr_fault(
-    data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], shape: Sequence[Any]
-) -> str | None:
+def csr_fault(data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], shape: Sequence[Any]) -> str | None:
     """What is wrong with the arrays of a CSR matrix, None if nothing is: only then may compiled code read them.
 
     An index outside the shape makes scipy read past the end of its memory.
@@ -211,9 +203,7 @@ def _reopened(
     try:
         array = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} is gone, and pickled rows of it cannot be read; put it back"
-        ) from error
+        raise FileNotFoundError(f"{path} is gone, and pickled rows of it cannot be read; put it back") from error
     except ValueError as error:
         raise TaskDataError(f"{path} changed since rows of it were pickled ({error})") from error
     return LazyRows(array, rows)

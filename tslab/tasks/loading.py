@@ -55,9 +55,7 @@ def load_task(
     check_count("seed", seed, at_least=0, at_most=LARGEST_SEED)
     if source == "native":
         if options:
-            raise ValueError(
-                f"source 'native' takes no {', '.join(options)}: the task is read as it was written"
-            )
+            raise ValueError(f"source 'native' takes no {', '.join(options)}: the task is read as it was written")
         return read_task(locbench_root(root) / name)
     if source == "locbench":
         return load_locbench(name, root, seed=seed, **options)

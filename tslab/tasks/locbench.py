@@ -104,9 +104,7 @@ def load_locbench(
     if fraction is not None:
         shares = (fraction, 1 - fraction)
         train, test = (table.where(random_split(len(table), shares, seed=seed)[0]) for table in (train, test))
-        notes += (
-            f"A seeded sample of {fraction:g} of the training and of the evaluated rows (seed {seed}).",
-        )
+        notes += (f"A seeded sample of {fraction:g} of the training and of the evaluated rows (seed {seed}).",)
     meta = info.task_meta(
         "locbench",
         classes=content.classes,
@@ -160,9 +158,7 @@ def read_birds(files: Archive) -> Content:
         known = [row for row in rows if row.get("valid_image")]
         if len(known) < len(rows):
             lost = len(rows) - len(known)
-            notes.append(
-                f"{split}: {lost:,} of {len(rows):,} listed images were never found and are no rows."
-            )
+            notes.append(f"{split}: {lost:,} of {len(rows):,} listed images were never found and are no rows.")
         about = [row[meta] for row in known]
         tables[split] = make_table(
             path,
@@ -173,9 +169,7 @@ def read_birds(files: Archive) -> Content:
             user=[a.get("user_id") for a in about],
             date=[a.get("date") for a in about],
         )
-    model = (
-        "InceptionV3 fine-tuned on the training images" if files.image == "probs" else "InceptionV3 features"
-    )
+    model = "InceptionV3 fine-tuned on the training images" if files.image == "probs" else "InceptionV3 features"
     return Content(tables, tuple(map(str, whole["classes"])), image_model=model, notes=tuple(notes))
 
 
@@ -188,9 +182,7 @@ def _bird_rows(path: Path, whole: Mapping[str, Any], split: str, meta: str) -> l
         raise TaskDataError(f"{path}: {split} must be a list of objects, one per image; download it again")
     for number, row in enumerate(row for row in rows if row.get("valid_image")):
         if not isinstance(row.get(meta), dict) or "class_id" not in row:
-            raise TaskDataError(
-                f"{path}: {split} entry {number} has no class_id or no {meta}; found {sorted(row)}"
-            )
+            raise TaskDataError(f"{path}: {split} entry {number} has no class_id or no {meta}; found {sorted(row)}")
     return rows
 
 
@@ -225,9 +217,7 @@ def read_fmow(files: Archive) -> Content:
     path = files.path("category.json")
     named = read_json(path)
     if not isinstance(named, dict) or not all(isinstance(number, int) for number in named.values()):
-        raise TaskDataError(
-            f"{path}: expected an object from class name to class number, found {type(named).__name__}"
-        )
+        raise TaskDataError(f"{path}: expected an object from class name to class number, found {type(named).__name__}")
     names = class_names(path, ((number, name) for name, number in named.items()))
     folder = "features_inception_pretrain" if files.image == "feats" else "feature_moco"
     tables = {
@@ -285,9 +275,7 @@ def read_mosaiks(files: Archive) -> Content:
         image = None if features is None else features.select(part.index.to_numpy())
         tables[split] = _csv_table(path, part, part[column].to_numpy(np.float32), image)
     others = sorted(set(rows["split"]) - set(files.info.splits))
-    notes = [
-        f"Rows of split {name!r} are not used: {int((rows['split'] == name).sum()):,}." for name in others
-    ]
+    notes = [f"Rows of split {name!r} are not used: {int((rows['split'] == name).sum()):,}." for name in others]
     return Content(tables, image_model="convolutional features (network not documented)", notes=tuple(notes))
 
 
@@ -326,9 +314,7 @@ def read_dhs(files: Archive) -> Content:
         f"Night lights before {VIIRS_FROM_YEAR} come from DMSP, later ones from VIIRS, in different units: "
         "see table.year."
     )
-    return Content(
-        tables, groups=tuple(codes), image_model="mean night light around the cluster", notes=tuple(notes)
-    )
+    return Content(tables, groups=tuple(codes), image_model="mean night light around the cluster", notes=tuple(notes))
 
 
 READERS: dict[str, Callable[[Archive], Content]] = {
@@ -390,10 +376,6 @@ def _by_split(path: Path, rows: pd.DataFrame, info: DatasetInfo) -> dict[str, pd
     parts = {split: rows[rows["split"] == split] for split in info.splits}
     empty = [split for split, part in parts.items() if part.empty]
     if empty:
-        there = ", ".join(
-            f"{name!r} ({count:,} rows)" for name, count in rows["split"].value_counts().items()
-        )
-        raise TaskDataError(
-            f"{path} has no rows of split {', '.join(map(repr, empty))}; found {there or 'no rows'}"
-        )
+        there = ", ".join(f"{name!r} ({count:,} rows)" for name, count in rows["split"].value_counts().items())
+        raise TaskDataError(f"{path} has no rows of split {', '.join(map(repr, empty))}; found {there or 'no rows'}")
     return parts

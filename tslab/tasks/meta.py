@@ -71,11 +71,7 @@ class TaskMeta:
         return len(self.classes)
 
     def __repr__(self) -> str:
-        shown = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name != "classes" and getattr(self, f.name)
-        }
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "classes" and getattr(self, f.name)}
         if self.classes:
             shown["classes"] = f"{self.num_classes} names"
         return f"TaskMeta({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

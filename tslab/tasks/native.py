@@ -93,9 +93,7 @@ def task_folder(root: str | os.PathLike[str], name: str) -> Path:
         TaskDataError: the name is no plain folder name, or what lies there was not written by `write_task`.
     """
     if name in ("", ".", "..") or len(name.encode()) > LONGEST_NAME or any(c in name for c in "/\\:\0"):
-        raise TaskDataError(
-            f"a task named {name!r} cannot be a folder; use dataclasses.replace(task, name=...)"
-        )
+        raise TaskDataError(f"a task named {name!r} cannot be a folder; use dataclasses.replace(task, name=...)")
     target = Path(root).expanduser() / name
     if target.exists() and not (target.is_dir() and (_is_ours(target) or not any(target.iterdir()))):
         raise TaskDataError(
@@ -163,9 +161,7 @@ def damaged_files(folder: str | os.PathLike[str]) -> list[str]:
     folder = Path(folder).expanduser()
     recorded: Mapping[str, str] = read_description(folder)["sha256"]
     return [
-        name
-        for name, sha in recorded.items()
-        if not (folder / name).is_file() or file_sha256(folder / name) != sha
+        name for name, sha in recorded.items() if not (folder / name).is_file() or file_sha256(folder / name) != sha
     ]
 
 
@@ -191,13 +187,7 @@ def _write_table(folder: Path, name: str, table: Table) -> None:
     )
     if sp.issparse(table.image):
         csr = sp.csr_array(table.image)
-        np.savez(
-            folder / f"{name}_image.npz",
-            data=csr.data,
-            indices=csr.indices,
-            indptr=csr.indptr,
-            shape=csr.shape,
-        )
+        np.savez(folder / f"{name}_image.npz", data=csr.data, indices=csr.indices, indptr=csr.indptr, shape=csr.shape)
     elif table.image is not None:
         _write_rows(folder / f"{name}_image.npy", table.image)
 
@@ -215,17 +205,11 @@ def _write_rows(path: Path, image: Tensor | LazyRows) -> None:
     width = image.shape[1]
     step = max(1, CHUNK_BYTES // max(1, width * dtype.itemsize))
     with path.open("wb") as stream:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": tuple(image.shape),
-        }
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(image.shape)}
         np.lib.format.write_array_header_1_0(stream, header)
         for start in range(0, image.shape[0], step):
             rows = image[start : start + step]
-            stream.write(
-                np.ascontiguousarray(rows.cpu().numpy() if isinstance(rows, Tensor) else rows).tobytes()
-            )
+            stream.write(np.ascontiguousarray(rows.cpu().numpy() if isinstance(rows, Tensor) else rows).tobytes())
 
 
 def _describe(task: Task, folder: Path) -> dict[str, Any]:
@@ -280,9 +264,7 @@ def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
                 "convert the task again"
             )
     target = columns["y"].astype(np.float32 if columns["y"].dtype.kind == "f" else np.int64)
-    extra: dict[str, Any] = {
-        n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")
-    }
+    extra: dict[str, Any] = {n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")}
     with errors_name(path):
         return Table(
             lonlat=torch.from_numpy(np.stack([columns["lon"], columns["lat"]], axis=1)),

@@ -46,12 +46,8 @@ def read_json(path: Path, keep: Iterable[str] | None = None) -> Any:
 def read_entries(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     """A JSON list of objects, reduced to ``keys``; the first of them must be there."""
     entries = read_json(path, keep=keys)
-    if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and keys[0] in entry for entry in entries
-    ):
-        raise TaskDataError(
-            f"{path}: expected a list of objects with {', '.join(keys)}, found something else"
-        )
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and keys[0] in entry for entry in entries):
+        raise TaskDataError(f"{path}: expected a list of objects with {', '.join(keys)}, found something else")
     return entries
 
 
@@ -66,9 +62,7 @@ def read_csv(path: Path, columns: list[str], numeric: Iterable[str] = ()) -> pd.
     except (ValueError, UnicodeDecodeError) as error:
         raise TaskDataError(f"{path} is not a readable CSV ({error}); download it again") from error
     if len(rows) and pd.isna(rows.iloc[-1, -1]) and not _ends_with_newline(path):
-        raise TaskDataError(
-            f"{path} is truncated: it ends in the middle of row {len(rows) - 1}; download it again"
-        )
+        raise TaskDataError(f"{path} is truncated: it ends in the middle of row {len(rows) - 1}; download it again")
     missing = [name for name in columns if name not in rows]
     if missing:
         raise TaskDataError(
@@ -86,9 +80,7 @@ def _ends_with_newline(path: Path) -> bool:
         return stream.read(1) in (b"\n", b"\r")
 
 
-def make_table(
-    path: Path, lon: Any, lat: Any, target: NDArray[Any], image: ImageInput = None, **columns: Any
-) -> Table:
+def make_table(path: Path, lon: Any, lat: Any, target: NDArray[Any], image: ImageInput = None, **columns: Any) -> Table:
     """A table from columns as they were read; None becomes NaN, a place with one coordinate missing is missing.
 
     Raises:
@@ -104,10 +96,7 @@ def make_table(
             else:
                 made[name] = torch.from_numpy(np.array(users(values) if name == "user" else values, np.int64))
         return Table(
-            torch.from_numpy(lonlat.astype(np.float32)),
-            torch.from_numpy(np.array(target)),
-            image=image,
-            **made,
+            torch.from_numpy(lonlat.astype(np.float32)), torch.from_numpy(np.array(target)), image=image, **made
         )
 
 
@@ -127,9 +116,7 @@ def floats(values: Any) -> NDArray[np.float64]:
     try:
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise TaskDataError(
-            f"a coordinate or date is no number ({error}); download the file again"
-        ) from error
+        raise TaskDataError(f"a coordinate or date is no number ({error}); download the file again") from error
 
 
 def users(values: Any) -> NDArray[np.int64]:
@@ -137,9 +124,7 @@ def users(values: Any) -> NDArray[np.int64]:
     if isinstance(values, np.ndarray):
         return values.astype(np.int64)
     try:
-        return np.array(
-            [-1 if value is None or value != value else int(value) for value in values], dtype=np.int64
-        )
+        return np.array([-1 if value is None or value != value else int(value) for value in values], dtype=np.int64)
     except (TypeError, ValueError, OverflowError) as error:
         raise TaskDataError(f"a user is no number ({error}); download the file again") from error
 
@@ -209,6 +194,4 @@ def expect_numbers(path: Path, rows: pd.DataFrame, columns: Iterable[str]) -> No
     """Raise `TaskDataError` if one of these columns holds text."""
     text = [name for name in columns if not pd.api.types.is_numeric_dtype(rows[name])]
     if text:
-        raise TaskDataError(
-            f"{path}: column {', '.join(text)} holds text where numbers belong; download it again"
-        )
+        raise TaskDataError(f"{path}: column {', '.join(text)} holds text where numbers belong; download it again")

@@ -167,14 +167,10 @@ def _assign_blocks(blocks: NDArray[np.int64], fractions: NDArray[np.float64], se
 
 def _warn_empty(sizes: Any, fractions: Any, n: int, hint: str, what: str = "part") -> None:
     """Warn where a part that should have rows has none."""
-    empty = [
-        i for i, (size, share) in enumerate(zip(sizes, fractions, strict=True)) if size == 0 and share > 0
-    ]
+    empty = [i for i, (size, share) in enumerate(zip(sizes, fractions, strict=True)) if size == 0 and share > 0]
     if n and empty:
         listed = ", ".join(map(str, empty[:8])) + (" …" if len(empty) > 8 else "")
-        warnings.warn(
-            f"{what} {listed} of {len(fractions)} has no rows ({n:,} rows in all): {hint}", stacklevel=3
-        )
+        warnings.warn(f"{what} {listed} of {len(fractions)} has no rows ({n:,} rows in all): {hint}", stacklevel=3)
 
 
 def _few_blocks(blocks: NDArray[np.int64]) -> str:

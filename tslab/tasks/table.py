@@ -255,9 +255,7 @@ class Table:
             frame.to_parquet(temporary)
 
     @classmethod
-    def from_geoparquet(
-        cls, path: str | os.PathLike[str], image: GivenImage = None, **options: Any
-    ) -> "Table":
+    def from_geoparquet(cls, path: str | os.PathLike[str], image: GivenImage = None, **options: Any) -> "Table":
         """Read GeoParquet points with a ``target`` column, in any coordinate reference system.
 
         ``options`` (kind, classes, groups) and errors are those of `Table.from_pandas`.
@@ -302,9 +300,7 @@ class Table:
             if len(index) != len(self):
                 raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
         elif len(index) == len(self) > 2 and 0 <= int(index.min()) <= int(index.max()) < 2:
-            raise TaskDataError(
-                "rows are 0 and 1 only, as many as the table has: make a mask of it with .bool()"
-            )
+            raise TaskDataError("rows are 0 and 1 only, as many as the table has: make a mask of it with .bool()")
         return index
 
     def _derived(self, **columns: Any) -> "Table":

@@ -113,12 +113,7 @@ class Task:
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
     def with_validation(
-        self,
-        fraction: float = 0.1,
-        *,
-        seed: int = 0,
-        size_degrees: float | None = None,
-        size_km: float | None = None,
+        self, fraction: float = 0.1, *, seed: int = 0, size_degrees: float | None = None, size_km: float | None = None
     ) -> "Task":
         """The task with its validation rows taken from train: at random, or in spatial blocks if a size is given.
 
@@ -147,9 +142,7 @@ class Task:
         Ceilings no longer hold for other test rows and are left out.
         """
         whole = concatenate(list(self.tables.values()))
-        parts, how = split_rows(
-            whole.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed
-        )
+        parts, how = split_rows(whole.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
         note = f"All rows split anew {how} (seed {seed}): this is not the split of the source."
         meta = replace(self.meta, notes=(*self.meta.notes, note), ceiling={}, eval_split="test")
         train, val, test = (whole.where(part) for part in parts)

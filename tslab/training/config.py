@@ -98,9 +98,7 @@ def build_model(
         if "anchors" in parameters:
             parameters["anchors"] = torch.tensor(parameters["anchors"])
         elif config.encoder == "rbf" and task is not None:
-            parameters["anchors"] = _draw_anchors(
-                task.train, int(parameters.pop("num_anchors", 200)), generator
-            )
+            parameters["anchors"] = _draw_anchors(task.train, int(parameters.pop("num_anchors", 200)), generator)
         encoder = location_encoder(
             config.encoder,
             config.embedding_dim,
@@ -133,9 +131,7 @@ def _resolve_parameters(
     training = {name: recorded.pop(name) for name in ("lr", "batch_size", "epochs")}
     if encoder in ("custom", "no_prior"):
         if given:
-            raise TypeError(
-                f"{', '.join(given)}: encoder parameters need the key of an encoder, not {encoder!r}"
-            )
+            raise TypeError(f"{', '.join(given)}: encoder parameters need the key of an encoder, not {encoder!r}")
         return training, {}
     if encoder not in ENCODERS:
         raise KeyError(f"encoder {encoder!r} is not known; choose one of {', '.join(ENCODERS)}, or no_prior")
@@ -179,9 +175,7 @@ def _resolve_fusion(fusion: str | None, encoder: str, image_features: int, task:
         return "none"
     if image_features == 0:
         if fusion not in (None, "none"):
-            raise ValueError(
-                f"fusion={fusion!r} needs image features and {task.name} has none; leave fusion out"
-            )
+            raise ValueError(f"fusion={fusion!r} needs image features and {task.name} has none; leave fusion out")
         return "none"
     return "concat" if fusion is None else fusion
 

@@ -56,9 +56,7 @@ def check_free(folder: Path) -> None:
         return
     other = f", or continue with resume={str(folder)!r}" if (folder / CONFIG_FILE).is_file() else ""
     what = "is not empty" if folder.is_dir() else "is a file"
-    raise FileExistsError(
-        f"{folder} exists and {what}; a run folder is written once: choose another run_dir{other}"
-    )
+    raise FileExistsError(f"{folder} exists and {what}; a run folder is written once: choose another run_dir{other}")
 
 
 @contextmanager
@@ -92,9 +90,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no run (no {CONFIG_FILE}); check the path, or train with run_dir="
-        )
+        raise FileNotFoundError(f"{folder} holds no run (no {CONFIG_FILE}); check the path, or train with run_dir=")
     return read_json(path, remedy="put the file back, or train again in a new folder")
 
 

@@ -98,11 +98,7 @@ def fit(
             state = load_state(resume_from, model, optimizer, generator, device)
         writes = share.rank == 0
         with tqdm(
-            total=options.epochs,
-            initial=state.epoch,
-            desc=label,
-            unit="epoch",
-            disable=not (progress and writes),
+            total=options.epochs, initial=state.epoch, desc=label, unit="epoch", disable=not (progress and writes)
         ) as bar:
             while state.epoch < options.epochs and not _has_stopped(state, options):
                 started = time.perf_counter()
@@ -125,9 +121,7 @@ def fit(
                 state.epoch += 1
                 if checkpoint is not None and writes:
                     save_state(checkpoint, model, optimizer, generator, state, device)
-                bar.set_postfix(
-                    {k: f"{v:.4g}" for k, v in row.items() if k not in ("epoch", "rows", "seconds")}
-                )
+                bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("epoch", "rows", "seconds")})
                 bar.update()
                 if on_epoch is not None:
                     on_epoch(row)
@@ -192,11 +186,7 @@ def save_state(
 
 
 def load_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    device: torch.device,
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, device: torch.device
 ) -> LoopState:
     """Bring model, optimiser and generators to the state in ``path``.
 

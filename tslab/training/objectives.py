@@ -79,9 +79,7 @@ class PresenceOnly(Objective):
         check_lonlat(table.lonlat, name="the training table's lonlat")
         located = has_location(table.lonlat)
         if not bool(located.any()):
-            raise ValueError(
-                "no training row has a location; a location prior cannot be trained on this table"
-            )
+            raise ValueError("no training row has a location; a location prior cannot be trained on this table")
         self.lonlat = table.lonlat[located].to(device)
         self.target = table.target[located].to(device)
         if self.target.is_floating_point():
@@ -126,9 +124,7 @@ class SquaredError(Objective):
         ValueError: a label or an image feature that is not finite; names the row.
     """
 
-    def __init__(
-        self, table: Table, device: torch.device, model: Regressor, *, standardise_label: bool = True
-    ) -> None:
+    def __init__(self, table: Table, device: torch.device, model: Regressor, *, standardise_label: bool = True) -> None:
         check_lonlat(table.lonlat, name="the training table's lonlat")
         self.lonlat = table.lonlat.to(device)
         label = table.target.to(device)
@@ -160,9 +156,7 @@ class Standardised(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None
-    ) -> Float[Tensor, " n"]:
+    def forward(self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None) -> Float[Tensor, " n"]:
         return self.model.standardised(lonlat, image)
 
 

@@ -160,9 +160,7 @@ def check_task(task: Any) -> None:
     """Raise `TypeError` for something else than a task, `ValueError` for one without training rows."""
     if not isinstance(task, Task):
         example = repr(task) if isinstance(task, str) else "name"
-        raise TypeError(
-            f"task must be a Task, got {type(task).__name__}; load one with tslab.load_task({example})"
-        )
+        raise TypeError(f"task must be a Task, got {type(task).__name__}; load one with tslab.load_task({example})")
     if len(task.train) == 0:
         raise ValueError(f"{task.name} has no training rows; check its filter, or choose another split")
 

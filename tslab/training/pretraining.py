@@ -84,11 +84,7 @@ class Contrast(Objective):
         check_finite("the image features", image, table.has_location.nonzero()[:, 0])
         self.image = (image - image.mean(0)) / image.std(0, correction=0).clamp_min(1e-6)
         self.negatives, self.background = negatives, background
-        self.options: dict[str, Any] = {
-            "temperatures": temperatures,
-            "weights": weights,
-            "symmetric": symmetric,
-        }
+        self.options: dict[str, Any] = {"temperatures": temperatures, "weights": weights, "symmetric": symmetric}
 
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
         return torch.randperm(len(self.lonlat), generator=generator, device=self.lonlat.device)
@@ -98,9 +94,7 @@ class Contrast(Objective):
         own, lonlat = share.of(rows), self.lonlat
         others = share.of(points.view(len(rows), self.negatives, 2)).flatten(0, 1)
         places = lonlat[own]
-        return torch.cat([places, places, others]), self.image[
-            own
-        ]  # the place twice: dropout makes two views
+        return torch.cat([places, places, others]), self.image[own]  # the place twice: dropout makes two views
 
     def loss(self, forward: Callable[..., Any], *batch: Any) -> Float[Tensor, ""]:
         lonlat, image = batch
@@ -152,12 +146,7 @@ def pretrain(
     """
     check_task(task)
     options = TrainOptions(
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        seed=seed,
-        embedding_dim=embedding_dim,
-        background=background,
+        epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, embedding_dim=embedding_dim, background=background
     )
     where = resolve_device(device)
     generator = torch.Generator().manual_seed(seed)
@@ -165,9 +154,7 @@ def pretrain(
         recorded = hyperparameters(task.name, encoder)
         for name in ("lr", "batch_size", "epochs"):
             recorded.pop(name)
-        encoder = location_encoder(
-            encoder, embedding_dim, generator=generator, **(recorded | encoder_parameters)
-        )
+        encoder = location_encoder(encoder, embedding_dim, generator=generator, **(recorded | encoder_parameters))
     objective = Contrast(
         task.train,
         where,

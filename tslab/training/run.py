@@ -29,11 +29,7 @@ from tslab.training.config import TrainConfig, build_model, check_storable, conf
 from tslab.training.folder import CHECKPOINT_FILE, HISTORY_FILE, writes_files
 from tslab.training.loop import current_share, fit
 from tslab.training.objectives import Objective, PresenceOnly, SquaredError, Standardised
-from tslab.training.options import (
-    OPTION_NAMES,
-    check_task,
-    resolve_device,
-)
+from tslab.training.options import OPTION_NAMES, check_task, resolve_device
 
 
 @dataclass
@@ -129,12 +125,7 @@ def train(
     _check_arguments(task, encoder, compile, on_epoch)
     how = _How(device=resolve_device(device), compile=compile, on_epoch=on_epoch, progress=progress)
     if resume is not None:
-        more = [
-            *given,
-            *(["preset"] if preset else []),
-            *(["run_dir"] if run_dir else []),
-            *encoder_parameters,
-        ]
+        more = [*given, *(["preset"] if preset else []), *(["run_dir"] if run_dir else []), *encoder_parameters]
         return _resume(task, Path(resume), encoder, more, how)
     config = configure(task, encoder, preset, given, encoder_parameters)
     folder = None
@@ -175,9 +166,7 @@ def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cp
     if config.encoder == "rbf" and "anchors" not in config.encoder_parameters:  # few places are fewer anchors
         more = {"num_anchors": next((len(w) for name, w in weights.items() if name.endswith(".anchors")), 1)}
     try:
-        model = build_model(
-            dataclasses.replace(config, encoder_parameters=config.encoder_parameters | more), None
-        )
+        model = build_model(dataclasses.replace(config, encoder_parameters=config.encoder_parameters | more), None)
     except (TypeError, ValueError) as error:
         raise DamagedFileError(
             f"{folder / folders.CONFIG_FILE} describes a model that cannot be built ({error}); put the file back, or "
@@ -198,11 +187,7 @@ def environment_of(device: torch.device) -> dict[str, Any]:
     """Versions and hardware that a number may depend on."""
     import tslab
 
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "tslab": tslab.__version__,
         "torch": torch.__version__,
@@ -243,9 +228,7 @@ def _run(
     validate = None
     if config.patience is not None:
         if len(task.val) == 0:
-            raise ValueError(
-                f"patience needs a validation split and {task.name} has none; leave patience out"
-            )
+            raise ValueError(f"patience needs a validation split and {task.name} has none; leave patience out")
         validation = task.val.to(where)
         validate = lambda: quick_metrics(model, validation)  # noqa: E731
     environment = environment_of(where)
@@ -318,9 +301,7 @@ def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, more: list
         )
     config = read_config(folder)
     if config.task != task.name:
-        raise ValueError(
-            f"the run in {folder} was trained on {config.task}, not on {task.name}; load that task"
-        )
+        raise ValueError(f"the run in {folder} was trained on {config.task}, not on {task.name}; load that task")
     if config.data is not None and config.data != _data_of(task, config):
         raise ValueError(
             f"the run in {folder} was trained on other rows than this {task.name} holds; load the task as it was "

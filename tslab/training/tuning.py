@@ -107,9 +107,7 @@ def tune(
             "'sqlite:///search.db' of a new file or of a search of Optuna's; name another one"
         ) from error
     study.optimize(objective, n_trials=trials, catch=(NonFiniteLossError,), show_progress_bar=progress)
-    rows = [
-        {**trial.params, "value": trial.value, "state": trial.state.name.lower()} for trial in study.trials
-    ]
+    rows = [{**trial.params, "value": trial.value, "state": trial.state.name.lower()} for trial in study.trials]
     if not any(row["state"] == "complete" for row in rows):
         raise RuntimeError(
             f"all {len(rows)} trials failed because the loss exploded; search smaller learning rates (space=)"
@@ -142,14 +140,8 @@ def _check_choice_of(name: str, choice: Any) -> None:
         if not choice:
             raise ValueError(f"{what} is an empty list; name at least one value")
         return
-    if (
-        not isinstance(choice, tuple)
-        or len(choice) not in (2, 3)
-        or (len(choice) == 3 and choice[2] != "log")
-    ):
-        raise ValueError(
-            f'{what} must be (low, high), (low, high, "log") or a list of values, got {choice!r}'
-        )
+    if not isinstance(choice, tuple) or len(choice) not in (2, 3) or (len(choice) == 3 and choice[2] != "log"):
+        raise ValueError(f'{what} must be (low, high), (low, high, "log") or a list of values, got {choice!r}')
     low = check_number(f"{what}, low,", choice[0], above=0 if len(choice) == 3 else None)
     check_number(f"{what}, high,", choice[1], at_least=low)
 

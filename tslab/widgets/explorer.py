@@ -118,9 +118,7 @@ class EncoderExplorer(EncoderWidget):
         )
 
 
-def filled_in(
-    encoder: str, parameters: dict[str, float] | None = None, channel: int | None = None
-) -> dict[str, Any]:
+def filled_in(encoder: str, parameters: dict[str, float] | None = None, channel: int | None = None) -> dict[str, Any]:
     """Encoder, all of its parameters and the feature to show, where some are left to the explorer's defaults."""
     encoder_info(encoder)
     if channel is not None:
@@ -236,14 +234,10 @@ def _answer(widget: EncoderWidget, content: dict[str, Any], buffers: list[bytes]
         names = ("encoder", "parameters", "place", "channel", "measure")
         result = compute(**{name: content[name] for name in names}, species=content.get("species"))
     except Exception as error:  # shown to the reader in the widget, who sees no log of the kernel
-        widget.send(
-            {"kind": "error", "id": content.get("id"), "text": f"The kernel could not compute this: {error}"}
-        )
+        widget.send({"kind": "error", "id": content.get("id"), "text": f"The kernel could not compute this: {error}"})
         return
     maps = [m for m in (result.feature, result.similarity, result.presence) if m is not None]
-    widget.send(
-        {"kind": "result", "id": content["id"], "result": result.facts()}, [m.numpy().tobytes() for m in maps]
-    )
+    widget.send({"kind": "result", "id": content["id"], "result": result.facts()}, [m.numpy().tobytes() for m in maps])
 
 
 _recent: dict[tuple[str, tuple[tuple[str, float], ...]], tuple[Tensor, list[float], list[float]]] = {}

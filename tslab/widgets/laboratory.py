@@ -111,7 +111,5 @@ def _side(given: dict[str, str], name: str) -> dict[str, Any]:
     side: dict[str, Any] = {"encoder": given[name]}
     if "channel" in own:
         side["channel"] = int(own.pop("channel"))
-    side["parameters"] = {
-        key: int(value) if kinds.get(key) == "count" else float(value) for key, value in own.items()
-    }
+    side["parameters"] = {key: int(value) if kinds.get(key) == "count" else float(value) for key, value in own.items()}
     return side

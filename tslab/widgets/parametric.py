@@ -105,9 +105,7 @@ _SCALE = ("scale", ())
 _PLUS = ("sin φ/s", "cos φ/s", "sin λ/s", "cos λ/s")
 
 CONTROLS: dict[str, Controls] = {
-    "tile": Controls(
-        (Parameter("cell_size", "Cell size", "log", 5, 90, 15, "°"),), template="column {n} of the table"
-    ),
+    "tile": Controls((Parameter("cell_size", "Cell size", "log", 5, 90, 15, "°"),), template="column {n} of the table"),
     "wrap": Controls(axes=(("wave", ("sin λ", "sin 2φ", "cos λ", "cos 2φ")),), template="{wave}"),
     "wrap_ffn": Controls(axes=(("wave", ("sin λ", "sin 2φ", "cos λ", "cos 2φ")),), template="{wave}"),
     "rbf": Controls(
@@ -126,10 +124,7 @@ CONTROLS: dict[str, Controls] = {
         template="random wave {n}",
     ),
     "space2vec_grid": Controls(
-        _degrees(),
-        (("coordinate", ("λ/s", "φ/s")), _SCALE, ("wave", ("sin", "cos"))),
-        "{wave} {coordinate}",
-        channel=6,
+        _degrees(), (("coordinate", ("λ/s", "φ/s")), _SCALE, ("wave", ("sin", "cos"))), "{wave} {coordinate}", channel=6
     ),
     "space2vec_theory": Controls(
         _degrees(),
@@ -145,32 +140,20 @@ CONTROLS: dict[str, Controls] = {
         channel=2,
     ),
     "sphere2vec_sphereC": Controls(
-        _angles(),
-        (_SCALE, ("wave", ("sin φ/s", "cos φ/s · cos λ/s", "cos φ/s · sin λ/s"))),
-        "{wave}",
-        channel=10,
+        _angles(), (_SCALE, ("wave", ("sin φ/s", "cos φ/s · cos λ/s", "cos φ/s · sin λ/s"))), "{wave}", channel=10
     ),
     "sphere2vec_sphereC+": Controls(
-        _angles(),
-        (_SCALE, ("wave", (*_PLUS, "cos φ/s · cos λ/s", "cos φ/s · sin λ/s"))),
-        "{wave}",
-        channel=22,
+        _angles(), (_SCALE, ("wave", (*_PLUS, "cos φ/s · cos λ/s", "cos φ/s · sin λ/s"))), "{wave}", channel=22
     ),
     "sphere2vec_sphereM": Controls(
         _angles(),
-        (
-            _SCALE,
-            ("wave", ("sin φ/s", "cos φ/s · cos λ", "cos φ · cos λ/s", "cos φ/s · sin λ", "cos φ · sin λ/s")),
-        ),
+        (_SCALE, ("wave", ("sin φ/s", "cos φ/s · cos λ", "cos φ · cos λ/s", "cos φ/s · sin λ", "cos φ · sin λ/s"))),
         "{wave}",
         channel=17,
     ),
     "sphere2vec_sphereM+": Controls(
         _angles(),
-        (
-            _SCALE,
-            ("wave", (*_PLUS, "cos φ/s · cos λ", "cos φ · cos λ/s", "cos φ/s · sin λ", "cos φ · sin λ/s")),
-        ),
+        (_SCALE, ("wave", (*_PLUS, "cos φ/s · cos λ", "cos φ · cos λ/s", "cos φ/s · sin λ", "cos φ · sin λ/s"))),
         "{wave}",
         channel=29,
     ),
@@ -200,17 +183,13 @@ class ParametricEncoder(nn.Module):
     def __init__(self, key: str) -> None:
         super().__init__()
         self.key, self.controls = key, controls(key)
-        parameters: dict[str, Any] = {
-            p.name: int(p.high) for p in self.controls.parameters if p.kind == "count"
-        }
+        parameters: dict[str, Any] = {p.name: int(p.high) for p in self.controls.parameters if p.kind == "count"}
         if key == "tile":
             parameters |= {"num_features": 16, "cell_size": 5.0}
         if key in ("tile", "rbf", "rff"):
             parameters["generator"] = torch.Generator().manual_seed(0)
         self.encoder = position_encoder(key, **parameters).eval()
-        self.adapt = next(
-            (adapt for kind, adapt in _ADAPTERS.items() if isinstance(self.encoder, kind)), _as_it_is
-        )
+        self.adapt = next((adapt for kind, adapt in _ADAPTERS.items() if isinstance(self.encoder, kind)), _as_it_is)
 
     def forward(
         self, lonlat: Float[Tensor, "n 2"], *parameters: Tensor
@@ -241,9 +220,7 @@ class ParametricEncoder(nn.Module):
                     f"explorer; tslab.position_encoder({self.key!r}, {name}=...) has none"
                 )
         return {
-            name: torch.arange(int(value))
-            if known[name].kind == "count"
-            else torch.tensor(value, dtype=torch.float64)
+            name: torch.arange(int(value)) if known[name].kind == "count" else torch.tensor(value, dtype=torch.float64)
             for name, value in values.items()
         }
 
@@ -258,11 +235,7 @@ class ParametricEncoder(nn.Module):
 
 
 def _multi_scale(
-    encoder: MultiScaleEncoder,
-    lonlat: Tensor,
-    num_scales: Int[Tensor, " f"],
-    min_radius: Tensor,
-    max_radius: Tensor,
+    encoder: MultiScaleEncoder, lonlat: Tensor, num_scales: Int[Tensor, " f"], min_radius: Tensor, max_radius: Tensor
 ) -> tuple[Tensor, Tensor]:
     index = num_scales.double()
     exponents = index / index[-1].clamp(min=1)
@@ -293,9 +266,7 @@ def _directions(
     return features[:, num_scales] * torch.sqrt(encoder.out_features / count), _none(lonlat)
 
 
-def _degrees_below(
-    encoder: SphericalHarmonics, lonlat: Tensor, degree: Int[Tensor, " l"]
-) -> tuple[Tensor, Tensor]:
+def _degrees_below(encoder: SphericalHarmonics, lonlat: Tensor, degree: Int[Tensor, " l"]) -> tuple[Tensor, Tensor]:
     return encoder.encode(lonlat)[:, : degree.shape[0] ** 2], _none(lonlat)
 
 
@@ -303,9 +274,7 @@ def _cells(encoder: Tile, lonlat: Tensor, cell_size: Tensor) -> tuple[Tensor, Te
     """Cells of any size down to the size that the table was made for; a coarser grid leaves rows of it
     unused."""
     lon, lat = lonlat.unbind(-1)
-    inside = torch.stack(
-        [lon, lat.clamp(max=90 - 1e-9)], dim=-1
-    )  # the pole belongs to the last row of any size
+    inside = torch.stack([lon, lat.clamp(max=90 - 1e-9)], dim=-1)  # the pole belongs to the last row of any size
     changed = _with(encoder)
     changed.cell_size = cell_size
     return changed.encode(inside), _none(lonlat)
