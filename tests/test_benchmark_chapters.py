@@ -15,7 +15,7 @@ from tslab.benchmark.leaderboard import write_fair_table
 from tslab.benchmark.records import find_record
 from tslab.published import published_tables
 from tslab_book.oddities import GROUPS, read_oddities
-from tslab_book.reproduction import over_no_prior, reproduce, verdict_sentence
+from tslab_book.reproduction import cell_table, over_no_prior, reproduce, verdict_sentence
 
 BOOK = Path(__file__).parents[1] / "book" / "reproduction"
 TABLE_CHAPTERS = ["r2_mosaiks", "r2_sustainbench", "geobias_classification", "geobias_regression"]
@@ -198,3 +198,10 @@ def test_the_record_of_the_fair_table_only_grows(tmp_path):
     # a row that is lost keeps its group as it was; the other groups are the same anyway
     assert write_fair_table(table[1:], path) == "written"
     assert path.read_text() == Path(find_record("fair_table.csv")).read_text()
+
+
+@pytest.mark.parametrize("metric", ["top1", "r2", "geobias_base"])
+def test_the_table_of_cells_shows_every_metric_in_its_own_digits(metric: str) -> None:
+    cells = read_cells()
+    shown = repr(cell_table(cells[cells["metric"] == metric], "Cells"))
+    assert ("Over no prior" in shown) == metric.startswith("geobias")

@@ -159,16 +159,14 @@ def cell_table(cells: pd.DataFrame, caption: str) -> SortableTable:
     for label, column in numbers.items():
         view[label] = cells[column]
     view["Rows"] = cells["n"]
+    formats = {"Published": "{:.2f}", "Rows": "{:,}"} | dict.fromkeys(("Recomputed", "from", "to"), form)
     if cells["metric"].str.startswith("geobias").any():
-        view["Over no prior"] = over_no_prior(cells)
+        view["Over no prior"], formats["Over no prior"] = over_no_prior(cells), "{:+.0%}"
     view["Verdict"], view["Reason"] = cells["verdict"], cells["reason"]
     return sortable_table(
         view,
         caption=caption,
-        formats={
-            **{"Published": "{:.2f}", "Rows": "{:,}", "Over no prior": "{:+.0%}"},
-            **dict.fromkeys(("Recomputed", "from", "to"), form),
-        },
+        formats=formats,
         filters=["Dataset", *(["Measure"] if several else []), "Verdict", "Reason"],
     )
 
