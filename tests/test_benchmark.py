@@ -673,7 +673,7 @@ def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
 
 def test_numbers_that_are_no_p_values_or_counts_are_refused():
     for p in ([0.5, 2.0], [-0.1], [[0.5]]):
-        with pytest.raises(ValueError, match="probabilities"):
+        with pytest.raises(ValueError, match="p-values"):
             holm(p)
     with pytest.raises(ValueError, match="only_a"):
         mcnemar(-1, 3)
