@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tslab._checks import check_count
 
 J = TypeVar("J")
+"""A job: anything that ``work`` takes."""
 
 
 @dataclass(frozen=True)

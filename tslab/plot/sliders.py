@@ -117,7 +117,7 @@ def globe_slider(
     """A globe to turn by hand, coloured by one field at a time, with a slider over ``fields``.
 
     Each field is (n_lat, n_lon) on the grid of `globe_grid`; the other arguments are those of `map_slider` and
-    `tslab.globe`.
+    `tslab.plot.globe`.
     """
     grids = [np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64) for field in fields]
     _check_steps(grids, labels, active, None)
