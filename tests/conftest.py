@@ -43,9 +43,11 @@ def golden_of_released() -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With TSLAB_STRICT_WARNINGS=1 (`make test-versions`), a warning that a line of tslab causes is an error."""
+    """With TSLAB_STRICT_WARNINGS=1 (`make test-versions`), what a line of tslab is warned of is an error; the warnings
+    with which tslab itself tells something (UserWarning) are none."""
     if os.environ.get("TSLAB_STRICT_WARNINGS"):
-        config.addinivalue_line("filterwarnings", r"error:::tslab(\..*)?\Z")
+        for kind in ("Deprecation", "PendingDeprecation", "Future", "Runtime", "Resource", "Syntax"):
+            config.addinivalue_line("filterwarnings", rf"error::{kind}Warning:tslab(\..*)?\Z")
     if config.getoption("jaxtyping_packages", None):
         pytest.raises = _raises_unchecked(pytest.raises)
 
