@@ -45,8 +45,8 @@ class SphericalHarmonics(PositionEncoder):
         degree: L, the number of degrees l = 0 ... L - 1; at most 100.
 
     Source: Russwurm et al., Geographic location encoding with spherical harmonics and sinusoidal
-    representation networks, ICLR 2024; Fourier series: Hofsommer and Potters, Table of Fourier coefficients of
-    associated Legendre functions, Mathematisch Centrum 1960.
+    representation networks, ICLR 2024. The coefficients of the series are computed here, from the recurrence of
+    `legendre_functions`.
     """
 
     orders: Tensor
