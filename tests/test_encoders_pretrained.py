@@ -38,7 +38,7 @@ def satclip_harmonics(degree, lonlat):
     for l in range(degree):  # noqa: E741
         for m in range(-l, l + 1):
             k = abs(m)
-            legendre = (-1) ** k * scipy.special.assoc_legendre_p(l, k, np.cos(colatitude))[0]
+            legendre = (-1) ** k * scipy.special.lpmv(k, l, np.cos(colatitude))
             norm = math.sqrt((2 * l + 1) / (4 * math.pi) * math.factorial(l - k) / math.factorial(l + k))
             wave = math.sqrt(2) * (np.sin(k * azimuth) if m < 0 else np.cos(k * azimuth)) if m else math.pi
             columns.append(norm * legendre * wave)

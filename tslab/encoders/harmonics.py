@@ -64,7 +64,7 @@ class SphericalHarmonics(PositionEncoder):
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n {self.degree}*{self.degree}"]:
         lon, lat = lonlat.double().split(1, dim=-1)
-        lon = lon + 360 * (lon == -180)  # the date line has one name
+        lon = lon + 360.0 * (lon == -180).to(lon.dtype)  # the date line has one name
         sine, cosine = sin_cos(lon / 360, self.orders, lonlat.dtype)  # of m lambda, (n, m)
         around = torch.cat([sine[:, 1:].flip(-1), cosine], dim=-1)  # m = 1 - L ... L - 1
         sine, cosine = sin_cos((90 - lat) / 360, self.orders, lonlat.dtype)  # of k theta, (n, k)
