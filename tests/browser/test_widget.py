@@ -623,7 +623,7 @@ def test_in_the_book_it_answers(open_page: OpenPage) -> None:
 
 def test_in_the_book_every_link_brings_up_its_state(open_page: OpenPage) -> None:
     """Each link to a state on the page of the laboratory: both encoders appear, and the numbers are torch's."""
-    pages = pages_with("tslab.widgets.laboratory.Laboratory")
+    pages = pages_with('"_anywidget_id": "tslab.widgets.laboratory.Laboratory"')
     if not pages:
         pytest.skip("needs the page of the book with the laboratory")
     for name in pages:
