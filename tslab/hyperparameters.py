@@ -6,7 +6,6 @@ chosen by the benchmark's authors on the evaluated split, so a number reached wi
 was recorded for regression, so its values come from trials on the released elevation points.
 """
 
-import json
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from tslab._checks import check_choice
+from tslab._files import packaged_json, read_csv
 
 
 def recorded_hyperparameters() -> pd.DataFrame:
@@ -28,7 +28,7 @@ def recorded_hyperparameters() -> pd.DataFrame:
     sphere2vec_dfs and sphere2vec_sphereM+ (all frequencies were 1), the activation of wrap.
     """
     with (files("tslab") / "data" / "hyperparameters.csv").open("r", encoding="utf-8") as handle:
-        return pd.read_csv(handle)
+        return read_csv(handle)
 
 
 def hyperparameters(
@@ -63,7 +63,7 @@ def hyperparameters(
 @cache
 def _rules() -> dict[str, Any]:
     """What to use where nothing was recorded: everywhere, by encoder, and for regression."""
-    rules: dict[str, Any] = json.loads((files("tslab") / "data" / "hyperparameter_rules.json").read_text("utf-8"))
+    rules: dict[str, Any] = packaged_json("hyperparameter_rules.json")
     return rules
 
 

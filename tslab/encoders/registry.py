@@ -5,16 +5,15 @@ network behind it, `register_encoder` adds an encoder of your own, which then wo
 """
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tslab._checks import check_choice, check_count
+from tslab._files import packaged_json
 from tslab.encoders.base import PositionEncoder
 from tslab.encoders.harmonics import SphericalHarmonics
 from tslab.encoders.location import EncoderConfig, LocationEncoder
@@ -84,7 +83,7 @@ def _built_in() -> dict[str, EncoderInfo]:
         "sphere2vec_dfs": DFS,
         "siren_sh": SphericalHarmonics,
     }
-    facts = json.loads((files("tslab") / "data" / "encoders.json").read_text("utf-8"))
+    facts = packaged_json("encoders.json")
     return {key: EncoderInfo(key=key, build=build, **facts[key]) for key, build in classes.items()}
 
 

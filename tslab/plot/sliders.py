@@ -119,7 +119,7 @@ def globe_slider(
     Each field is (n_lat, n_lon) on the grid of `globe_grid`; the other arguments are those of `map_slider` and
     `tslab.plot.globe`.
     """
-    grids = [np.asarray(field.detach() if isinstance(field, Tensor) else field, np.float64) for field in fields]
+    grids = [_numpy(field).astype(np.float64) for field in fields]
     _check_steps(grids, labels, active, None)
     low, high = _range(grids, diverging, limits)
     n_lat, n_lon = grids[0].shape
@@ -132,11 +132,12 @@ def globe_slider(
         values = as_bytes(grid, low, high).astype(np.float64)
         return globe(lon, lat, values, scale=scale, limits=(-127, 127), points=points, center=center)
 
-    figure = drawn(grids[active])
+    globes = [drawn(grid) for grid in grids]
+    figure = globes[active]
     figure.data[0].update(
         colorbar={**_ticks(low, high), "title": {"text": colorbar, "side": "right"}, "thickness": 12, "len": 0.8}
     )
-    colors = [np.asarray(drawn(grid).data[0].surfacecolor).astype(np.int8) for grid in grids]
+    colors = [np.asarray(one.data[0].surfacecolor).astype(np.int8) for one in globes]
     figure.data[0].update(surfacecolor=colors[active])
     figure.frames = [
         go.Frame(data=[go.Surface(surfacecolor=color)], traces=[0], name=str(i)) for i, color in enumerate(colors)
@@ -229,7 +230,7 @@ LAT_TICKS = (-90, -60, -30, 0, 30, 60, 90)
 
 def _as_grid(field: Any) -> np.ndarray:
     """A field as (n_lat, n_lon); a flat one is taken to be twice as wide as high."""
-    grid = np.asarray(field.detach().cpu() if isinstance(field, Tensor) else field, np.float64)
+    grid = _numpy(field).astype(np.float64)
     if grid.ndim == 1:
         n_lat = round((grid.size / 2) ** 0.5)
         if not grid.size or 2 * n_lat**2 != grid.size:
@@ -306,7 +307,11 @@ def _markers(places: Any) -> go.Scatter:
 
 
 def short(values: Any) -> np.ndarray:
-    return np.asarray(values.detach() if isinstance(values, Tensor) else values).astype(np.float32)
+    return _numpy(values).astype(np.float32)
+
+
+def _numpy(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
 
 
 def _map_axes(figure: go.Figure) -> None:
