@@ -26,7 +26,7 @@ from tslab.benchmark.comparison import (
     write_comparisons,
 )
 from tslab.benchmark.driver import Outcome, estimate, forecast, probe, produce, run_all
-from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
+from tslab.benchmark.leaderboard import leaderboard, read_fair_table
 from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
 from tslab.benchmark.records import Provenance, Record, find_record, read_provenance, read_record, recompute_or_read
 from tslab.benchmark.runner import do_jobs, open_pool
@@ -55,7 +55,6 @@ __all__ = [
     "compare_released",
     "do_jobs",
     "estimate",
-    "fair_table",
     "find_record",
     "forecast",
     "holm",
@@ -78,5 +77,4 @@ __all__ = [
     "run_all",
     "write_cells",
     "write_comparisons",
-    "write_fair_table",
 ]

@@ -28,28 +28,6 @@ from tslab.benchmark.runs import BASELINE_PREFIX, RunSpec
 from tslab.benchmark.store import ResultStore, check_folder, code_version
 from tslab.released_files import ReleasedFilesMissingError
 
-FAIR_TRAINING: dict[str, Any] = {
-    **{"epochs": 10, "lr": 2e-3, "batch_size": 512, "schedule": "cosine"},
-    **{"head": (256,), "head_dropout": 0.0},
-}
-FAIR_NETWORK: dict[str, Any] = {"hidden_dim": 512, "activation": "gelu", "dropout": 0.1}
-FAIR_ENCODERS: dict[str, dict[str, Any]] = {
-    "tile": FAIR_NETWORK | {"cell_size": 4.0},
-    "wrap": {"dropout": 0.1},
-    "space2vec_grid": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.573, "max_radius": 360.0},
-    "space2vec_theory": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.573, "max_radius": 360.0},
-    "rbf": FAIR_NETWORK | {"num_anchors": 500, "kernel_size": 4.0},
-    "nerf": FAIR_NETWORK | {"num_scales": 6},
-    "sphere2vec_dfs": FAIR_NETWORK | {"num_scales": 8, "min_radius": 0.01},
-    "siren_sh": {"hidden_dim": 512, "dropout": 0.1},
-}
-FAIR_ENCODERS |= {
-    f"sphere2vec_sphere{kind}": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.01} for kind in ("C", "C+", "M", "M+")
-}
-"""How every encoder is trained on the released points: one network, one optimiser, as many passes for all. Encoders
-with scales go down to the same wavelength, about 400 km (0.01 radians, 0.573 degrees, 2^-5 of the radius); cells of
-the tile are as wide. Nothing is tuned by encoder."""
-
 
 @dataclass
 class Outcome:
@@ -164,7 +142,7 @@ def probe(spec: RunSpec, *, root: str | os.PathLike[str] | None = None, device: 
         return 0.0
     start = time.perf_counter()
     _train(dataclasses.replace(spec, epochs=1), task, device, None)
-    epochs = _options(spec)["epochs"] or hyperparameters(spec.dataset, spec.encoder)["epochs"]
+    epochs = spec.epochs or hyperparameters(spec.dataset, spec.encoder)["epochs"]
     return float(epochs * (time.perf_counter() - start))
 
 
@@ -296,15 +274,7 @@ def _train(spec: RunSpec, task: Any, device: str, folder: Path | None) -> Any:
             ) from error
     if folder is not None and folder.is_dir():  # stopped before the first epoch was stored
         shutil.rmtree(folder)
-    return train(task, spec.encoder, seed=spec.seed, device=device, run_dir=folder, progress=False, **_options(spec))
-
-
-def _options(spec: RunSpec) -> dict[str, Any]:
-    """Arguments of `tslab.train` that the source of a run asks for."""
-    if spec.source != "released-points":
-        return {"epochs": spec.epochs}
-    options = FAIR_TRAINING | FAIR_ENCODERS.get(spec.encoder, FAIR_NETWORK)
-    return options | {"epochs": spec.epochs or FAIR_TRAINING["epochs"]}
+    return train(task, spec.encoder, seed=spec.seed, device=device, run_dir=folder, progress=False, epochs=spec.epochs)
 
 
 def _check_device(device: str, *, elsewhere: bool) -> None:

@@ -1,0 +1,213 @@
+"""The record of the fair table: means of encoders and stacks from what was predicted, and intervals of blocks.
+
+`write_record` turns the finished jobs of `tslab_book.fair` into two files. ``fair_table.csv`` is the table: R² of every
+row on every label and split, the mean over the seeds, with an interval; ``fair_runs.csv`` has each run with the
+setting it chose and what every setting scored on the places that choose. Beside them ``fair_table.json`` says when,
+from what and at which size.
+
+Errors of near places are alike, so places are no sample of independent rows. Intervals draw blocks of 10 degrees with
+replacement, within the test places of each seed, and take the mean over the seeds as the table does; of two rows the
+same blocks are drawn, so that the interval of their difference is a paired one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+import tslab
+from tslab._files import atomic_write
+from tslab.benchmark import JobStore, find_record, read_record
+from tslab.benchmark.records import release_stamp
+from tslab.earth import spatial_blocks
+from tslab.tasks import Table
+from tslab_book import RESULTS
+from tslab_book.fair import SEEDS, SPLITS, TEST, TRAIN, VALIDATION, Job, Split, predictions, split_of
+from tslab_book.fair_methods import BASELINES, BLOCK_DEG, BUDGET
+
+RECORD = RESULTS / "fair_table.csv"
+RUNS = "fair_runs.csv"
+DRAWS = 2000
+AVERAGED = 3
+"""How many encoders are averaged: those that do best on the places that choose."""
+
+STACKS = {
+    "stack:best": "the encoder that did best on the places that choose",
+    "stack:mean": f"the mean of the {AVERAGED} encoders that did best there",
+    "stack:mean+kriging": "a times that mean and 1 - a times kriging, a from the places that choose",
+    "stack:all": "all encoders and baselines, weights of at least zero from the places that choose",
+}
+REFERENCES = ("baseline:knn", "baseline:trees", "baseline:kriging", "stack:best")
+"""Rows that every other is compared with, beside the best one of its column."""
+
+Members = Mapping[str, Mapping[str, NDArray[np.float64]]]
+"""Row -> what it predicts for the places that choose (``chooses``) and for those of the test (``test``)."""
+
+
+def stack(members: Members, label: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], str]]:
+    """The rows of `STACKS`: predictions at the test places, and what was chosen, in words.
+
+    Args:
+        members: predictions of every method.
+        label: of the places that choose.
+    """
+    error = {key: float(np.square(part["chooses"] - label).mean()) for key, part in members.items()}
+    first = sorted((key for key in members if key in tslab.ENCODERS), key=error.__getitem__)[:AVERAGED]
+    mean = {part: np.mean([members[key][part] for key in first], axis=0) for part in ("chooses", "test")}
+    kriging = members["baseline:kriging"]
+    difference = mean["chooses"] - kriging["chooses"]
+    a = float((label - kriging["chooses"]) @ difference / max(difference @ difference, 1e-30))
+    a = min(max(a, 0.0), 1.0)
+    keys = [key for key in members if key != "baseline:mean"]
+    centre = label.mean()
+    weights, _ = nnls(np.stack([members[key]["chooses"] - centre for key in keys], axis=1), label - centre)
+    everything = centre + sum(w * (members[key]["test"] - centre) for w, key in zip(weights, keys, strict=True))
+    listed = ", ".join(
+        f"{w:.2f} {key}" for w, key in sorted(zip(weights, keys, strict=True), reverse=True) if w >= 0.005
+    )
+    found = (
+        (members[first[0]]["test"], first[0]),
+        (mean["test"], ", ".join(first)),
+        (a * mean["test"] + (1 - a) * kriging["test"], f"a = {a:.2f}"),
+        (everything, listed),
+    )
+    return dict(zip(STACKS, found, strict=True))
+
+
+def block_sums(test: Table, predicted: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Sums over each block that R² is made of, (blocks, 3 + rows): places, label, its square, then the squared error of
+    each prediction. The label is counted from its mean."""
+    blocks = spatial_blocks(test.lonlat, size_degrees=BLOCK_DEG).numpy()
+    _, block = np.unique(blocks, return_inverse=True)
+    label = test.target.double().numpy()
+    centred = label - label.mean()
+    columns = [np.ones_like(label), centred, centred**2, *(np.square(p - label) for p in predicted)]
+    return np.stack([np.bincount(block, weights=column) for column in columns], axis=1)
+
+
+def r2_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R² of each prediction, (..., rows), from sums over blocks (..., 3 + rows)."""
+    n, label, square = (sums[..., i, None] for i in range(3))
+    return 1 - sums[..., 3:] / (square - label**2 / n)
+
+
+def drawn_r2(sums: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
+    """R² of each prediction for blocks drawn with replacement, (draws, rows)."""
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    return r2_of_sums(counts @ sums)
+
+
+def column(store: JobStore, todo: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One column of the table, from the jobs of one label and split: its rows, and its runs."""
+    rows, values, draws = [], [], []
+    for seed in sorted({job.seed for job in todo}):
+        own = [job for job in todo if job.seed == seed]
+        split: Split = split_of(own[0].label, own[0].split, seed, own[0].fast)
+        members = {job.method: predictions(store, job) for job in own}
+        stacked = stack(members, split.chooses.target.double().numpy())
+        keys = [*members, *stacked]
+        sums = block_sums(split.test, [part["test"] for part in members.values()] + [p for p, _ in stacked.values()])
+        scores = r2_of_sums(sums.sum(0))
+        values.append(scores)
+        draws.append(drawn_r2(sums, DRAWS, seed))
+        outcomes = {job.method: store.load(job) or {} for job in own}
+        for key, value in zip(keys, scores.tolist(), strict=True):
+            rows.append({"seed": seed, "encoder": key, "value": value} | _chosen(key, outcomes, stacked))
+    runs = pd.DataFrame(rows).assign(dataset=todo[0].label, split=todo[0].split)
+    table = _summarise(keys, np.mean(values, axis=0), np.mean(draws, axis=0))
+    seconds = runs.groupby("encoder")[["search_seconds", "seconds"]].mean()
+    table = table.merge(seconds, left_on="encoder", right_index=True)
+    sizes = {"seeds": len(values), "n": len(split.test), "blocks": len(sums)}
+    return table.assign(dataset=todo[0].label, split=todo[0].split, metric="r2", **sizes), runs
+
+
+def _chosen(
+    key: str, outcomes: Mapping[str, Mapping[str, Any]], stacked: Mapping[str, tuple[Any, str]]
+) -> dict[str, Any]:
+    if key in stacked:
+        return {"setting": -1, "chosen": stacked[key][1]}
+    outcome = outcomes[key]
+    words = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+                      for name, value in outcome["chosen"].items())  # fmt: skip
+    scores = {f"setting{i}": score for i, score in enumerate(outcome["validation"])}
+    return {"setting": outcome["setting"], "chosen": words, **scores} | {
+        name: outcome[name] for name in ("search_seconds", "seconds")
+    }
+
+
+def _summarise(keys: Sequence[str], values: NDArray[np.float64], draws: NDArray[np.float64]) -> pd.DataFrame:
+    """Mean R² of each row with its interval, and how far it is behind the best row and ahead of `REFERENCES`."""
+
+    def interval(drawn: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+        return low, high
+
+    table = pd.DataFrame({"encoder": keys, "value": values})
+    table["low"], table["high"] = interval(draws)
+    best = int(values.argmax())
+    table["behind"] = values[best] - values
+    table["behind_low"], table["behind_high"] = interval(draws[:, [best]] - draws)
+    for key in REFERENCES:
+        i, name = list(keys).index(key), f"over_{key.split(':')[1]}"
+        table[name] = values - values[i]
+        table[f"{name}_low"], table[f"{name}_high"] = interval(draws - draws[:, [i]])
+    return table
+
+
+def write_record(folder: str | Path, todo: Sequence[Job], path: Path = RECORD) -> str:
+    """Write the record of every column whose jobs are all done; says which are missing.
+
+    Raises:
+        ValueError: no column is complete.
+    """
+    store, tables, runs, missing = JobStore(folder), [], [], []
+    for label in dict.fromkeys(job.label for job in todo):
+        for split in SPLITS:
+            own = [job for job in todo if (job.label, job.split) == (label, split)]
+            if any(store.load(job) is None for job in own):
+                missing.append(f"{label}, {split}")
+                continue
+            table, run = column(store, own)
+            tables.append(table)
+            runs.append(run)
+    if not tables:
+        raise ValueError(f"no column of the table is complete in {folder}; python -m tslab_book.fair run fills it")
+    about = {
+        **(release_stamp() | {"tslab": tslab.__version__}),
+        **{"train": TRAIN, "test": TEST, "seeds": SEEDS, "validation": VALIDATION, "budget": BUDGET},
+        **{"draws": DRAWS, "missing": missing},
+    }
+    first = ["dataset", "split", "encoder", "metric", "value", "low", "high"]
+    whole = pd.concat(tables, ignore_index=True)
+    _write(whole[first + [name for name in whole if name not in first]], path)
+    every = pd.concat(runs, ignore_index=True)
+    first = ["dataset", "split", "seed", "encoder", "value", "setting", "chosen"]
+    _write(every[first + [name for name in every if name not in first]], path.with_name(RUNS))
+    atomic_write(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+    return f"{path}: {len(tables)} columns" + (f"; not complete: {'; '.join(missing)}" if missing else "")
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    atomic_write(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+
+
+def read_table() -> pd.DataFrame:
+    """The committed table, with ``not_worse``: the interval of the distance to the best of the column holds zero."""
+    table = read_record(RECORD.name).data
+    return table.assign(not_worse=table["behind_low"] <= 0)
+
+
+def read_runs() -> pd.DataFrame:
+    """The committed runs, one row for each row of the table and seed."""
+    return pd.read_csv(find_record(RUNS))
+
+
+def kind_of(key: str) -> str:
+    """``baseline``, ``encoder`` or ``stack``."""
+    return key.split(":")[0] if key in BASELINES or key in STACKS else "encoder"
