@@ -74,7 +74,7 @@ class World:
     scales_km: tuple[float, ...] = (4000.0, 1500.0, 500.0)
 
     def field(self, seed: int) -> Callable[[Float[Tensor, "n 2"]], Float[Tensor, " n"]]:
-        """A random field of this kind: 64 waves in space in random directions, read off on the unit sphere; or patches."""
+        """A random field of this kind: 64 waves in space in random directions, read off on the sphere, or patches."""
         generator = torch.Generator().manual_seed(seed)
         if self.patches:
             return _patches(self.patches, generator)

@@ -3,14 +3,14 @@
     python -m tslab_book.fair run --out fair_store [--fast] [--workers 2]
     python -m tslab_book.fair record --out fair_store
 
-For each label, kind of split and seed every method gets the same training places and the same number of settings
-(`tslab_book.fair_methods`). Each setting is fitted to four fifths of the training places and judged on the fifth; the
-best is fitted again to all of them and predicts the test places, once. On block splits that fifth consists of blocks,
-as the test places do. What was predicted is kept, so that means and stacks need no further training
-(`tslab_book.fair_record`), and a job that is done is not done again: start the command again after an interruption.
+Places are cut into six parts, at random or by blocks of 10 degrees. The seed says which of the first five is tested;
+its training places are drawn from the other five. The sixth is never tested: on it every method chooses one of its
+settings (`tslab_book.fair_methods`), as many for each method, after a fit to places of the other parts that no seed
+tests. With the chosen setting it is trained once for each seed and predicts the test places of that seed. On block
+splits the places that choose are blocks, as those of the test are.
 
-Places are cut into six parts, at random or by blocks of 10 degrees; the seed says which of the first five is tested.
-The sixth is never tested: on it the settings were drawn up.
+What was predicted is kept, so that means and stacks need no further training (`tslab_book.fair_record`), and a job that
+is done is not done again: start the command again after an interruption.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
 import tslab
@@ -38,50 +40,46 @@ LABELS = ("mosaiks_elevation", "mosaiks_forest_cover", "mosaiks_population", "mo
 SPLITS = ("random", "block")
 SEEDS = 5
 PARTS = SEEDS + 1
-TRAIN, TEST = 4000, 3000
-"""Training and test places of one split; the rest of the label's places is left aside, for time."""
-VALIDATION = 0.2
+TRAIN, CHOOSE, TEST = 4000, 2000, 3000
+"""Places to train on, to choose on and to test on; the rest of the label's places is left aside, for time."""
 PREDICTIONS = "predictions.npz"
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One method on one split. ``fast`` is for tests: synthetic places, a tenth of them, two epochs."""
+    """One method on one label and kind of split, all seeds. ``fast`` is for tests: synthetic places, few of them, two
+    seeds and two epochs."""
 
     label: str
     split: str
-    seed: int
     method: str
     fast: bool = False
 
     @property
     def name(self) -> str:
         """Name of the job's folder."""
-        parts = [self.label.removeprefix("mosaiks_"), self.split, str(self.seed), self.method.replace(":", "-")]
+        parts = [self.label.removeprefix("mosaiks_"), self.split, self.method.replace(":", "-")]
         return "-".join(parts + (["fast"] if self.fast else []))
 
 
-class Split(NamedTuple):
-    """Training places, cut into those that settings are fitted to and those that choose, and test places."""
+class Design(NamedTuple):
+    """The places of one label and kind of split, the same for every method: those that settings are fitted to and those
+    that choose, then training and test places of each seed."""
 
     fitted: Table
     chooses: Table
-    test: Table
-
-    @property
-    def train(self) -> Table:
-        return concatenate([self.fitted, self.chooses])
+    train: tuple[Table, ...]
+    test: tuple[Table, ...]
 
 
 def jobs(labels: Sequence[str] = LABELS, methods: Sequence[str] = METHODS, *, fast: bool = False) -> list[Job]:
-    """All jobs of the table, label by label and split by split, so that an unfinished store holds whole columns."""
-    seeds = range(2 if fast else SEEDS)
-    return [Job(la, sp, seed, m, fast) for la in labels for sp in SPLITS for seed in seeds for m in methods]
+    """All jobs of the table, column by column, so that an unfinished store holds whole columns."""
+    return [Job(label, split, method, fast) for label in labels for split in SPLITS for method in methods]
 
 
 @cache
-def split_of(label: str, split: str, seed: int, fast: bool = False) -> Split:
-    """The places of one split; the same for every method.
+def design(label: str, split: str, fast: bool = False) -> Design:
+    """The places of one label and kind of split.
 
     Raises:
         FileNotFoundError: the released files are not on this machine; says how to get them.
@@ -93,19 +91,23 @@ def split_of(label: str, split: str, seed: int, fast: bool = False) -> Split:
             part[rows] = i
     else:
         part = block_folds(places.lonlat, PARTS, size_degrees=BLOCK_DEG)
-    generator = torch.Generator().manual_seed(seed)
-    sizes = (len(places) // 2, len(places) // 8) if fast else (TRAIN, TEST)
-    train, test = (
-        places.where(rows[torch.randperm(len(rows), generator=generator)[:size]])
-        for rows, size in zip(((part != seed).nonzero()[:, 0], (part == seed).nonzero()[:, 0]), sizes, strict=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(rows: Bool[Tensor, " n"], size: int) -> Int[Tensor, " m"]:
+        found = rows.nonzero()[:, 0]
+        return found[torch.randperm(len(found), generator=generator)[:size]]
+
+    smallest = int(torch.bincount(part).min())
+    train, choose, test = (len(places) // 2, smallest, smallest // 2) if fast else (TRAIN, CHOOSE, TEST)
+    tested = [draw(part == seed, test) for seed in range(2 if fast else SEEDS)]
+    free = part != SEEDS
+    free[torch.cat(tested)] = False
+    return Design(
+        places.where(draw(free, train)),
+        places.where(draw(part == SEEDS, choose)),
+        tuple(places.where(draw(part != seed, train)) for seed in range(len(tested))),
+        tuple(places.where(rows) for rows in tested),
     )
-    if split == "random":
-        chooses, fitted = random_split(len(train), (VALIDATION, 1 - VALIDATION), seed=seed)
-    else:
-        fold = block_folds(train.lonlat, round(1 / VALIDATION), size_degrees=BLOCK_DEG, seed=seed)
-        chooses, fitted = (fold == 0).nonzero()[:, 0], (fold != 0).nonzero()[:, 0]
-    shuffled = fitted[torch.randperm(len(fitted), generator=generator)]
-    return Split(train.where(shuffled), train.where(chooses), test)
 
 
 @cache
@@ -119,43 +121,44 @@ def _places(label: str, fast: bool) -> Table:
 
 
 def work(job: Job, folder: str) -> None:
-    """Choose a setting, predict with it, and keep both; nothing if that is done."""
+    """Choose a setting, train with it for each seed, and keep what that predicts; nothing if that is done."""
     store = JobStore(folder)
     if store.load(job) is not None:
         return
     torch.set_num_threads(1)
-    split = split_of(job.label, job.split, job.seed, job.fast)
-    started, label = time.process_time(), split.chooses.target.double()
+    places = design(job.label, job.split, job.fast)
+    started, label = time.process_time(), places.chooses.target.double()
     settings = settings_of(job.method)
     tried = []
     for setting in settings:
-        predicted = _fit(job, setting, split.fitted)(split.chooses.lonlat)
+        predicted = _fit(job, setting, places.fitted, seed=0)(places.chooses.lonlat)
         tried.append((r2(predicted, label) if bool(predicted.isfinite().all()) else -np.inf, predicted))
     best = max(range(len(settings)), key=lambda i: tried[i][0])
     searched = time.process_time()
-    model = _fit(job, settings[best], split.train)
-    trained = time.process_time()
-    test = model(split.test.lonlat)
+    tests = []
+    for seed, (train, test) in enumerate(zip(places.train, places.test, strict=True)):
+        tests.append(_fit(job, settings[best], train, seed=seed)(test.lonlat))
+    done = time.process_time()
     with atomic_path(store.path(job).with_name(PREDICTIONS)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, chooses=tried[best][1].numpy(), test=test.numpy())
+        np.savez(file, chooses=tried[best][1].numpy(), test=torch.stack(tests).numpy())
     outcome: dict[str, Any] = {
-        "metrics": {"r2": r2(test, split.test.target.double())},
+        "metrics": {f"r2_{i}": r2(p, t.target) for i, (p, t) in enumerate(zip(tests, places.test, strict=True))},
         "validation": [score if np.isfinite(score) else None for score, _ in tried],
         "setting": best,
         "chosen": settings[best],
         "search_seconds": searched - started,
-        "seconds": trained - searched,
+        "seconds": (done - searched) / len(tests),
     }
     store.save(job, outcome)
 
 
-def _fit(job: Job, setting: Setting, table: Table) -> Any:
+def _fit(job: Job, setting: Setting, table: Table, seed: int) -> Any:
     short = setting | {"epochs": 2} if job.fast and "epochs" in setting else setting
-    return fit(job.method, short, table, job.split, job.seed)
+    return fit(job.method, short, table, job.split, seed)
 
 
 def predictions(store: JobStore, job: Job) -> dict[str, np.ndarray]:
-    """What a finished job predicted: ``chooses`` (of the chosen setting, fitted without them) and ``test``."""
+    """What a finished job predicted: ``chooses`` (n,), fitted without them, and ``test`` (seeds, n)."""
     with np.load(store.path(job).with_name(PREDICTIONS)) as file:
         return dict(file)
 

@@ -41,9 +41,9 @@ SEARCHED: tuple[Setting, ...] = tuple(
     dict(zip(("km", "depth", "width", "dropout", "epochs", "lr"), row, strict=True))
     for row in (
         (450, 2, 256, 0.0, 15, 3e-3),
-        (700, 2, 256, 0.0, 15, 2e-3),
-        (1200, 2, 256, 0.0, 20, 2e-3),
-        (700, 1, 256, 0.0, 25, 3e-3),
+        (700, 2, 128, 0.0, 20, 2e-3),
+        (1200, 2, 128, 0.0, 20, 2e-3),
+        (700, 1, 256, 0.0, 20, 3e-3),
         (450, 2, 128, 0.1, 20, 3e-3),
         (1200, 2, 128, 0.1, 15, 3e-3),
         (700, 3, 128, 0.0, 10, 1e-3),
@@ -66,7 +66,7 @@ TREES: tuple[Setting, ...] = (
         {"early_stopping": False, "max_iter": number, "learning_rate": rate, "max_leaf_nodes": leaves}
         for number, rate, leaves in (
             *((100, 0.1, 15), (300, 0.05, 15), (100, 0.1, 31), (300, 0.05, 31)),
-            *((100, 0.05, 63), (50, 0.1, 8), (800, 0.02, 31)),
+            *((100, 0.05, 63), (50, 0.1, 8), (400, 0.03, 31)),
         )
     ),
 )
@@ -160,7 +160,7 @@ def fit_network(key: str, setting: Setting, table: Table, seed: int) -> Predicto
     network = encoder if learns else encoder.network
     parameters = [*encoder.parameters(), *head.parameters()]
     rate = setting["lr"] * (SIREN_RATE if key == "siren_sh" and setting["km"] != "released" else 1)
-    optimizer = torch.optim.Adam(parameters, lr=rate)
+    optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
     steps = setting["epochs"] * math.ceil(len(table) / BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     encoder.train()
@@ -211,3 +211,8 @@ def scales() -> dict[tuple[str, int], dict[str, Any]]:
         (row.encoder, row.km): {row.parameter: int(row.value) if row.encoder in whole else float(row.value)}
         for row in table.itertuples()
     }
+
+
+def scales_of() -> set[str]:
+    """Encoders whose finest scale can be set."""
+    return {encoder for encoder, _ in scales()}

@@ -1,8 +1,8 @@
 """The record of the fair table: means of encoders and stacks from what was predicted, and intervals of blocks.
 
 `write_record` turns the finished jobs of `tslab_book.fair` into two files. ``fair_table.csv`` is the table: R² of every
-row on every label and split, the mean over the seeds, with an interval; ``fair_runs.csv`` has each run with the
-setting it chose and what every setting scored on the places that choose. Beside them ``fair_table.json`` says when,
+row on every label and split, the mean over the seeds, with an interval, the setting that was chosen and what every
+setting scored on the places that choose; ``fair_runs.csv`` has each seed. Beside them ``fair_table.json`` says when,
 from what and at which size.
 
 Errors of near places are alike, so places are no sample of independent rows. Intervals draw blocks of 10 degrees with
@@ -27,7 +27,7 @@ from tslab.benchmark.records import release_stamp
 from tslab.earth import spatial_blocks
 from tslab.tasks import Table
 from tslab_book import RESULTS
-from tslab_book.fair import SEEDS, SPLITS, TEST, TRAIN, VALIDATION, Job, Split, predictions, split_of
+from tslab_book.fair import CHOOSE, SEEDS, SPLITS, TEST, TRAIN, Job, design, predictions
 from tslab_book.fair_methods import BASELINES, BLOCK_DEG, BUDGET
 
 RECORD = RESULTS / "fair_table.csv"
@@ -53,7 +53,7 @@ def stack(members: Members, label: NDArray[np.float64]) -> dict[str, tuple[NDArr
     """The rows of `STACKS`: predictions at the test places, and what was chosen, in words.
 
     Args:
-        members: predictions of every method.
+        members: predictions of every method; ``test`` may have a row for each seed.
         label: of the places that choose.
     """
     error = {key: float(np.square(part["chooses"] - label).mean()) for key, part in members.items()}
@@ -105,25 +105,23 @@ def drawn_r2(sums: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.flo
 
 def column(store: JobStore, todo: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One column of the table, from the jobs of one label and split: its rows, and its runs."""
-    rows, values, draws = [], [], []
-    for seed in sorted({job.seed for job in todo}):
-        own = [job for job in todo if job.seed == seed]
-        split: Split = split_of(own[0].label, own[0].split, seed, own[0].fast)
-        members = {job.method: predictions(store, job) for job in own}
-        stacked = stack(members, split.chooses.target.double().numpy())
-        keys = [*members, *stacked]
-        sums = block_sums(split.test, [part["test"] for part in members.values()] + [p for p, _ in stacked.values()])
-        scores = r2_of_sums(sums.sum(0))
-        values.append(scores)
+    places = design(todo[0].label, todo[0].split, todo[0].fast)
+    members = {job.method: predictions(store, job) for job in todo}
+    outcomes = {job.method: store.load(job) or {} for job in todo}
+    stacked = stack(members, places.chooses.target.double().numpy())
+    predicted = {key: part["test"] for key, part in members.items()} | {key: part for key, (part, _) in stacked.items()}
+    rows, values, draws, blocks = [], [], [], 0
+    for seed, test in enumerate(places.test):
+        sums = block_sums(test, [part[seed] for part in predicted.values()])
+        blocks += len(sums)
+        values.append(r2_of_sums(sums.sum(0)))
         draws.append(drawn_r2(sums, DRAWS, seed))
-        outcomes = {job.method: store.load(job) or {} for job in own}
-        for key, value in zip(keys, scores.tolist(), strict=True):
-            rows.append({"seed": seed, "encoder": key, "value": value} | _chosen(key, outcomes, stacked))
+        for key, value in zip(predicted, values[-1].tolist(), strict=True):
+            rows.append({"seed": seed, "encoder": key, "value": value})
     runs = pd.DataFrame(rows).assign(dataset=todo[0].label, split=todo[0].split)
-    table = _summarise(keys, np.mean(values, axis=0), np.mean(draws, axis=0))
-    seconds = runs.groupby("encoder")[["search_seconds", "seconds"]].mean()
-    table = table.merge(seconds, left_on="encoder", right_index=True)
-    sizes = {"seeds": len(values), "n": len(split.test), "blocks": len(sums)}
+    table = _summarise(list(predicted), np.mean(values, axis=0), np.mean(draws, axis=0))
+    table = pd.concat([table, pd.DataFrame([_chosen(key, outcomes, stacked) for key in predicted])], axis=1)
+    sizes = {"seeds": len(values), "n": len(places.test[0]), "blocks": blocks}
     return table.assign(dataset=todo[0].label, split=todo[0].split, metric="r2", **sizes), runs
 
 
@@ -170,6 +168,8 @@ def write_record(folder: str | Path, todo: Sequence[Job], path: Path = RECORD) -
     for label in dict.fromkeys(job.label for job in todo):
         for split in SPLITS:
             own = [job for job in todo if (job.label, job.split) == (label, split)]
+            if not own:
+                continue
             if any(store.load(job) is None for job in own):
                 missing.append(f"{label}, {split}")
                 continue
@@ -180,15 +180,14 @@ def write_record(folder: str | Path, todo: Sequence[Job], path: Path = RECORD) -
         raise ValueError(f"no column of the table is complete in {folder}; python -m tslab_book.fair run fills it")
     about = {
         **(release_stamp() | {"tslab": tslab.__version__}),
-        **{"train": TRAIN, "test": TEST, "seeds": SEEDS, "validation": VALIDATION, "budget": BUDGET},
+        **{"train": TRAIN, "test": TEST, "choose": CHOOSE, "seeds": SEEDS, "budget": BUDGET},
         **{"draws": DRAWS, "missing": missing},
     }
     first = ["dataset", "split", "encoder", "metric", "value", "low", "high"]
     whole = pd.concat(tables, ignore_index=True)
     _write(whole[first + [name for name in whole if name not in first]], path)
     every = pd.concat(runs, ignore_index=True)
-    first = ["dataset", "split", "seed", "encoder", "value", "setting", "chosen"]
-    _write(every[first + [name for name in every if name not in first]], path.with_name(RUNS))
+    _write(every[["dataset", "split", "seed", "encoder", "value"]], path.with_name(RUNS))
     atomic_write(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return f"{path}: {len(tables)} columns" + (f"; not complete: {'; '.join(missing)}" if missing else "")
 
@@ -211,3 +210,48 @@ def read_runs() -> pd.DataFrame:
 def kind_of(key: str) -> str:
     """``baseline``, ``encoder`` or ``stack``."""
     return key.split(":")[0] if key in BASELINES or key in STACKS else "encoder"
+
+
+def row_labels() -> dict[str, str]:
+    """Row -> what the pages call it."""
+    named = {key: info.name.removeprefix("Sphere2Vec-") for key, info in tslab.ENCODERS.items()}
+    return named | {
+        "baseline:mean": "Mean of training, no place",
+        "baseline:knn": "Neighbours",
+        "baseline:trees": "Trees on coordinates",
+        "baseline:kriging": "Kriging",
+        "baseline:kriging+trees": "Kriging, trees on its residuals",
+        "stack:best": "One encoder, chosen",
+        "stack:mean": f"Mean of {AVERAGED} encoders",
+        "stack:mean+kriging": "Mean and kriging, stacked",
+        "stack:all": "Everything, stacked",
+    }
+
+
+LABEL_NAMES = {
+    "mosaiks_elevation": "elevation",
+    "mosaiks_forest_cover": "forest cover",
+    "mosaiks_population": "population",
+    "mosaiks_nightlights": "nightlights",
+}
+
+
+def paper_table(table: pd.DataFrame) -> str:
+    """The table as a paper prints it, in Markdown: a row for each method, a column for each label and split; the best
+    in bold, and ≈ before what is not worse."""
+    columns = list(dict.fromkeys(zip(table["dataset"], table["split"], strict=True)))
+    order = {"baseline": 0, "encoder": 1, "stack": 2}
+    rows = sorted(dict.fromkeys(table["encoder"]), key=lambda key: order[kind_of(key)])
+    cells = table.set_index(["encoder", "dataset", "split"])
+    lines = [
+        "| | " + " | ".join(f"{LABEL_NAMES[label]}, {split}" for label, split in columns) + " |",
+        "|:--|" + "--:|" * len(columns),
+    ]
+    for key in rows:
+        shown = []
+        for label, split in columns:
+            cell = cells.loc[(key, label, split)]
+            number = f"{cell['value']:.3f}"
+            shown.append(f"**{number}**" if cell["behind"] == 0 else f"≈ {number}" if cell["not_worse"] else number)
+        lines.append(f"| {row_labels()[key]} | {' | '.join(shown)} |")
+    return "\n".join(lines)
