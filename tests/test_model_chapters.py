@@ -14,6 +14,7 @@ from tslab_book.background_map import (
     released_background_map,
     write_record,
 )
+from tslab_book.fair_record import LABEL_NAMES
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 

@@ -42,6 +42,8 @@ STACKS = {
     "stack:mean+kriging": "a times that mean and 1 - a times kriging, a from the places that choose",
     "stack:all": "all encoders and baselines, weights of at least zero from the places that choose",
 }
+"""Row -> what it is. The places that choose a setting choose these weights too."""
+
 REFERENCES = ("baseline:knn", "baseline:trees", "baseline:kriging", "stack:best")
 """Rows that every other is compared with, beside the best one of its column."""
 
@@ -234,6 +236,7 @@ LABEL_NAMES = {
     "mosaiks_population": "population",
     "mosaiks_nightlights": "nightlights",
 }
+"""Label -> what the pages call it."""
 
 
 def paper_table(table: pd.DataFrame) -> str:
