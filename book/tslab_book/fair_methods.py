@@ -96,7 +96,7 @@ METHODS: tuple[str, ...] = (*BASELINES, *tslab.ENCODERS)
 
 FULL: tuple[Setting, ...] = tuple(
     dict(zip(("km", "depth", "width", "dropout", "epochs", "lr"), row, strict=True))
-    for row in ((250, 2, 256, 0.0, 10, 3e-3), (700, 2, 256, 0.0, 5, 2e-3), (1200, 2, 128, 0.0, 5, 2e-3))
+    for row in ((250, 2, 256, 0.0, 20, 3e-3), (700, 2, 256, 0.0, 5, 2e-3), (1200, 2, 256, 0.0, 5, 2e-3))
 )
 FULL_ROWS = {"baseline:knn": (1, 4, 5), "baseline:trees": (0, 4, 7), "baseline:kriging": (1, 4, 5)}
 FULL_METHODS: tuple[str, ...] = (*FULL_ROWS, "sphere2vec_sphereC+", "siren_sh")
