@@ -226,7 +226,8 @@ class Ensemble(nn.Module):
             raise ValueError("an ensemble needs at least one member")
         self.members = nn.ModuleList(members)
 
-    def forward(self, *inputs: Tensor | None) -> Tensor:
+    def forward(self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None) -> Tensor:
+        inputs = (lonlat,) if image is None else (lonlat, image)
         return torch.stack([member(*inputs) for member in self.members]).mean(0)
 
     def log_prior(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
