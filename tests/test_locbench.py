@@ -351,7 +351,7 @@ class TestBadInput:
     def test_words_in_place_of_coordinates(self, archive: Path) -> None:
         path = archive / "inat_2018/val2018_locations.json"
         path.write_text(path.read_text().replace("-77.0", '"west"'))
-        with pytest.raises(TaskDataError, match=r"coordinate or date is no number.*west"):
+        with pytest.raises(TaskDataError, match=r"val2018_locations.json: column lon holds .*west"):
             load_locbench("inat2018", archive)
 
     def test_missing_columns(self, archive: Path) -> None:
@@ -514,7 +514,7 @@ def test_every_dataset_states_its_terms() -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "said"),
     [
-        ("train2018_locations.json", lambda text: "[]", "have no entry among the locations"),
+        ("train2018_locations.json", lambda text: "[]", "have no entry in train2018_locations.json"),
         (
             "train2018_locations.json",
             lambda text: text.replace('"lon"', '"longitude"'),

@@ -3,9 +3,8 @@
 A file is either what it says it is or refused with its name. Pickled objects are never loaded.
 """
 
-import tokenize
-import zipfile
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,16 @@ from numpy.typing import NDArray
 from tslab.tasks.columns import TaskDataError
 from tslab.tasks.images import csr_fault
 
-UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    KeyError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-)
-"""What NumPy and zipfile raise when an .npy or .npz file is damaged; its header is Python that NumPy parses."""
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Whatever NumPy and zipfile raise means a damaged file; NumPy parses a header as Python, so it may be anything."""
+    try:
+        yield
+    except TaskDataError:
+        raise
+    except Exception as error:
+        raise TaskDataError(f"{path} is truncated or damaged ({error}); download or convert it again") from error
 
 
 def open_npy(path: Path) -> NDArray[Any]:
@@ -39,13 +33,10 @@ def open_npy(path: Path) -> NDArray[Any]:
     Raises:
         TaskDataError: truncated, no .npy file, or something else than rows of numbers.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except UNREADABLE as error:
-        raise TaskDataError(f"{path} is truncated or no .npy file ({error}); download or convert it again") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiub":
-        found = f"{array.dtype}, shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise TaskDataError(f"{path} holds {found}; expected rows of numbers, shape (n, d)")
+    with _opening(path):
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise TaskDataError(f"{path} holds {array.dtype}, shape {array.shape}; expected rows of numbers, shape (n, d)")
     return array
 
 
@@ -58,21 +49,19 @@ def read_csr(path: Path) -> sp.csr_array:
         TaskDataError: truncated, another format, or index arrays that do not belong together.
     """
     parts = read_npz(path, ("data", "indices", "indptr", "shape"))
-    stored = parts.get("format")
-    if stored is not None and stored.tolist() not in (b"csr", "csr"):
-        raise TaskDataError(f"{path} holds a sparse matrix in {stored.tolist()!r} format, expected csr")
+    stored = parts["format"].tolist() if "format" in parts else "csr"
+    if stored not in (b"csr", "csr"):
+        raise TaskDataError(f"{path} holds a sparse matrix in {stored!r} format, expected csr")
     data, indices, indptr = (parts[name] for name in ("data", "indices", "indptr"))
-    shape = parts["shape"].ravel().tolist()
+    shape = tuple(parts["shape"].ravel().tolist())
     fault = csr_fault(data, indices, indptr, shape)
     if fault:
         raise TaskDataError(f"{path} is not a sound CSR matrix ({fault}); download or convert it again")
-    try:
-        return sp.csr_array((data.astype(np.float32, copy=False), indices, indptr), shape=tuple(shape))
-    except (ValueError, TypeError, OverflowError) as error:
-        raise TaskDataError(f"{path} is not a sound CSR matrix ({error}); download or convert it again") from error
+    with _opening(path):
+        return sp.csr_array((data.astype(np.float32, copy=False), indices, indptr), shape=shape)
 
 
-def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Arrays of an .npz file; all of ``names`` must be there, an optional ``format`` is read along.
 
     Raises:
@@ -80,7 +69,7 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; download or convert the task again")
-    try:
+    with _opening(path):
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("one array, no .npz archive")
@@ -89,7 +78,3 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
             if missing:
                 raise TaskDataError(f"{path} holds no {', '.join(missing)}; it has {', '.join(archive.files)}")
             return {name: archive[name] for name in (*names, "format") if name in archive}
-    except TaskDataError:
-        raise
-    except UNREADABLE as error:
-        raise TaskDataError(f"{path} is truncated or damaged ({error}); download or convert it again") from error

@@ -41,6 +41,7 @@ from tslab.tasks.task import Task
 
 FORMAT_VERSION = 1
 TABLES = ("train", "val", "test")
+LABEL, IMAGE = ("name", "unit", "transform"), ("kind", "model")
 CHUNK_BYTES = 64 << 20
 
 FILES = {"meta.json", *(f"{table}{end}" for table in TABLES for end in (".npz", "_image.npy", "_image.npz"))}
@@ -172,19 +173,13 @@ def file_sha256(path: Path) -> str:
 
 
 def _write_table(folder: Path, name: str, table: Table) -> None:
-    lonlat = table.lonlat.cpu().numpy()
+    columns = {n: getattr(table, n).cpu().numpy() for n in ("id", "user", "date", "group", "year")}
+    lon, lat = table.lonlat.cpu().numpy().astype(np.float32).T
     target = table.target.cpu().numpy()
-    np.savez(
-        folder / f"{name}.npz",
-        id=table.id.cpu().numpy(),
-        lon=lonlat[:, 0].astype(np.float32),
-        lat=lonlat[:, 1].astype(np.float32),
-        y=target.astype(np.float32) if target.dtype.kind == "f" else _narrow(target),
-        user=table.user.cpu().numpy().astype(np.int64),
-        date=table.date.cpu().numpy().astype(np.float32),
-        group=_narrow(table.group.cpu().numpy()),
-        year=_narrow(table.year.cpu().numpy()),
-    )
+    for whole in ("group", "year"):
+        columns[whole] = _narrow(columns[whole])
+    columns["y"] = target.astype(np.float32) if target.dtype.kind == "f" else _narrow(target)
+    np.savez(folder / f"{name}.npz", lon=lon, lat=lat, **columns)
     if sp.issparse(table.image):
         csr = sp.csr_array(table.image)
         np.savez(folder / f"{name}_image.npz", data=csr.data, indices=csr.indices, indptr=csr.indptr, shape=csr.shape)
@@ -193,10 +188,9 @@ def _write_table(folder: Path, name: str, table: Table) -> None:
 
 
 def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:
-    """Whole numbers in 32 bits where they fit, in 64 where they do not."""
-    limits = np.iinfo(np.int32)
-    fits = len(numbers) == 0 or (limits.min <= numbers.min() and numbers.max() <= limits.max)
-    return numbers.astype(np.int32 if fits else np.int64)
+    """Whole numbers in 32 bits where they fit."""
+    narrow = numbers.astype(np.int32)
+    return narrow if (narrow == numbers).all() else numbers
 
 
 def _write_rows(path: Path, image: Tensor | LazyRows) -> None:
@@ -214,7 +208,6 @@ def _write_rows(path: Path, image: Tensor | LazyRows) -> None:
 
 def _describe(task: Task, folder: Path) -> dict[str, Any]:
     meta = dataclasses.asdict(task.meta)
-    images = {name: table.image for name, table in task.tables.items()}
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     return {
         "format_version": FORMAT_VERSION,
@@ -224,31 +217,22 @@ def _describe(task: Task, folder: Path) -> dict[str, Any]:
         "coord": "lonlat_deg",
         "counts": {name: len(table) for name, table in task.tables.items()},
         "image": {
-            "kind": meta.pop("image_kind"),
-            "model": meta.pop("image_model"),
+            **{part: meta.pop(f"image_{part}") for part in IMAGE},
             "dim": task.image_dim,
-            "sparse": any(sp.issparse(image) for image in images.values()),
+            "sparse": any(sp.issparse(table.image) for table in task.tables.values()),
         },
-        "label": {part: meta.pop(f"label_{part}") for part in ("name", "unit", "transform")},
+        "label": {part: meta.pop(f"label_{part}") for part in LABEL},
         **meta,
         "sha256": {path.name: file_sha256(path) for path in files},
     }
 
 
 def _meta(folder: Path, described: Mapping[str, Any]) -> TaskMeta:
-    known = {f.name for f in dataclasses.fields(TaskMeta)}
-    plain = {name: value for name, value in described.items() if name in known}
+    plain = {f.name: described[f.name] for f in dataclasses.fields(TaskMeta) if f.name in described}
     label, image = described["label"], described["image"]
     try:
-        return TaskMeta(
-            kind=described["task"],
-            image_kind=image["kind"],
-            image_model=image["model"],
-            label_name=label["name"],
-            label_unit=label["unit"],
-            label_transform=label["transform"],
-            **plain,
-        )
+        nested = {f"label_{part}": label[part] for part in LABEL} | {f"image_{part}": image[part] for part in IMAGE}
+        return TaskMeta(kind=described["task"], **nested, **plain)
     except (KeyError, TypeError, ValueError) as error:
         raise TaskDataError(f"{folder / 'meta.json'} is damaged ({error}); {AGAIN}") from error
 
@@ -256,23 +240,20 @@ def _meta(folder: Path, described: Mapping[str, Any]) -> TaskMeta:
 def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
     path = folder / f"{name}.npz"
     expected = described["counts"][name]
-    columns = read_npz(path, ("id", "lon", "lat", "y", "user", "date", "group", "year"))
-    for column, values in columns.items():
+    stored = read_npz(path, ("id", "lon", "lat", "y", "user", "date", "group", "year"))
+    for column, values in stored.items():
         if values.shape != (expected,) or values.dtype.kind not in "fiu":
             raise TaskDataError(
                 f"{path} has {column} of shape {values.shape} and {values.dtype}, meta.json says {expected} rows; "
                 "convert the task again"
             )
-    target = columns["y"].astype(np.float32 if columns["y"].dtype.kind == "f" else np.int64)
-    extra: dict[str, Any] = {n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")}
+    columns = {
+        n: torch.from_numpy(v.astype(np.float32 if v.dtype.kind == "f" else np.int64)) for n, v in stored.items()
+    }
+    lonlat = torch.stack([columns.pop("lon"), columns.pop("lat")], dim=-1)
+    image = _read_image(folder, name, described["sha256"])
     with errors_name(path):
-        return Table(
-            lonlat=torch.from_numpy(np.stack([columns["lon"], columns["lat"]], axis=1)),
-            target=torch.from_numpy(target),
-            image=_read_image(folder, name, described["sha256"]),
-            date=torch.from_numpy(columns["date"]),
-            **extra,
-        )
+        return Table(lonlat, columns.pop("y"), image, **columns)
 
 
 def _read_image(folder: Path, name: str, recorded: Mapping[str, str]) -> LazyRows | sp.csr_array | None:
@@ -292,13 +273,15 @@ def _only_writer(target: Path, wait: float = 0.0) -> AbstractContextManager[None
 
 
 def recover(target: Path) -> None:
-    """Put back, or finish, what a killed writer of ``target`` left beside it. Only for who holds its lock."""
+    """Put back, or finish, what a writer of ``target`` left beside it. Only for who holds its lock."""
     for left in _leftovers(target):
         before = left / target.name
         if before.is_dir() and not target.exists():
             os.replace(before, target)
         elif before.is_dir():
-            _keep_foreign(before, target)
+            for path in before.iterdir():  # what is no file of a task moves into the new folder
+                if path.name not in FILES and not (target / path.name).exists():
+                    os.replace(path, target / path.name)
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -306,7 +289,7 @@ def _leftovers(target: Path) -> list[Path]:
     """Staging folders of ``target`` and folders that hold what stood there before, by their names."""
     if not target.parent.is_dir():
         return []
-    pattern = re.compile(rf"\.{re.escape(target.name)}-(old-)?[a-z0-9_]{{8}}")
+    pattern = re.compile(rf"\.{re.escape(target.name)}-[a-z0-9_]{{8}}")
     return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
 
 
@@ -320,31 +303,12 @@ def _is_ours(folder: Path) -> bool:
         return {path.name for path in folder.iterdir()} <= FILES
 
 
-def _keep_foreign(before: Path, target: Path) -> None:
-    """Move everything that is no file of a task from the folder that is to go into the new one."""
-    for path in before.iterdir():
-        if path.name not in FILES and not (target / path.name).exists():
-            os.replace(path, target / path.name)
-
-
 def _swap(staging: Path, target: Path) -> None:
-    """Put a complete folder in the place of another one; `recover` finishes what a kill interrupts."""
-    if not target.exists():
-        os.replace(staging, target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    os.replace(target, old / target.name)
+    """Put a complete folder in the place of another one; `recover` finishes, here or after a kill."""
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        os.replace(target, old / target.name)
     try:
         os.replace(staging, target)
-    except BaseException:
-        os.replace(old / target.name, target)
-        raise
     finally:
-        if target.exists():
-            _finish(old, target)
-
-
-def _finish(old: Path, target: Path) -> None:
-    if (old / target.name).is_dir():
-        _keep_foreign(old / target.name, target)
-    shutil.rmtree(old, ignore_errors=True)
+        recover(target)
