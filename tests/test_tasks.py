@@ -303,7 +303,7 @@ class TestReleasedPoints:
         task = load_task("mosaiks_elevation", source="released", root=mirror, split="block", size_km=1000)
         assert len(task.test) / RELEASED_COUNTS["mosaiks_elevation"] == pytest.approx(0.1, abs=0.01)
         assert "equal-area" in task.meta.notes[1]
-        with pytest.raises(ValueError, match="'random' or 'block'"):
+        with pytest.raises(ValueError, match="split 'spatial' is not known; choose one of random, block"):
             load_task("mosaiks_elevation", source="released", root=mirror, split="spatial")
 
 

@@ -20,18 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tslab._files import atomic_path
+from tslab._geometry import places_of_frame
 from tslab._numbers import Numbers
 from tslab._optional import require
-from tslab.coords import check_lonlat, has_location
-from tslab.tasks.columns import (
-    TaskDataError,
-    TaskKind,
-    read_columns,
-    read_dates,
-    read_groups,
-    read_numbers,
-    read_target,
-)
+from tslab.coords import CoordinateError, check_lonlat, has_location
+from tslab.tasks.columns import TaskDataError, TaskKind, read_columns, read_numbers, read_target
 from tslab.tasks.images import GivenImage, ImageInput, LazyRows, as_image, concatenate_images
 
 EXTRA_COLUMNS = ("user", "date", "id", "group", "year")
@@ -91,24 +84,23 @@ class Table:
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         read = given | read_columns(given) | {"image": as_image(image)}
-        for name, value in read.items():
+        n, device = len(check_lonlat(read["lonlat"])), read["lonlat"].device
+        unknown = {"user": -1, "date": torch.nan, "group": -1, "year": -1}
+        left_out = {name: torch.full((n,), fill, device=device) for name, fill in unknown.items() if read[name] is None}
+        if read["id"] is None:
+            left_out["id"] = torch.arange(n, device=device)
+        for name, value in (read | left_out).items():
             object.__setattr__(self, name, value)
-        check_lonlat(self.lonlat)
-        n, device = len(self.lonlat), self.lonlat.device
-        for name, filler in {"user": -1, "date": torch.nan, "group": -1, "year": -1}.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, torch.full((n,), filler, device=device))
-        if self.id is None:
-            object.__setattr__(self, "id", torch.arange(n, device=device))
         self._check(n)
 
     def _check(self, n: int) -> None:
-        for name in ("target", *EXTRA_COLUMNS):
-            if getattr(self, name).ndim != 1:
-                raise TaskDataError(f"{name} must have shape (n,), got {tuple(getattr(self, name).shape)}")
         for name in ("target", "image", *EXTRA_COLUMNS):
             column = getattr(self, name)
-            if column is not None and column.shape[0] != n:
+            if column is None:
+                continue
+            if name != "image" and column.ndim != 1:
+                raise TaskDataError(f"{name} must have shape (n,), got {tuple(column.shape)}")
+            if column.shape[0] != n:
                 raise TaskDataError(
                     f"{name} has {column.shape[0]} rows but lonlat has {n}: rows are missing or belong to "
                     "another file; check how the two were joined"
@@ -162,13 +154,12 @@ class Table:
         """
         if self.image is None:
             raise TaskDataError("this table has no image input (image is None)")
+        at: Any = slice(None) if index is None else index
         if isinstance(self.image, Tensor):
-            rows = self.image if index is None else self.image[index]
+            rows = self.image[at]
         else:
-            at = slice(None) if index is None else index.cpu().numpy() if isinstance(index, Tensor) else index
-            chosen: Any = self.image[at]
-            dense = chosen.toarray() if sp.issparse(chosen) else chosen
-            rows = torch.from_numpy(np.array(dense, dtype=np.float32))
+            chosen: Any = self.image[at.cpu().numpy() if isinstance(at, Tensor) else at]
+            rows = torch.from_numpy(np.array(chosen.toarray() if sp.issparse(chosen) else chosen, dtype=np.float32))
         return rows.to(device=device or self.device, dtype=torch.float32)
 
     def to(self, device: torch.device | str) -> "Table":
@@ -230,18 +221,11 @@ class Table:
                 f"the frame has no column {', '.join(missing)} "
                 f"(it has {', '.join(map(str, frame.columns))}); rename yours"
             )
-        columns: dict[str, Any] = {name: frame[name] for name in EXTRA_COLUMNS if name in frame}
-        if "date" in columns:
-            columns["date"], year = read_dates("date", columns["date"])
-            if year is not None and "year" not in columns:
-                columns["year"] = year
-        if "group" in columns:
-            columns["group"], columns["groups"] = read_groups(columns["group"], groups)
         target, names = read_target(frame["target"], kind, classes)
         if image is None and "image" in frame:
             image = read_numbers("image", frame["image"])[:, None]
-        lonlat = torch.stack([read_numbers("lon", frame["lon"]), read_numbers("lat", frame["lat"])], -1)
-        return cls(lonlat=lonlat, target=target, image=image, classes=names, **columns)
+        columns = {name: frame[name] for name in EXTRA_COLUMNS if name in frame}
+        return cls(frame[["lon", "lat"]], target, image, classes=names, groups=groups or (), **columns)
 
     def to_geoparquet(self, path: str | os.PathLike[str]) -> None:
         """Write GeoParquet: WGS 84 points, no geometry where the location is missing. Needs geopandas and pyarrow."""
@@ -263,34 +247,23 @@ class Table:
         require("pyarrow", "geo")
         gpd: Any = require("geopandas", "geo")
         frame = gpd.read_parquet(path)
-        if frame.crs is None:
-            raise TaskDataError(
-                f"{path} does not say what its coordinates are (no CRS); "
-                "set it with GeoDataFrame.set_crs, usually OGC:CRS84"
-            )
-        points = frame.geometry.to_crs("OGC:CRS84")
-        other = (points.notna() & (points.geom_type != "Point")).to_numpy()
-        if other.any():
-            row = int(other.argmax())
-            raise TaskDataError(
-                f"{path}: the geometry of row {row} is a {points.geom_type.iloc[row]} ({int(other.sum()):,} rows "
-                "are no points); use geometry.representative_point()"
-            )
-        plain = pd.DataFrame(frame.drop(columns=frame.geometry.name)).assign(lon=points.x, lat=points.y)
+        try:
+            lon, lat = places_of_frame(frame, "lon", "lat").T
+        except CoordinateError as error:
+            raise CoordinateError(f"{path}: {error}") from None
+        plain = pd.DataFrame(frame.drop(columns=frame.geometry.name)).assign(lon=lon, lat=lat)
         return cls.from_pandas(plain, image, **options)
 
     def _rows(self, mask: Any) -> Tensor:
         """A mask or row numbers as an index tensor on the table's device."""
-        if isinstance(mask, Tensor):
-            index = mask.to(self.device)
-        else:
-            listed = mask.to_numpy() if isinstance(mask, pd.Series) else np.asarray(mask)
-            listed = listed.astype(np.int64) if listed.size == 0 and listed.dtype != bool else listed
-            if listed.dtype.kind not in "biu":
+        if not isinstance(mask, Tensor):
+            listed = np.asarray(mask)
+            if listed.size and listed.dtype.kind not in "biu":
                 raise TaskDataError(
                     f"rows must be truth values or whole numbers, got {listed.dtype}; give a mask without gaps"
                 )
-            index = torch.tensor(listed, device=self.device)
+            mask = torch.tensor(listed, dtype=None if listed.size or listed.dtype == bool else torch.int64)
+        index = mask.to(self.device)
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.uint8:
             raise TaskDataError(
                 f"rows must be a one-dimensional mask (.bool()) or row numbers (.long()), got {index.dtype} of shape "
