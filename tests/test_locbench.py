@@ -387,7 +387,7 @@ class TestBadInput:
         rows = pd.read_csv(path)
         rows.loc[3, "elevation"] = np.nan
         rows.to_csv(path, index=False)
-        with pytest.raises(TaskDataError, match=r"1 rows have no label .*row 3"):
+        with pytest.raises(TaskDataError, match=r"Y_elevation.csv: column elevation, row 3: nan is missing"):
             load_locbench("mosaiks_elevation", archive)
 
     def test_no_label_at_all(self, archive: Path) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from tslab._checks import check_choice, check_number
 from tslab.tasks.archive import IMAGE_FILES, Archive, ImageChoice, open_archive
 from tslab.tasks.arrays import open_npy
-from tslab.tasks.columns import TaskDataError
+from tslab.tasks.columns import TaskDataError, read_numbers
 from tslab.tasks.datasets import TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
 from tslab.tasks.images import LazyRows
 from tslab.tasks.records import (
@@ -229,12 +229,8 @@ def read_mosaiks(files: Archive) -> Content:
     column = label if label in rows and short not in rows else short
     if column not in rows:
         raise TaskDataError(f"{path} has no column {short!r}, it has {', '.join(map(str, rows.columns))}")
-    empty = rows[column].isna()
-    if empty.any():
-        raise TaskDataError(
-            f"{path}: {int(empty.sum())} rows have no label ({column} is NaN), the first is row {int(empty.idxmax())}; "
-            "the release has a label in every row, download the file again"
-        )
+    with errors_name(path):  # every row of the release has a label
+        read_numbers(column, rows[column], missing=None)
     features = None
     if files.image == "feats":
         source = files.path(f"X_{short}.npy", f"X_{label}.npy")
@@ -256,27 +252,27 @@ def read_mosaiks(files: Archive) -> Content:
 def read_dhs(files: Archive) -> Content:
     """SustainBench: one row per DHS cluster; the image input is the mean night light; groups are countries."""
     column = files.info.key.removeprefix("sustainbench_") + "_normalized"
-    paths = {split: files.path(f"dhs_{split}_labels.csv") for split in files.info.splits}
-    read, notes = {}, []
-    for split, path in paths.items():
+    read = []
+    notes = [
+        f"Night lights before {VIIRS_FROM_YEAR} come from DMSP, later ones from VIIRS, in different units: "
+        "see table.year."
+    ]
+    for split in files.info.splits:
+        path = files.path(f"dhs_{split}_labels.csv")
         rows = read_csv(path, "DHSID_EA", "year", "lat", "lon", "nl_mean", column)
-        labelled = rows[rows[column].notna()].rename_axis("id").reset_index()
+        labelled = rows[rows[column].notna()]
         if labelled.empty:
             raise TaskDataError(f"{path}: {column} is NaN in every row, there is nothing to predict")
         if len(labelled) < len(rows):
             lost = f"{len(rows) - len(labelled):,} of {len(rows):,} clusters"
             notes.append(f"{split}: {lost} have no {column} and are no rows of this task.")
-        read[split] = labelled.assign(group=labelled["DHSID_EA"].astype(str).str[:2])
-    countries = sorted({country for rows in read.values() for country in rows["group"]})
+        read.append(labelled.assign(path=path, split=split, id=labelled.index))
+    whole = pd.concat(read)
+    whole["group"], countries = pd.factorize(whole["DHSID_EA"].astype(str).str[:2], sort=True)
     tables = {}
-    for split, rows in read.items():
-        numbered = rows.assign(group=pd.Index(countries).get_indexer(rows["group"]))
+    for (split, path), rows in whole.groupby(["split", "path"]):
         lights = None if files.image == "none" else rows[["nl_mean"]]
-        tables[split] = make_table(paths[split], numbered, column, "regression", lights)
-    notes.append(
-        f"Night lights before {VIIRS_FROM_YEAR} come from DMSP, later ones from VIIRS, in different units: "
-        "see table.year."
-    )
+        tables[split] = make_table(path, rows, column, "regression", lights)
     return Content(tables, groups=tuple(countries), notes=tuple(notes))
 
 

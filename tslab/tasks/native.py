@@ -195,15 +195,13 @@ def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:
 
 def _write_rows(path: Path, image: Tensor | LazyRows) -> None:
     """A dense image input as .npy, a chunk of rows at a time."""
-    dtype = image.dtype if isinstance(image, LazyRows) else image.cpu().numpy().dtype
-    width = image.shape[1]
-    step = max(1, CHUNK_BYTES // max(1, width * dtype.itemsize))
+    rows = image if isinstance(image, LazyRows) else image.cpu().numpy()
+    step = max(1, CHUNK_BYTES // max(1, rows.shape[1] * rows.dtype.itemsize))
+    described = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": rows.shape}
     with path.open("wb") as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(image.shape)}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for start in range(0, image.shape[0], step):
-            rows = image[start : start + step]
-            stream.write(np.ascontiguousarray(rows.cpu().numpy() if isinstance(rows, Tensor) else rows).tobytes())
+        np.lib.format.write_array_header_1_0(stream, described)
+        for start in range(0, len(rows), step):
+            stream.write(np.ascontiguousarray(rows[start : start + step]).tobytes())
 
 
 def _describe(task: Task, folder: Path) -> dict[str, Any]:
@@ -238,18 +236,13 @@ def _meta(folder: Path, described: Mapping[str, Any]) -> TaskMeta:
 
 
 def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
-    path = folder / f"{name}.npz"
-    expected = described["counts"][name]
-    stored = read_npz(path, ("id", "lon", "lat", "y", "user", "date", "group", "year"))
-    for column, values in stored.items():
+    path, expected = folder / f"{name}.npz", described["counts"][name]
+    columns = {}
+    for column, values in read_npz(path, ("id", "lon", "lat", "y", "user", "date", "group", "year")).items():
         if values.shape != (expected,) or values.dtype.kind not in "fiu":
-            raise TaskDataError(
-                f"{path} has {column} of shape {values.shape} and {values.dtype}, meta.json says {expected} rows; "
-                "convert the task again"
-            )
-    columns = {
-        n: torch.from_numpy(v.astype(np.float32 if v.dtype.kind == "f" else np.int64)) for n, v in stored.items()
-    }
+            found = f"{column} of shape {values.shape} and {values.dtype}"
+            raise TaskDataError(f"{path} has {found}, meta.json says {expected} rows; {AGAIN}")
+        columns[column] = torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
     lonlat = torch.stack([columns.pop("lon"), columns.pop("lat")], dim=-1)
     image = _read_image(folder, name, described["sha256"])
     with errors_name(path):
