@@ -13,11 +13,10 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tslab._checks import check_choice, check_count
-from tslab._files import atomic_path, only_writer
+from tslab._files import only_writer
 from tslab._geometry import geo_metadata, kept_geo_metadata, places_of_frame, places_of_table
 from tslab._identity import identity_of, owner_of
 from tslab._optional import require
@@ -37,7 +36,6 @@ from tslab.coords import CoordinateError, check_lonlat
 
 Encoder = Callable[[Float[Tensor, "n 2"]], Float[Tensor, "n d"]]
 Dtype = Literal["float32", "float16"]
-DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -102,19 +100,15 @@ def encode_parquet(
         ValueError: a column that is there already, other arguments out of range, an encoder whose output does not fit,
             a source that is damaged or changes meanwhile.
     """
-    pq = require("pyarrow.parquet", "geo")
     start = time.perf_counter()
-    _check_encoder(encoder)
-    batch_rows, part_rows = check_count("batch_rows", batch_rows), check_count("part_rows", part_rows)
-    check_choice("dtype", dtype, DTYPES)
+    _check_arguments(encoder, batch_rows, dtype)
+    check_count("part_rows", part_rows)
     table, out = ParquetSource.open(Path(source)), Path(target)
     _check_target(table, out)
     place_columns = [lon, lat] if geometry is None else [geometry]
     kept = _kept_columns(table, place_columns, column, keep)
-    try:  # types and coordinate system are wrong before anything is written
-        places_of_table(table.schema.empty_table(), lon, lat, geometry)
-    except CoordinateError as error:
-        raise CoordinateError(f"{source}: {error}") from None
+    # types and coordinate system are wrong before anything is written
+    _places_of(table.schema.empty_table(), place_columns, str(source))
     metadata = kept_geo_metadata(table.schema, kept)
     plan = {
         "source": table.state(),
@@ -132,21 +126,14 @@ def encode_parquet(
         with tqdm(total=table.rows, initial=resumed, unit="row", unit_scale=True, disable=not progress) as bar:
             pieces = table.pieces(columns, batch_rows, part_rows, resumed) if done < parts.count else ()
             for number, group in groupby(pieces, key=lambda piece: piece[0] // part_rows):
-                with atomic_path(parts.path(number)) as temporary, ExitStack() as stack:
-                    writer = None
+                with parts.writing(number) as write:
                     for first_row, rows in group:
-                        lonlat = _places_of(rows, lon, lat, geometry, first_row)
-                        encoded = _encode(encoder, lonlat, dtype)
-                        piece = _with_column(rows.select(kept), column, encoded, metadata)
-                        if writer is None:
-                            writer = pq.ParquetWriter(temporary, piece.schema, write_page_checksum=True)
-                            stack.enter_context(writer)
-                        writer.write_table(piece)
+                        lonlat = _places_of(rows, place_columns, f"rows from {first_row:,} on")
+                        write(_with_column(rows.select(kept), column, _encode(encoder, lonlat, dtype), metadata))
                         bar.update(len(lonlat))
         if table.state() != plan["source"]:
             raise ValueError(f"{source} was changed while it was read; run the same call again")
-        width = pq.read_schema(parts.path(0)).field(column).type.list_size
-        parts.join(out)
+        width = parts.join(out).field(column).type.list_size
         shutil.rmtree(folder, ignore_errors=True)
     return StreamReport(table.rows, width, resumed, time.perf_counter() - start, out.stat().st_size)
 
@@ -179,21 +166,21 @@ def encode_frame(
             f"encode_frame takes a pandas DataFrame, got {type(frame).__name__}; call the encoder itself for a tensor "
             "of places, and map_partitions for a Dask frame"
         )
-    _check_encoder(encoder)
-    batch_rows = check_count("batch_rows", batch_rows)
-    check_choice("dtype", dtype, DTYPES)
+    _check_arguments(encoder, batch_rows, dtype)
     lonlat = torch.from_numpy(np.array(places_of_frame(frame, lon, lat)))
     check_lonlat(lonlat)
     values = np.concatenate([_encode(encoder, block, dtype) for block in lonlat.split(batch_rows)])
     return pd.DataFrame(values, index=frame.index, columns=[f"{prefix}{i}" for i in range(values.shape[1])])
 
 
-def _check_encoder(encoder: Encoder) -> None:
+def _check_arguments(encoder: Encoder, batch_rows: int, dtype: str) -> None:
     if not callable(encoder):
         raise TypeError(
             f"encoder must be a function of places (n, 2), got {type(encoder).__name__}; tslab.location_encoder(key) "
             "makes one of a key"
         )
+    check_count("batch_rows", batch_rows)
+    check_choice("dtype", dtype, get_args(Dtype))
 
 
 def _check_target(table: ParquetSource, out: Path) -> None:
@@ -221,8 +208,8 @@ def _kept_columns(table: ParquetSource, place_columns: list[str], column: str, k
             f"only some of the files in {table.path} have column {', '.join(table.unread)}; name the columns to copy "
             "with keep=[...]"
         )
-    geometry = place_columns[0] if len(place_columns) == 1 else None
-    kept = [name for name in names if name != geometry] if keep is None else list(keep)
+    geometry = place_columns if len(place_columns) == 1 else []
+    kept = [name for name in names if name not in geometry] if keep is None else list(keep)
     for name in {*place_columns, *kept}:
         if names.count(name) > 1 or kept.count(name) > 1:
             raise ValueError(f"column {name!r} is there more than once; every column needs a name of its own")
@@ -234,13 +221,12 @@ def _kept_columns(table: ParquetSource, place_columns: list[str], column: str, k
     return kept
 
 
-def _places_of(table: Any, lon: str, lat: str, geometry: str | None, first_row: int) -> Float[Tensor, "n 2"]:
-    """Places of a piece of the table; the row of a bad one is counted from the top of the file."""
+def _places_of(table: Any, columns: list[str], where: str) -> Float[Tensor, "n 2"]:
+    """Places of a piece of the table; an error says ``where`` that is."""
     try:
-        places = places_of_table(table, lon, lat, geometry)
-        return check_lonlat(torch.from_numpy(np.ascontiguousarray(places)))
+        return check_lonlat(torch.from_numpy(np.ascontiguousarray(places_of_table(table, columns))))
     except CoordinateError as error:
-        raise CoordinateError(f"rows from {first_row:,} on: {error}") from None
+        raise CoordinateError(f"{where}: {error}") from None
 
 
 @torch.inference_mode()

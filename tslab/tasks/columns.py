@@ -50,14 +50,14 @@ def kind_of(column: pd.Series) -> str:
     return KINDS.get(inferred, inferred)
 
 
-def read_numbers(name: str, values: Any, *, missing: float | None = np.nan) -> Float[Tensor, " n"]:
-    """Numbers as float32, ``missing`` (NaN) where one is missing; None refuses that.
+def read_numbers(name: str, values: Any, *, missing: bool = True) -> Float[Tensor, " n"]:
+    """Numbers as float32, NaN where one is ``missing``, if that may be.
 
     Raises:
         TaskDataError: text, truth values, dates, a number that float32 cannot hold, or a missing one that may not be.
     """
     column, what, absent = _column(name, values)
-    if missing is None and absent.any():
+    if not missing and absent.any():
         raise _bad_row(name, column, absent, "is missing; drop such rows first")
     if what not in ("whole numbers", "numbers", "nothing"):
         raise _refused(name, column, what, f"numbers; use pd.to_numeric(frame[{name!r}]) if they are some")

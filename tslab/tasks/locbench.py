@@ -230,7 +230,7 @@ def read_mosaiks(files: Archive) -> Content:
     if column not in rows:
         raise TaskDataError(f"{path} has no column {short!r}, it has {', '.join(map(str, rows.columns))}")
     with errors_name(path):  # every row of the release has a label
-        read_numbers(column, rows[column], missing=None)
+        read_numbers(column, rows[column], missing=False)
     features = None
     if files.image == "feats":
         source = files.path(f"X_{short}.npy", f"X_{label}.npy")
