@@ -34,9 +34,8 @@ def places_of_frame(frame: pd.DataFrame, lon: str, lat: str) -> Places:
     geometries: Any = getattr(getattr(frame, "geometry", None), "array", None)
     if getattr(getattr(geometries, "dtype", None), "name", "") == "geometry":
         if geometries.crs is None:
-            raise CoordinateError(
-                "the geometries have no coordinate system; say which one they are in with frame.set_crs(...)"
-            )
+            hint = "say which one they are in with frame.set_crs(...)"
+            raise CoordinateError(f"the geometries have no coordinate system; {hint}")
         return to_degrees(_coordinates(np.asarray(geometries, dtype=object)), geometries.crs.to_json())
     for name in (lon, lat):
         if name not in frame:
@@ -69,10 +68,8 @@ def places_of_table(table: Any, columns: list[str]) -> Places:
     elif pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type) and kind.list_size >= 2:
         xy = [pc.list_element(points, i) for i in (0, 1)]
     else:
-        raise CoordinateError(
-            f"column {columns[0]!r} holds {_short(kind)}, not points; give a column of points as well-known binary or "
-            "as GeoArrow points"
-        )
+        hint = "give a column of points as well-known binary or as GeoArrow points"
+        raise CoordinateError(f"column {columns[0]!r} holds {_short(kind)}, not points; {hint}")
     return to_degrees(np.stack([v.to_numpy(zero_copy_only=False).astype(np.float64) for v in xy], axis=1), crs)
 
 
@@ -90,15 +87,12 @@ def crs_of(schema: Any, name: str) -> str:
         raise CoordinateError(f"the metadata of column {name!r} say {_short(about)}; write the file again")
     crs = about.get("crs", DEGREES[0])
     if crs is None:
-        raise CoordinateError(
-            f"column {name!r} has no coordinate system; say which one it is in (with geopandas: "
-            "frame.set_crs(...).to_parquet(...))"
-        )
-    if isinstance(crs, str):
-        return crs
-    identity = crs.get("id", {}) if isinstance(crs, dict) else {}
-    short = f"{identity.get('authority')}:{identity.get('code')}" if isinstance(identity, dict) else ""
-    return short if short in DEGREES else json.dumps(crs)
+        hint = "say which one it is in (with geopandas: frame.set_crs(...).to_parquet(...))"
+        raise CoordinateError(f"column {name!r} has no coordinate system; {hint}")
+    identity = crs.get("id") if isinstance(crs, dict) else None
+    if isinstance(identity, dict) and f"{identity.get('authority')}:{identity.get('code')}" in DEGREES:
+        return DEGREES[0]
+    return crs if isinstance(crs, str) else json.dumps(crs)
 
 
 def geo_metadata(schema: Any) -> dict[str, Any]:
@@ -141,9 +135,9 @@ def to_degrees(xy: Places, crs: str) -> Places:
     lost = known & ~np.isfinite(out).all(axis=1)
     if lost.any():
         row = int(lost.argmax())
+        place = f"({xy[row, 0]:.10g}, {xy[row, 1]:.10g})"
         raise CoordinateError(
-            f"row {row}: ({xy[row, 0]:.10g}, {xy[row, 1]:.10g}) lies outside its coordinate system {_name(crs)}; "
-            "is that the right one?"
+            f"row {row}: {place} lies outside its coordinate system {_name(crs)}; is that the right one?"
         )
     return out
 
@@ -172,10 +166,8 @@ def _from_wkb(column: Any) -> Any:
         raise CoordinateError(f"row {bad.argmax()}: the geometry is no well-known binary; is the file damaged?")
     systems = set(shapely.get_srid(points).tolist()) - {-1, 0, 4326}
     if systems:
-        raise CoordinateError(
-            f"the geometries are marked as EPSG:{min(systems)}; bring them to degrees first (with geopandas: "
-            'frame.to_crs("EPSG:4326"))'
-        )
+        hint = 'bring them to degrees first (with geopandas: frame.to_crs("EPSG:4326"))'
+        raise CoordinateError(f"the geometries are marked as EPSG:{min(systems)}; {hint}")
     return points
 
 
@@ -185,10 +177,8 @@ def _coordinates(points: Any) -> Places:
     wrong = ~np.isin(shapely.get_type_id(points), (-1, 0))
     if wrong.any():
         row = int(wrong.argmax())
-        raise CoordinateError(
-            f"row {row}: geometry {points[row].geom_type} is not a point; use frame.representative_point() or "
-            "frame.explode() first"
-        )
+        hint = "use frame.representative_point() or frame.explode() first"
+        raise CoordinateError(f"row {row}: geometry {points[row].geom_type} is not a point; {hint}")
     known = ~(shapely.is_missing(points) | shapely.is_empty(points))
     xy = np.full((len(points), 2), np.nan)
     xy[known] = np.stack([shapely.get_x(points[known]), shapely.get_y(points[known])], axis=1)

@@ -101,14 +101,10 @@ class ParquetSource:
         """The batch with the values of its folders, in the types of the whole table."""
         pa = require("pyarrow", "geo")
         table = pa.Table.from_batches([batch])
-        if len(self.files) == 1 and not values:
-            return table.select(columns)
         for name, value in values.items():
             if name not in table.column_names:
-                kind = self.schema.field(name).type
-                plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-                column = pa.array([value] * len(table), type=plain).cast(kind)
-                table = table.append_column(self.schema.field(name), column)
+                field = self.schema.field(name)
+                table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), len(table)))
         try:
             wanted = pa.schema([self.schema.field(name) for name in columns], metadata=self.schema.metadata)
             return table.select(columns).cast(wanted)

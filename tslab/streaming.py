@@ -199,25 +199,20 @@ def _kept_columns(table: ParquetSource, place_columns: list[str], column: str, k
         raise ValueError(f"keep is a list of columns and column a name, got {keep!r} and {column!r}")
     for name in [*place_columns, *(keep or ())]:
         if name not in names:
-            hint = ""
-            if name in place_columns[:-1] and (points := list(geo_metadata(table.schema).get("columns", {}))):
-                hint = f"; it is GeoParquet: pass geometry={points[0]!r}"
+            points = list(geo_metadata(table.schema).get("columns", {})) if name in place_columns[:-1] else []
+            hint = f"; it is GeoParquet: pass geometry={points[0]!r}" if points else ""
             raise KeyError(f"no column {name!r} in {table.path}; it has {', '.join(names)}{hint}")
     if keep is None and table.unread:
-        raise ValueError(
-            f"only some of the files in {table.path} have column {', '.join(table.unread)}; name the columns to copy "
-            "with keep=[...]"
-        )
+        only = f"only some of the files in {table.path} have column {', '.join(table.unread)}"
+        raise ValueError(f"{only}; name the columns to copy with keep=[...]")
     geometry = place_columns if len(place_columns) == 1 else []
     kept = [name for name in names if name not in geometry] if keep is None else list(keep)
     for name in {*place_columns, *kept}:
         if names.count(name) > 1 or kept.count(name) > 1:
             raise ValueError(f"column {name!r} is there more than once; every column needs a name of its own")
     if column in kept:
-        raise ValueError(
-            f"the source has a column {column!r} already; choose another name with column=, or list the "
-            "columns to copy in keep="
-        )
+        hint = "choose another name with column=, or list the columns to copy in keep="
+        raise ValueError(f"the source has a column {column!r} already; {hint}")
     return kept
 
 
@@ -252,9 +247,8 @@ def _encode(encoder: Encoder, lonlat: Float[Tensor, "n 2"], dtype: str) -> NDArr
     with np.errstate(over="ignore"):
         small = values.astype(dtype)
     if dtype == "float16" and bool((np.isinf(small) & np.isfinite(values)).any()):
-        raise ValueError(
-            f"float16 ends at 65,504, the encoder gives {np.nanmax(np.abs(values)):g}; use dtype='float32'"
-        )
+        largest = np.nanmax(np.abs(values))
+        raise ValueError(f"float16 ends at 65,504, the encoder gives {largest:g}; use dtype='float32'")
     return small
 
 
