@@ -116,9 +116,8 @@ def only_writer(path: str | os.PathLike[str], *, hint: str, wait: float = 0.0, k
     try:
         held.acquire(timeout=wait)
     except Timeout as error:
-        raise FolderInUseError(
-            f"{lock.parent} is being written by another process (lock file {lock.name}); {hint}"
-        ) from error
+        message = f"{lock.parent} is being written by another process (lock file {lock.name}); {hint}"
+        raise FolderInUseError(message) from error
     try:
         yield
     finally:

@@ -168,16 +168,13 @@ class Parts:
                 for number in range(self.count):
                     for table in self._groups(number):
                         if table.schema != schema:
-                            raise ValueError(
-                                f"the encoder gives {table.schema.types[-1]} from row {number * self.part_rows:,} "
-                                f"on and {schema.types[-1]} before; it must always return the same width"
-                            )
+                            kinds = f"{schema.types[-1]} and from row {number * self.part_rows:,} on {table.schema.types[-1]}"
+                            raise ValueError(f"the encoder gives {kinds}; it must always return the same width")
                         writer.write_table(table)
             written = pq.read_metadata(temporary).num_rows
             if written != self.rows:
-                raise DamagedFileError(
-                    f"{self.folder} holds {written:,} rows for {self.rows:,}; delete it and run the same call again"
-                )
+                hint = "delete it and run the same call again"
+                raise DamagedFileError(f"{self.folder} holds {written:,} rows for {self.rows:,}; {hint}")
         os.replace(self.folder / "joined.parquet", target)
         return schema
 

@@ -162,10 +162,8 @@ def encode_frame(
         ValueError: other arguments out of range, an encoder whose output does not fit.
     """
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(
-            f"encode_frame takes a pandas DataFrame, got {type(frame).__name__}; call the encoder itself for a tensor "
-            "of places, and map_partitions for a Dask frame"
-        )
+        hint = "call the encoder itself for a tensor of places, and map_partitions for a Dask frame"
+        raise TypeError(f"encode_frame takes a pandas DataFrame, got {type(frame).__name__}; {hint}")
     _check_arguments(encoder, batch_rows, dtype)
     lonlat = torch.from_numpy(np.array(places_of_frame(frame, lon, lat)))
     check_lonlat(lonlat)
@@ -175,10 +173,8 @@ def encode_frame(
 
 def _check_arguments(encoder: Encoder, batch_rows: int, dtype: str) -> None:
     if not callable(encoder):
-        raise TypeError(
-            f"encoder must be a function of places (n, 2), got {type(encoder).__name__}; tslab.location_encoder(key) "
-            "makes one of a key"
-        )
+        hint = "tslab.location_encoder(key) makes one of a key"
+        raise TypeError(f"encoder must be a function of places (n, 2), got {type(encoder).__name__}; {hint}")
     check_count("batch_rows", batch_rows)
     check_choice("dtype", dtype, get_args(Dtype))
 

@@ -55,10 +55,8 @@ class Archive:
         for name in names:
             if (self.folder / name).is_file():
                 return self.folder / name
-        raise FileNotFoundError(
-            f"{self.info.key}: expected {' or '.join(names)} in {self.folder}, found "
-            f"{_listing(self.folder)}; {HOW_TO_GET}"
-        )
+        expected = f"expected {' or '.join(names)} in {self.folder}"
+        raise FileNotFoundError(f"{self.info.key}: {expected}, found {_listing(self.folder)}; {HOW_TO_GET}")
 
     def class_image(self, split: str) -> ImageInput:
         """Predictions or features of one split; None where the release has none, except for the evaluated rows."""
@@ -89,9 +87,8 @@ def open_archive(info: DatasetInfo, root: str | os.PathLike[str] | None, image: 
     for folder in folders:
         if folder.is_dir():
             return Archive(info, folder, kind, variant)
-    raise FileNotFoundError(
-        f"{info.key}: expected a folder {info.folder}/ in {base}, found {_listing(base)}; {HOW_TO_GET}"
-    )
+    expected = f"expected a folder {info.folder}/ in {base}"
+    raise FileNotFoundError(f"{info.key}: {expected}, found {_listing(base)}; {HOW_TO_GET}")
 
 
 def _listing(folder: Path) -> str:

@@ -149,10 +149,8 @@ def read_target(
     """
     column, what, absent = _column("target", values)
     if absent.any():
-        raise TaskDataError(
-            f"target[{int(absent.argmax())}] is NaN ({int(absent.sum())} such rows): drop rows without a label "
-            "before making a table"
-        )
+        first, count = int(absent.argmax()), int(absent.sum())
+        raise TaskDataError(f"target[{first}] is NaN ({count} such rows): drop rows without a label first")
     if what in ("text", "categories"):
         if kind == "regression":
             raise _refused("target", column, what, "numbers, because kind='regression'")
@@ -183,10 +181,8 @@ def read_names(name: str, values: Any, names: Sequence[str] | None = None) -> tu
         codes, uniques = pd.factorize(column.astype(object), sort=True)
         found = [str(value) for value in uniques]
         if names is None and name == "target" and len(found) == 1:
-            raise TaskDataError(
-                f"column target holds one name only ({found[0]!r} in every row): a model cannot tell one class from "
-                "others; name all of them, Table.from_pandas(frame, classes=[...])"
-            )
+            hint = "name all classes, Table.from_pandas(frame, classes=[...])"
+            raise TaskDataError(f"column target holds one name only ({found[0]!r} in every row); {hint}")
     if names is None:
         return torch.from_numpy(codes.astype(np.int64)), tuple(found)
     known = {str(known): number for number, known in enumerate(names)}

@@ -107,10 +107,9 @@ def as_image(image: GivenImage) -> ImageInput:
         raise TaskDataError(f"image must have shape (n, d), got {tuple(image.shape)}{hint}")
     bad = ~torch.cat([torch.isfinite(part).all(-1) for part in image.split(CHUNK_ROWS)])
     if bool(bad.any()):
-        raise TaskDataError(
-            f"image[{int(bad.nonzero()[0, 0])}] holds NaN or infinite numbers ({int(bad.sum()):,} such rows): fill "
-            "them in, leave those rows out, or give no image input"
-        )
+        first, count = int(bad.nonzero()[0, 0]), int(bad.sum())
+        hint = "fill them in, leave those rows out, or give no image input"
+        raise TaskDataError(f"image[{first}] holds NaN or infinite numbers ({count:,} such rows): {hint}")
     return image
 
 
@@ -156,10 +155,8 @@ def concatenate_images(images: Sequence[Any]) -> ImageInput:
         rows = [np.arange(len(image.array)) if image.rows is None else image.rows for image in images]
         return LazyRows(first.array, np.concatenate(rows))
     kinds = ", ".join("none" if image is None else type(image).__name__ for image in images)
-    raise TaskDataError(
-        f"the tables have different kinds of image input, or rows of different files ({kinds}); "
-        "remove it first with dataclasses.replace(table, image=None)"
-    )
+    hint = "remove it first with dataclasses.replace(table, image=None)"
+    raise TaskDataError(f"the tables have image inputs of different kinds or files ({kinds}); {hint}")
 
 
 def _same_source(one: Any, other: Any) -> bool:

@@ -86,10 +86,8 @@ def load_locbench(
     content = READERS[info.family](files)
     nowhere = [split for split, t in content.tables.items() if len(t) and not t.has_location.any()]
     if nowhere:
-        raise TaskDataError(
-            f"{name}: not one row of {', '.join(nowhere)} has a location, so the files in {files.folder} do not have "
-            "the names or columns that are documented; download the dataset again"
-        )
+        what = f"not one row of {', '.join(nowhere)} has a location"
+        raise TaskDataError(f"{name}: {what}, so {files.folder} is not what is documented; download it again")
     notes = content.notes
     if files.image != "none":
         lacking = [split for split, table in content.tables.items() if table.image is None]
@@ -211,13 +209,10 @@ def read_yfcc(files: Archive) -> Content:
     names = class_names(path, read_csv(path, "id", "name"))
     path = files.path("train_test_split.csv")
     parts = _by_split(path, read_csv(path, "lat", "lon", "split", "class"), files.info)
-    return Content(
-        {
-            split: make_table(path, part, "class", "classification", files.class_image(split))
-            for split, part in parts.items()
-        },
-        names,
-    )
+    tables = {}
+    for split, part in parts.items():
+        tables[split] = make_table(path, part, "class", "classification", files.class_image(split))
+    return Content(tables, names)
 
 
 def read_mosaiks(files: Archive) -> Content:
@@ -236,10 +231,8 @@ def read_mosaiks(files: Archive) -> Content:
         source = files.path(f"X_{short}.npy", f"X_{label}.npy")
         features = LazyRows(open_npy(source))
         if len(features) != len(rows):
-            raise TaskDataError(
-                f"{source.name} has {len(features):,} rows but {path.name} has {len(rows):,}: row i of one belongs to "
-                "row i of the other, so one of them is incomplete; download both again"
-            )
+            lengths = f"{source.name} has {len(features):,} rows but {path.name} has {len(rows):,}"
+            raise TaskDataError(f"{lengths}: they must have the same rows; download both again")
     tables = {}
     for split, part in _by_split(path, rows, files.info).items():
         image = None if features is None else features.select(part["id"].to_numpy())
@@ -292,10 +285,8 @@ def _by_split(path: Path, rows: pd.DataFrame, info: DatasetInfo) -> dict[str, pd
     must be in one."""
     nowhere = rows["split"].isna()
     if nowhere.any():
-        raise TaskDataError(
-            f"{path}: {int(nowhere.sum()):,} rows name no split, the first is row {int(nowhere.idxmax())}; download it "
-            "again"
-        )
+        first, count = int(nowhere.idxmax()), int(nowhere.sum())
+        raise TaskDataError(f"{path}: {count:,} rows name no split, the first is row {first}; download it again")
     numbered = rows.assign(id=range(len(rows)))
     parts = {split: numbered[rows["split"] == split] for split in info.splits}
     empty = [split for split, part in parts.items() if part.empty]

@@ -97,10 +97,8 @@ def task_folder(root: str | os.PathLike[str], name: str) -> Path:
         raise TaskDataError(f"a task named {name!r} cannot be a folder; use dataclasses.replace(task, name=...)")
     target = Path(root).expanduser() / name
     if target.exists() and not (target.is_dir() and (_is_ours(target) or not any(target.iterdir()))):
-        raise TaskDataError(
-            f"{target} holds something that tslab did not write (no meta.json of a task); it was left as it is: "
-            "choose another folder to write to"
-        )
+        why = "holds something that tslab did not write (no meta.json of a task)"
+        raise TaskDataError(f"{target} {why}; it was left as it is: choose another folder to write to")
     return target
 
 
@@ -131,18 +129,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / "meta.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no task in {folder} (no meta.json); make one with data_scripts/make_synthetic.py, or convert "
-            "a downloaded archive with data_scripts/fetch_locbench.py --convert"
-        )
+        hint = "make one with data_scripts/make_synthetic.py, or with data_scripts/fetch_locbench.py --convert"
+        raise FileNotFoundError(f"no task in {folder} (no meta.json); {hint}")
     try:
         described = read_json(path, remedy=f"it is not readable JSON; {AGAIN}")
     except DamagedFileError as error:
         raise TaskDataError(str(error)) from error
     if described.get("format_version") != FORMAT_VERSION:
-        raise TaskDataError(
-            f"{path} has format version {described.get('format_version')}, this tslab reads {FORMAT_VERSION}; {AGAIN}"
-        )
+        version = described.get("format_version")
+        raise TaskDataError(f"{path} has format version {version}, this tslab reads {FORMAT_VERSION}; {AGAIN}")
     kinds = {"name": str, "task": str, "counts": dict, "image": dict, "label": dict, "sha256": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(described.get(key), kind)]
     if not wrong:
@@ -161,9 +156,8 @@ def damaged_files(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = Path(folder).expanduser()
     recorded: Mapping[str, str] = read_description(folder)["sha256"]
-    return [
-        name for name, sha in recorded.items() if not (folder / name).is_file() or file_sha256(folder / name) != sha
-    ]
+    there = {name: (folder / name).is_file() for name in recorded}
+    return [name for name, sha in recorded.items() if not there[name] or file_sha256(folder / name) != sha]
 
 
 def file_sha256(path: Path) -> str:

@@ -71,10 +71,8 @@ def read_csv(path: Path, *columns: str) -> pd.DataFrame:
         raise TaskDataError(f"{path} is truncated: it ends in the middle of row {len(rows) - 1}; download it again")
     missing = [name for name in columns if name not in rows]
     if missing:
-        raise TaskDataError(
-            f"{path}: expected columns {', '.join(columns)}; {', '.join(missing)} missing, found "
-            f"{', '.join(map(str, rows.columns))}"
-        )
+        found = ", ".join(map(str, rows.columns))
+        raise TaskDataError(f"{path}: expected {', '.join(columns)}; {', '.join(missing)} missing, found {found}")
     return rows
 
 
@@ -135,10 +133,9 @@ def places_of(wanted: pd.DataFrame, path: Path, found: pd.DataFrame, source: Pat
         raise TaskDataError(f"{source}: {key} {known[known.duplicated()][0]} occurs more than once")
     at = known.get_indexer(ids)
     if (at < 0).any():
-        raise TaskDataError(
-            f"{int((at < 0).sum()):,} of {len(ids):,} images in {path.name} have no entry in {source.name} (the "
-            f"first is id {ids[at < 0][0]}): the files do not belong together"
-        )
+        lost = ids[at < 0]
+        count = f"{len(lost):,} of {len(ids):,} images in {path.name}"
+        raise TaskDataError(f"{count} have no entry in {source.name} (the first is id {lost[0]}); download both again")
     return at
 
 

@@ -48,9 +48,7 @@ def released_points(name: str, root: str | os.PathLike[str] | None = None) -> pd
         ReleasedResultsError: files contradict each other about a label.
     """
     if name not in RELEASED_COUNTS:
-        raise ValueError(
-            f"the release holds no labelled points of {name!r}; source='released' knows {', '.join(RELEASED_COUNTS)}"
-        )
+        raise ValueError(f"the release holds no labelled points of {name!r}, but of {', '.join(RELEASED_COUNTS)}")
     encoders = [encoder for encoder in ENCODER_TOKENS if encoder != "wrap"]
     rows = pd.concat([load_released_results(name, encoder, root) for encoder in encoders], ignore_index=True)
     rows[["lon", "lat"]] = rows[["lon", "lat"]].round(ROUNDING)
@@ -59,11 +57,9 @@ def released_points(name: str, root: str | os.PathLike[str] | None = None) -> pd
     contradicting = places[places["most"] != places["least"]]
     if len(contradicting):
         worst = contradicting.iloc[0]
-        raise ReleasedResultsError(
-            f"{name}: {len(contradicting)} places have several labels, for instance ({worst.lon}, {worst.lat}): "
-            f"{worst.least:g} and {worst.most:g}; compare the files with their checksums: "
-            "python data_scripts/fetch_released.py --verify"
-        )
+        example = f"for instance ({worst.lon}, {worst.lat}): {worst.least:g} and {worst.most:g}"
+        hint = "compare the files with their checksums: python data_scripts/fetch_released.py --verify"
+        raise ReleasedResultsError(f"{name}: {len(contradicting)} places have several labels, {example}; {hint}")
     return places[["lon", "lat", "label", "draws"]]
 
 

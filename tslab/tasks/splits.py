@@ -143,9 +143,7 @@ def _assign(blocks: NDArray[np.int64], fractions: Sequence[float], seed: int, wh
     """One part per row: whole blocks in random order to the part that lacks most; rows in no block (-1) at random."""
     shares = np.asarray(fractions, dtype=np.float64)
     if shares.ndim != 1 or not (len(shares) and (shares >= 0).all() and abs(shares.sum() - 1) <= 1e-9):
-        raise ValueError(
-            f"fractions must be non-negative and add up to 1, got {list(fractions)} (sum {shares.sum():g})"
-        )
+        raise ValueError(f"fractions must be non-negative and add up to 1, got {list(fractions)}")
     rng = np.random.Generator(np.random.Philox(key=[check_count("seed", seed, at_least=0), 0x5B117]))
     counts = np.bincount(blocks[blocks >= 0])
     lacking = shares * counts.sum()

@@ -89,18 +89,14 @@ class Table:
             if name != "image" and column.ndim != 1:
                 raise TaskDataError(f"{name} must have shape (n,), got {tuple(column.shape)}")
             if column.shape[0] != n:
-                raise TaskDataError(
-                    f"{name} has {column.shape[0]} rows but lonlat has {n}: rows are missing or belong to "
-                    "another file; check how the two were joined"
-                )
+                lengths = f"{name} has {column.shape[0]} rows but lonlat has {n}"
+                raise TaskDataError(f"{lengths}: check how the two were joined")
         bad = ~self.target.isfinite() if self.target.is_floating_point() else self.target < 0
         if bool(bad.any()):
             row = int(bad.nonzero()[0, 0])
             value = float(self.target[row])
             what = "is NaN" if value != value else "is infinite" if np.isinf(value) else "is negative"
-            raise TaskDataError(
-                f"target[{row}] {what} ({int(bad.sum())} such rows): drop rows without a label before making a table"
-            )
+            raise TaskDataError(f"target[{row}] {what} ({int(bad.sum())} such rows): drop rows without a label first")
         zero = int((self.lonlat == 0).all(-1).sum())
         if zero > 1:
             where = f"{zero:,} of {n:,} rows lie at exactly (0, 0), in the Gulf of Guinea"
@@ -203,10 +199,8 @@ class Table:
             raise TaskDataError("a table is made of a frame with columns lon, lat and target, got one Series")
         missing = [name for name in ("lon", "lat", "target") if name not in frame]
         if missing:
-            raise TaskDataError(
-                f"the frame has no column {', '.join(missing)} "
-                f"(it has {', '.join(map(str, frame.columns))}); rename yours"
-            )
+            found = ", ".join(map(str, frame.columns))
+            raise TaskDataError(f"the frame has no column {', '.join(missing)} (it has {found}); rename yours")
         target, names = read_target(frame["target"], kind, classes)
         if image is None and "image" in frame:
             image = read_numbers("image", frame["image"])[:, None]
@@ -245,16 +239,13 @@ class Table:
         if not isinstance(mask, Tensor):
             listed = np.asarray(mask)
             if listed.size and listed.dtype.kind not in "biu":
-                raise TaskDataError(
-                    f"rows must be truth values or whole numbers, got {listed.dtype}; give a mask without gaps"
-                )
+                hint = "give a mask without gaps"
+                raise TaskDataError(f"rows must be truth values or whole numbers, got {listed.dtype}; {hint}")
             mask = torch.tensor(listed, dtype=None if listed.size or listed.dtype == bool else torch.int64)
         index = mask.to(self.device)
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.uint8:
-            raise TaskDataError(
-                f"rows must be a one-dimensional mask (.bool()) or row numbers (.long()), got {index.dtype} of shape "
-                f"{tuple(index.shape)}"
-            )
+            got = f"{index.dtype} of shape {tuple(index.shape)}"
+            raise TaskDataError(f"rows must be a mask (.bool()) or row numbers (.long()), shape (n,); got {got}")
         if index.dtype == torch.bool:
             if len(index) != len(self):
                 raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
@@ -327,9 +318,7 @@ def concatenate(tables: Sequence[Table]) -> Table:
     for names in ("classes", "groups"):
         given = {getattr(table, names) for table in filled} - {()}
         if len(given) > 1:
-            raise TaskDataError(
-                f"the tables number their {names} differently; read the later ones with "
-                f"Table.from_pandas(frame, {names}=first.{names})"
-            )
+            hint = f"read the later ones with Table.from_pandas(frame, {names}=first.{names})"
+            raise TaskDataError(f"the tables number their {names} differently; {hint}")
         columns[names] = next(iter(given), ())
     return filled[0]._derived(image=concatenate_images([table.image for table in filled]), **columns)

@@ -65,10 +65,8 @@ class Task:
         for split, table in self.tables.items():
             found = getattr(table, names)
             if found and known and found != known:
-                raise TaskDataError(
-                    f"{self.name} {split}: its {names} are numbered in another order than those of the other tables or "
-                    f"of meta; read it with Table.from_pandas(frame, {names}=...) and the same names in the same order"
-                )
+                what = f"its {names} are numbered in another order than elsewhere in the task"
+                raise TaskDataError(f"{self.name} {split}: {what}; read all with Table.from_pandas(frame, {names}=...)")
             known = known or found
         if known != getattr(self.meta, names):
             object.__setattr__(self, "meta", replace(self.meta, **{names: known}))
@@ -160,5 +158,5 @@ def check_classes(target: Tensor, num_classes: int, name: str) -> None:
         row = int(target.argmax())
         known = f"{num_classes} classes (0 to {num_classes - 1})"
         raise TaskDataError(
-            f"{name}: row {row} has class {int(target[row])}, but there are {known}; class numbers must start at 0"
+            f"{name}: row {row} has class {int(target[row])}, but there are {known}; number them from 0"
         )
