@@ -17,8 +17,8 @@ import torch
 from tslab._files import FolderInUseError, only_writer
 from tslab.coords import CoordinateError
 from tslab.tasks import Table, Task, TaskDataError, TaskMeta
-from tslab.tasks.arrays import open_npy, read_csr, read_npz
 from tslab.tasks.native import read_task, write_task
+from tslab.tasks.records import open_npy, read_csr, read_npz
 
 
 def task(rows: int = 4, name: str = "mine") -> Task:

@@ -168,8 +168,8 @@ class Parts:
                 for number in range(self.count):
                     for table in self._groups(number):
                         if table.schema != schema:
-                            kinds = f"{schema.types[-1]} and from row {number * self.part_rows:,} on {table.schema.types[-1]}"
-                            raise ValueError(f"the encoder gives {kinds}; it must always return the same width")
+                            later = f"{table.schema.types[-1]} from row {number * self.part_rows:,} on"
+                            raise ValueError(f"the encoder gives {schema.types[-1]} and {later}; its width must stay")
                         writer.write_table(table)
             written = pq.read_metadata(temporary).num_rows
             if written != self.rows:

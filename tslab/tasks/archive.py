@@ -11,10 +11,10 @@ from typing import Literal
 
 from tslab._files import packaged_json
 from tslab.released_files import data_folder
-from tslab.tasks.arrays import open_npy, read_csr
 from tslab.tasks.datasets import DatasetInfo
 from tslab.tasks.images import ImageInput, LazyRows
 from tslab.tasks.meta import ImageKind
+from tslab.tasks.records import open_npy, read_csr
 
 ImageChoice = Literal["default", "probs", "feats", "none"]
 

@@ -21,21 +21,16 @@ LARGEST_WHOLE_FLOAT = 2.0**53
 """Up to here every whole number is a float64 of its own."""
 
 KINDS = {
-    "string": "text",
-    "boolean": "truth values",
-    "integer": "whole numbers",
-    "floating": "numbers",
-    "mixed-integer-float": "numbers",
-    "decimal": "numbers",
-    "date": "dates",
-    "datetime": "dates",
-    "datetime64": "dates",
-    "categorical": "categories",
-    "empty": "nothing",
-    "mixed": "values of several kinds",
-    "mixed-integer": "values of several kinds",
+    "text": ("string",),
+    "truth values": ("boolean",),
+    "whole numbers": ("integer",),
+    "numbers": ("floating", "mixed-integer-float", "decimal"),
+    "dates": ("date", "datetime", "datetime64"),
+    "categories": ("categorical",),
+    "nothing": ("empty",),
+    "values of several kinds": ("mixed", "mixed-integer"),
 }
-"""What pandas calls the values of a column -> what a sentence calls them."""
+"""What a sentence calls the values of a column, and what pandas calls them."""
 
 
 class TaskDataError(ValueError):
@@ -47,7 +42,7 @@ def kind_of(column: pd.Series) -> str:
     inferred = pd.api.types.infer_dtype(column, skipna=True)
     if inferred == "unknown-array":  # dictionaries of Arrow, for instance
         inferred = pd.api.types.infer_dtype(column.astype(object), skipna=True)
-    return KINDS.get(inferred, inferred)
+    return next((what for what, names in KINDS.items() if inferred in names), str(inferred))
 
 
 def read_numbers(name: str, values: Any, *, missing: bool = True) -> Float[Tensor, " n"]:
@@ -124,12 +119,12 @@ def read_dates(name: str, values: Any) -> tuple[Float[Tensor, " n"], Int[Tensor,
     unread = dates.isna().to_numpy(dtype=bool) & ~absent
     if unread.any():
         raise _bad_row(name, column, unread, "is no date that can be read; write it as 2020-07-01")
-    year = dates.dt.year.fillna(-1).to_numpy(np.int64)
-    seconds = (dates - dates.dt.normalize()).dt.total_seconds()
-    day = (dates.dt.day_of_year - 1 + seconds / 86_400).to_numpy(np.float64, na_value=np.nan)
-    length = np.where(dates.dt.is_leap_year.to_numpy(dtype=bool, na_value=False), 366, 365)
-    fractions = np.minimum(day / length, np.nextafter(np.float32(1), np.float32(0)))
-    return torch.from_numpy(fractions.astype(np.float32)), torch.from_numpy(year)
+    moment = dates.dt.tz_localize(None).to_numpy("datetime64[us]")
+    year = moment.astype("datetime64[Y]")
+    length = (year + 1).astype("datetime64[us]") - year
+    fraction = np.minimum((moment - year) / length, np.nextafter(np.float32(1), np.float32(0)))
+    years = np.where(np.isnat(year), -1, year.astype(np.int64) + 1970)
+    return torch.from_numpy(fraction.astype(np.float32)), torch.from_numpy(years)
 
 
 def read_target(
@@ -206,6 +201,29 @@ def read_groups(values: Any, names: Sequence[str] | None = None) -> tuple[Int[Te
     if what in ("text", "categories"):
         return read_names("group", column, names)
     return read_whole_numbers("group", column), tuple(map(str, names or ()))
+
+
+def read_rows(name: str, rows: Any, n: int) -> Int[Tensor, " m"]:
+    """Rows of a table of ``n`` rows, given as a mask or as numbers, as numbers.
+
+    Raises:
+        TaskDataError: a mask of another length or with gaps, numbers that are no whole ones; a mask of zeros and ones.
+    """
+    if not isinstance(rows, Tensor):
+        listed = np.asarray(rows)
+        if listed.size and listed.dtype.kind not in "biu":
+            raise TaskDataError(f"{name} must be a mask without gaps or whole numbers, got {listed.dtype}")
+        rows = torch.tensor(listed, dtype=torch.bool if listed.dtype == bool else torch.int64)
+    if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.uint8:
+        got = f"{rows.dtype} of shape {tuple(rows.shape)}"
+        raise TaskDataError(f"{name} must be a mask (.bool()) or row numbers (.long()), shape (n,); got {got}")
+    if rows.dtype == torch.bool:
+        if len(rows) != n:
+            raise TaskDataError(f"{name} has {len(rows)} entries, there are {n} rows")
+        return rows.nonzero()[:, 0]
+    if len(rows) == n > 2 and 0 <= int(rows.min()) <= int(rows.max()) < 2:
+        raise TaskDataError(f"{name} holds 0 and 1 only, once for each row: make a mask of it with .bool()")
+    return rows
 
 
 def read_columns(given: dict[str, Any]) -> dict[str, Any]:

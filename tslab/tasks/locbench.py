@@ -25,7 +25,6 @@ from torch import Tensor
 
 from tslab._checks import check_choice, check_number
 from tslab.tasks.archive import IMAGE_FILES, Archive, ImageChoice, open_archive
-from tslab.tasks.arrays import open_npy
 from tslab.tasks.columns import TaskDataError, read_numbers
 from tslab.tasks.datasets import TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
 from tslab.tasks.images import LazyRows
@@ -33,6 +32,7 @@ from tslab.tasks.records import (
     class_names,
     errors_name,
     make_table,
+    open_npy,
     places_of,
     read_csv,
     read_entries,

@@ -13,10 +13,10 @@ missing place is NaN.
 
 import dataclasses
 import errno
+import glob
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -31,11 +31,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
-from tslab.tasks.arrays import open_npy, read_csr, read_npz
 from tslab.tasks.columns import TaskDataError
 from tslab.tasks.images import LazyRows
 from tslab.tasks.meta import TaskMeta
-from tslab.tasks.records import errors_name
+from tslab.tasks.records import errors_name, open_npy, read_csr, read_npz
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 
@@ -71,7 +70,7 @@ def write_task(task: Task, root: str | os.PathLike[str]) -> Path:
     try:
         with _only_writer(target):
             recover(target)
-            staging = Path(tempfile.mkdtemp(prefix=f".{task.name}-", dir=target.parent))
+            staging = Path(tempfile.mkdtemp(prefix=_beside(target), dir=target.parent))
             try:
                 for name, table in task.tables.items():
                     _write_table(staging, name, table)
@@ -273,11 +272,13 @@ def recover(target: Path) -> None:
 
 
 def _leftovers(target: Path) -> list[Path]:
-    """Staging folders of ``target`` and folders that hold what stood there before, by their names."""
-    if not target.parent.is_dir():
-        return []
-    pattern = re.compile(rf"\.{re.escape(target.name)}-[a-z0-9_]{{8}}")
-    return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
+    """Folders in which a writer of ``target`` put what it wrote, or what stood there before, by their names."""
+    return sorted(target.parent.glob(f"{glob.escape(_beside(target))}*"))
+
+
+def _beside(target: Path) -> str:
+    """How the name of a temporary folder of a writer begins."""
+    return f".{target.name}.staging-"
 
 
 def _is_ours(folder: Path) -> bool:
@@ -293,7 +294,7 @@ def _is_ours(folder: Path) -> bool:
 def _swap(staging: Path, target: Path) -> None:
     """Put a complete folder in the place of another one; `recover` finishes, here or after a kill."""
     if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        old = Path(tempfile.mkdtemp(prefix=_beside(target), dir=target.parent))
         os.replace(target, old / target.name)
     try:
         os.replace(staging, target)

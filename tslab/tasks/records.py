@@ -1,7 +1,7 @@
-"""Records in JSON and CSV files that others made: read strictly, joined by their ids, and made into tables.
+"""Files that others made, JSON, CSV and arrays: opened without trust, joined by their ids, and made into tables.
 
 Every reader names the file, what was expected and what was found. Columns are read by `tslab.tasks.columns`, as those
-of any data frame. No row is dropped and nothing is filled in to make things fit.
+of any data frame. No row is dropped, nothing is filled in to make things fit, and no pickled object is ever loaded.
 """
 
 import json
@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
 from tslab._files import read_csv as read_exact_csv
 from tslab.coords import CoordinateError
 from tslab.tasks.columns import TaskDataError, TaskKind, read_numbers, read_whole_numbers
-from tslab.tasks.images import ImageInput
+from tslab.tasks.images import ImageInput, csr_fault
 from tslab.tasks.table import Table
 
 
@@ -67,20 +68,16 @@ def read_csv(path: Path, *columns: str) -> pd.DataFrame:
         rows = read_exact_csv(path, low_memory=False)
     except (ValueError, UnicodeDecodeError) as error:
         raise TaskDataError(f"{path} is not a readable CSV ({error}); download it again") from error
-    if len(rows) and pd.isna(rows.iloc[-1, -1]) and not _ends_with_newline(path):
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        ended = stream.read(1) in b"\r\n"
+    if len(rows) and pd.isna(rows.iloc[-1, -1]) and not ended:
         raise TaskDataError(f"{path} is truncated: it ends in the middle of row {len(rows) - 1}; download it again")
     missing = [name for name in columns if name not in rows]
     if missing:
         found = ", ".join(map(str, rows.columns))
         raise TaskDataError(f"{path}: expected {', '.join(columns)}; {', '.join(missing)} missing, found {found}")
     return rows
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - 1))
-        return stream.read(1) in (b"\n", b"\r")
 
 
 def make_table(path: Path, rows: pd.DataFrame, label: str, kind: TaskKind, image: ImageInput = None) -> Table:
@@ -149,3 +146,67 @@ def class_names(path: Path, rows: pd.DataFrame) -> tuple[str, ...]:
         found = f"{min(numbers)} to {max(numbers)}"
         raise TaskDataError(f"{path}: class numbers must be 0 to {len(numbers) - 1}, found {found}")
     return tuple(rows["name"].astype(str).iloc[np.argsort(numbers)])
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Whatever NumPy and zipfile raise means a damaged file; NumPy parses a header as Python, so it may be anything."""
+    try:
+        yield
+    except TaskDataError:
+        raise
+    except Exception as error:
+        raise TaskDataError(f"{path} is truncated or damaged ({error}); download or convert it again") from error
+
+
+def open_npy(path: Path) -> NDArray[Any]:
+    """A .npy file of numbers in two dimensions, memory-mapped.
+
+    Raises:
+        TaskDataError: truncated, no .npy file, or something else than rows of numbers.
+    """
+    with _opening(path):
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise TaskDataError(f"{path} holds {array.dtype}, shape {array.shape}; expected rows of numbers, shape (n, d)")
+    return array
+
+
+def read_csr(path: Path) -> sp.csr_array:
+    """A sparse matrix in the layout of ``scipy.sparse.save_npz`` (CSR), as float32; never made dense.
+
+    Every index is checked, because compiled code follows them without looking.
+
+    Raises:
+        TaskDataError: truncated, another format, or index arrays that do not belong together.
+    """
+    parts = read_npz(path, ("data", "indices", "indptr", "shape"))
+    stored = parts["format"].tolist() if "format" in parts else "csr"
+    if stored not in (b"csr", "csr"):
+        raise TaskDataError(f"{path} holds a sparse matrix in {stored!r} format, expected csr")
+    data, indices, indptr = (parts[name] for name in ("data", "indices", "indptr"))
+    shape = tuple(parts["shape"].ravel().tolist())
+    fault = csr_fault(data, indices, indptr, shape)
+    if fault:
+        raise TaskDataError(f"{path} is not a sound CSR matrix ({fault}); download or convert it again")
+    with _opening(path):
+        return sp.csr_array((data.astype(np.float32, copy=False), indices, indptr), shape=shape)
+
+
+def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Arrays of an .npz file; all of ``names`` must be there, an optional ``format`` is read along.
+
+    Raises:
+        FileNotFoundError, TaskDataError: absent, truncated or without one of the arrays.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; download or convert the task again")
+    with _opening(path):
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("one array, no .npz archive")
+        with archive:
+            missing = [name for name in names if name not in archive]
+            if missing:
+                raise TaskDataError(f"{path} holds no {', '.join(missing)}; it has {', '.join(archive.files)}")
+            return {name: archive[name] for name in (*names, "format") if name in archive}

@@ -21,6 +21,7 @@ from torch import Tensor
 from tslab._checks import check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
 from tslab.earth import spatial_blocks
+from tslab.tasks.columns import read_rows
 
 
 def random_split(
@@ -171,12 +172,7 @@ def _assign(blocks: NDArray[np.int64], fractions: Sequence[float], seed: int, wh
 
 def _as_mask(test: Any, n: int) -> NDArray[np.bool_]:
     """Test rows, as numbers or as a mask, as a mask."""
-    rows = test.cpu().numpy() if isinstance(test, Tensor) else np.asarray(test)
-    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "biu"):
-        raise ValueError(f"test must be a mask or row numbers, got {rows.dtype} of shape {rows.shape}")
-    if rows.dtype == bool and len(rows) != n:
-        raise ValueError(f"test has {len(rows)} entries, there are {n} rows")
-    rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+    rows = read_rows("test", test, n).cpu().numpy().astype(np.int64)
     if rows.size and (rows.min() < 0 or rows.max() >= n):
         raise ValueError(f"test names rows {rows.min()} to {rows.max()}, there are {n} (0 to {n - 1})")
     count = np.bincount(rows, minlength=n)

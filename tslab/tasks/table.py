@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tslab._checks import check_choice
 from tslab._files import atomic_path
 from tslab._geometry import places_of_frame
 from tslab._numbers import Numbers
 from tslab._optional import require
 from tslab.coords import CoordinateError, check_lonlat, has_location
-from tslab.tasks.columns import TaskDataError, TaskKind, read_columns, read_numbers, read_target
+from tslab.tasks.columns import TaskDataError, TaskKind, read_columns, read_numbers, read_rows, read_target
 from tslab.tasks.images import GivenImage, ImageInput, LazyRows, as_image, concatenate_images
 
 EXTRA_COLUMNS = ("user", "date", "id", "group", "year")
@@ -118,7 +119,7 @@ class Table:
 
     def where(self, mask: Bool[Tensor, " n"] | Int[Tensor, " m"] | Numbers) -> "Table":
         """The rows where ``mask`` is true, or the rows with the given indices, in that order."""
-        index = self._rows(mask)
+        index = read_rows("mask", mask, len(self)).to(self.device)
         columns = {name: getattr(self, name)[index] for name in ("lonlat", "target", *EXTRA_COLUMNS)}
         image = self.image
         if isinstance(image, LazyRows):
@@ -193,8 +194,7 @@ class Table:
             TaskDataError: a missing column or label, a value that cannot be what its column says, or a row count that
                 does not fit ``image``. Names column and row.
         """
-        if kind not in (None, "classification", "regression"):
-            raise ValueError(f"kind must be 'classification' or 'regression', got {kind!r}")
+        check_choice("kind", kind, (None, *get_args(TaskKind)))
         if isinstance(frame, pd.Series):
             raise TaskDataError("a table is made of a frame with columns lon, lat and target, got one Series")
         missing = [name for name in ("lon", "lat", "target") if name not in frame]
@@ -233,25 +233,6 @@ class Table:
             raise CoordinateError(f"{path}: {error}") from None
         plain = pd.DataFrame(frame.drop(columns=frame.geometry.name)).assign(lon=lon, lat=lat)
         return cls.from_pandas(plain, image, **options)
-
-    def _rows(self, mask: Any) -> Tensor:
-        """A mask or row numbers as an index tensor on the table's device."""
-        if not isinstance(mask, Tensor):
-            listed = np.asarray(mask)
-            if listed.size and listed.dtype.kind not in "biu":
-                hint = "give a mask without gaps"
-                raise TaskDataError(f"rows must be truth values or whole numbers, got {listed.dtype}; {hint}")
-            mask = torch.tensor(listed, dtype=None if listed.size or listed.dtype == bool else torch.int64)
-        index = mask.to(self.device)
-        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.uint8:
-            got = f"{index.dtype} of shape {tuple(index.shape)}"
-            raise TaskDataError(f"rows must be a mask (.bool()) or row numbers (.long()), shape (n,); got {got}")
-        if index.dtype == torch.bool:
-            if len(index) != len(self):
-                raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
-        elif len(index) == len(self) > 2 and 0 <= int(index.min()) <= int(index.max()) < 2:
-            raise TaskDataError("rows are 0 and 1 only, as many as the table has: make a mask of it with .bool()")
-        return index
 
     def _derived(self, **columns: Any) -> "Table":
         """A table of rows of this one: they were checked when this one was made, so nothing is looked at again."""
