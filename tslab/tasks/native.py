@@ -167,12 +167,12 @@ def file_sha256(path: Path) -> str:
 
 def _write_table(folder: Path, name: str, table: Table) -> None:
     columns = {n: getattr(table, n).cpu().numpy() for n in ("id", "user", "date", "group", "year")}
-    lon, lat = table.lonlat.cpu().numpy().astype(np.float32).T
-    target = table.target.cpu().numpy()
     for whole in ("group", "year"):
         columns[whole] = _narrow(columns[whole])
-    columns["y"] = target.astype(np.float32) if target.dtype.kind == "f" else _narrow(target)
-    np.savez(folder / f"{name}.npz", lon=lon, lat=lat, **columns)
+    lon, lat = table.lonlat.cpu().numpy().astype(np.float32).T
+    y = table.target.cpu().numpy()
+    y = y.astype(np.float32) if y.dtype.kind == "f" else _narrow(y)
+    np.savez(folder / f"{name}.npz", id=columns.pop("id"), lon=lon, lat=lat, y=y, **columns)
     if sp.issparse(table.image):
         csr = sp.csr_array(table.image)
         np.savez(folder / f"{name}_image.npz", data=csr.data, indices=csr.indices, indptr=csr.indptr, shape=csr.shape)
@@ -230,7 +230,7 @@ def _meta(folder: Path, described: Mapping[str, Any]) -> TaskMeta:
 
 def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
     path, expected = folder / f"{name}.npz", described["counts"][name]
-    columns = {}
+    columns: dict[str, Any] = {}
     for column, values in read_npz(path, ("id", "lon", "lat", "y", "user", "date", "group", "year")).items():
         if values.shape != (expected,) or values.dtype.kind not in "fiu":
             found = f"{column} of shape {values.shape} and {values.dtype}"

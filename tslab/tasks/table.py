@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -70,9 +70,21 @@ class Table:
     classes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        read = given | read_columns(given) | {"image": as_image(self.image)}
+    def __init__(
+        self,
+        lonlat: Float[Tensor, "n 2"] | Numbers,
+        target: Real[Tensor, " n"] | Numbers,
+        image: GivenImage = None,
+        user: Real[Tensor, " n"] | Numbers | None = None,
+        date: Real[Tensor, " n"] | Numbers | None = None,
+        id: Real[Tensor, " n"] | Numbers | None = None,
+        group: Real[Tensor, " n"] | Numbers | None = None,
+        year: Real[Tensor, " n"] | Numbers | None = None,
+        classes: Sequence[str] = (),
+        groups: Sequence[str] = (),
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
+        read = given | read_columns(given) | {"image": as_image(image)}
         n, device = len(check_lonlat(read["lonlat"])), read["lonlat"].device
         unknown = {"user": -1, "date": torch.nan, "group": -1, "year": -1}
         left_out = {name: torch.full((n,), fill, device=device) for name, fill in unknown.items() if read[name] is None}
@@ -102,7 +114,7 @@ class Table:
         if zero > 1:
             where = f"{zero:,} of {n:,} rows lie at exactly (0, 0), in the Gulf of Guinea"
             hint = "usually places that were missing; mark those with NaN in both columns"
-            warnings.warn(f"{where}: {hint}", stacklevel=4)
+            warnings.warn(f"{where}: {hint}", stacklevel=3)
 
     def __len__(self) -> int:
         return len(self.lonlat)
