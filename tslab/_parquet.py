@@ -7,8 +7,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -140,20 +140,16 @@ class Parts:
             atomic_write(record, json.dumps(plan, indent=1) + "\n")
         return whole
 
-    @contextmanager
-    def writing(self, number: int) -> Iterator[Callable[[Any], None]]:
-        """Yield a function that adds an Arrow table to a part; the part is there when the block ends without error."""
+    def write(self, number: int, tables: Iterator[Any]) -> None:
+        """Write a part, of one Arrow table at least; it is there when the last is written."""
         pq = require("pyarrow.parquet", "geo")
-        with atomic_path(self.path(number)) as temporary, ExitStack() as stack:
-            writers: list[Any] = []
-
-            def write(table: Any) -> None:
-                if not writers:
-                    writer = pq.ParquetWriter(temporary, table.schema, write_page_checksum=True)
-                    writers.append(stack.enter_context(writer))
-                writers[0].write_table(table)
-
-            yield write
+        first = next(tables)
+        with (
+            atomic_path(self.path(number)) as temporary,
+            pq.ParquetWriter(temporary, first.schema, write_page_checksum=True) as writer,
+        ):
+            for table in chain([first], tables):
+                writer.write_table(table)
 
     def join(self, target: Path) -> Any:
         """Write all parts one after the other into ``target``, which appears when it is complete; return its schema.

@@ -124,13 +124,15 @@ def encode_parquet(
         resumed = min(done * part_rows, table.rows)
         columns = [*dict.fromkeys([*place_columns, *kept])]
         with tqdm(total=table.rows, initial=resumed, unit="row", unit_scale=True, disable=not progress) as bar:
+
+            def encoded(first_row: int, rows: Any) -> Any:
+                lonlat = _places_of(rows, place_columns, f"rows from {first_row:,} on")
+                bar.update(len(lonlat))
+                return _with_column(rows.select(kept), column, _encode(encoder, lonlat, dtype), metadata)
+
             pieces = table.pieces(columns, batch_rows, part_rows, resumed) if done < parts.count else ()
             for number, group in groupby(pieces, key=lambda piece: piece[0] // part_rows):
-                with parts.writing(number) as write:
-                    for first_row, rows in group:
-                        lonlat = _places_of(rows, place_columns, f"rows from {first_row:,} on")
-                        write(_with_column(rows.select(kept), column, _encode(encoder, lonlat, dtype), metadata))
-                        bar.update(len(lonlat))
+                parts.write(number, (encoded(*piece) for piece in group))
         if table.state() != plan["source"]:
             raise ValueError(f"{source} was changed while it was read; run the same call again")
         width = parts.join(out).field(column).type.list_size
