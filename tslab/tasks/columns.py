@@ -191,18 +191,6 @@ def read_names(name: str, values: Any, names: Sequence[str] | None = None) -> tu
     return torch.from_numpy(number), tuple(known)
 
 
-def read_groups(values: Any, names: Sequence[str] | None = None) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
-    """Group numbers (-1 where missing) and the names of groups, from names or from numbers.
-
-    Raises:
-        TaskDataError: as `read_names` and `read_whole_numbers`.
-    """
-    column, what, _ = _column("group", values)
-    if what in ("text", "categories"):
-        return read_names("group", column, names)
-    return read_whole_numbers("group", column), tuple(map(str, names or ()))
-
-
 def read_rows(name: str, rows: Any, n: int) -> Int[Tensor, " m"]:
     """Rows of a table of ``n`` rows, given as a mask or as numbers, as numbers.
 
@@ -252,8 +240,8 @@ def read_columns(given: dict[str, Any]) -> dict[str, Any]:
         if column is None or (isinstance(column, Tensor) and not column.is_floating_point()):
             continue
         values = column.detach().cpu().numpy() if isinstance(column, Tensor) else column
-        if name == "group":
-            numbers, changed["groups"] = read_groups(values, given["groups"] or None)
+        if name == "group" and _column(name, values)[1] in ("text", "categories"):
+            numbers, changed["groups"] = read_names(name, values, given["groups"] or None)
         else:
             numbers = read_whole_numbers(name, values, missing=None if name == "id" else -1)
         changed[name] = numbers.to(column.device) if isinstance(column, Tensor) else numbers

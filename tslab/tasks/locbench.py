@@ -24,21 +24,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tslab._checks import check_choice, check_number
+from tslab.tasks import records
 from tslab.tasks.archive import IMAGE_FILES, Archive, ImageChoice, open_archive
 from tslab.tasks.columns import TaskDataError, read_numbers
 from tslab.tasks.datasets import TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
 from tslab.tasks.images import LazyRows
-from tslab.tasks.records import (
-    class_names,
-    errors_name,
-    make_table,
-    open_npy,
-    places_of,
-    read_csv,
-    read_entries,
-    read_json,
-    whole_numbers,
-)
 from tslab.tasks.splits import random_split
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
@@ -139,7 +129,7 @@ def read_birds(files: Archive) -> Content:
     """BirdSnap and NABirds: one JSON with both kinds of metadata, predictions for rows with ``valid_image``."""
     meta = "orig_meta" if files.info.key == "birdsnap" else "ebird_meta"
     path = files.path(f"{files.info.folder}_with_loc_2019.json")
-    whole = read_json(path, "train", "test", "classes")
+    whole = records.read_json(path, "train", "test", "classes")
     if not isinstance(whole["classes"], list):
         raise TaskDataError(f"{path}: classes must be a list of names; download it again")
     whole.setdefault("val", whole.get("valid"))
@@ -152,13 +142,13 @@ def read_birds(files: Archive) -> Content:
         if len(images) < len(listed):
             lost = len(listed) - len(images)
             notes.append(f"{split}: {lost:,} of {len(listed):,} listed images were never found and are no rows.")
-        entries = read_entries(path, images, meta, "class_id")
+        entries = records.read_entries(path, images, meta, "class_id")
         if not all(isinstance(about, dict) for about in entries[meta]):
             raise TaskDataError(f"{path}: an image of {split} has no {meta}; download it again")
         keys = {"lon": "lon", "lat": "lat", "user_id": "user", "date": "date"}
         rows = pd.DataFrame([*entries[meta]], columns=[*keys]).rename(columns=keys)
         rows["class_id"] = entries["class_id"]
-        tables[split] = make_table(path, rows, "class_id", "classification", files.class_image(split))
+        tables[split] = records.make_table(path, rows, "class_id", "classification", files.class_image(split))
     return Content(tables, tuple(map(str, whole["classes"])), notes=tuple(notes))
 
 
@@ -166,21 +156,21 @@ def read_coco(files: Archive) -> Content:
     """iNaturalist and fMoW: COCO-like annotations in image order, locations joined by image id."""
     if files.info.family == "fmow":
         year, path = "", files.path("category.json")
-        names = read_json(path)
+        names = records.read_json(path)
         if not isinstance(names, dict):
             raise TaskDataError(f"{path}: expected an object from class name to class number")
         categories = pd.DataFrame(names.items(), columns=["name", "id"])
     else:
         year = files.info.folder[-4:]
         path = files.path(f"categories{year}.json")
-        categories = read_entries(path, read_json(path), "id", "name")
+        categories = records.read_entries(path, records.read_json(path), "id", "name")
     tables = {}
     for split in files.info.splits:
         annotations = files.path(f"{split}{year}.json")
         locations = files.path(f"{split}{year}_locations.json", f"{split}{year}_location.json")
         rows = joined(annotations, locations)
-        tables[split] = make_table(locations, rows, "category_id", "classification", files.class_image(split))
-    return Content(tables, class_names(path, categories))
+        tables[split] = records.make_table(locations, rows, "category_id", "classification", files.class_image(split))
+    return Content(tables, records.class_names(path, categories))
 
 
 def joined(annotations: Path, locations: Path) -> pd.DataFrame:
@@ -189,29 +179,29 @@ def joined(annotations: Path, locations: Path) -> pd.DataFrame:
     Raises:
         TaskDataError: an image without annotation or location entry, or listed twice.
     """
-    whole = read_json(
+    whole = records.read_json(
         annotations, "images", "annotations", keep=("images", "annotations", "id", "image_id", "category_id")
     )
-    images = read_entries(annotations, whole["images"], "id")
-    labels = read_entries(annotations, whole["annotations"], "image_id", "category_id")
+    images = records.read_entries(annotations, whole["images"], "id")
+    labels = records.read_entries(annotations, whole["annotations"], "image_id", "category_id")
     keys = ("id", "lon", "lat", "user_id", "date_c")
-    places = read_entries(locations, read_json(locations, keep=keys), *keys)
-    rows = places.iloc[places_of(images, annotations, places, locations, "id")].reset_index(drop=True)
-    at = places_of(images, annotations, labels, annotations, "image_id")
-    with errors_name(annotations):
-        rows["category_id"] = whole_numbers(labels, "category_id").numpy()[at]
+    places = records.read_entries(locations, records.read_json(locations, keep=keys), *keys)
+    rows = places.iloc[records.places_of(images, annotations, places, locations, "id")].reset_index(drop=True)
+    at = records.places_of(images, annotations, labels, annotations, "image_id")
+    with records.errors_name(annotations):
+        rows["category_id"] = records.whole_numbers(labels, "category_id").numpy()[at]
     return rows.rename(columns={"user_id": "user", "date_c": "date"})
 
 
 def read_yfcc(files: Archive) -> Content:
     """YFCC: one CSV with a split column, class names in another, dense predictions."""
     path = files.path("class_names.csv")
-    names = class_names(path, read_csv(path, "id", "name"))
+    names = records.class_names(path, records.read_csv(path, "id", "name"))
     path = files.path("train_test_split.csv")
-    parts = _by_split(path, read_csv(path, "lat", "lon", "split", "class"), files.info)
+    parts = _by_split(path, records.read_csv(path, "lat", "lon", "split", "class"), files.info)
     tables = {}
     for split, part in parts.items():
-        tables[split] = make_table(path, part, "class", "classification", files.class_image(split))
+        tables[split] = records.make_table(path, part, "class", "classification", files.class_image(split))
     return Content(tables, names)
 
 
@@ -220,23 +210,23 @@ def read_mosaiks(files: Archive) -> Content:
     label = files.info.key.removeprefix("mosaiks_")
     short = label.split("_")[0]
     path = files.path(f"Y_{short}.csv", f"Y_{label}.csv")
-    rows = read_csv(path, "lon", "lat", "split")
+    rows = records.read_csv(path, "lon", "lat", "split")
     column = label if label in rows and short not in rows else short
     if column not in rows:
         raise TaskDataError(f"{path} has no column {short!r}, it has {', '.join(map(str, rows.columns))}")
-    with errors_name(path):  # every row of the release has a label
+    with records.errors_name(path):  # every row of the release has a label
         read_numbers(column, rows[column], missing=False)
     features = None
     if files.image == "feats":
         source = files.path(f"X_{short}.npy", f"X_{label}.npy")
-        features = LazyRows(open_npy(source))
+        features = LazyRows(records.open_npy(source))
         if len(features) != len(rows):
             lengths = f"{source.name} has {len(features):,} rows but {path.name} has {len(rows):,}"
             raise TaskDataError(f"{lengths}: they must have the same rows; download both again")
     tables = {}
     for split, part in _by_split(path, rows, files.info).items():
         image = None if features is None else features.select(part["id"].to_numpy())
-        tables[split] = make_table(path, part, column, "regression", image)
+        tables[split] = records.make_table(path, part, column, "regression", image)
     others = sorted(set(rows["split"]) - set(files.info.splits))
     notes = [f"Rows of split {name!r} are not used: {int((rows['split'] == name).sum()):,}." for name in others]
     return Content(tables, notes=tuple(notes))
@@ -252,7 +242,7 @@ def read_dhs(files: Archive) -> Content:
     ]
     for split in files.info.splits:
         path = files.path(f"dhs_{split}_labels.csv")
-        rows = read_csv(path, "DHSID_EA", "year", "lat", "lon", "nl_mean", column)
+        rows = records.read_csv(path, "DHSID_EA", "year", "lat", "lon", "nl_mean", column)
         labelled = rows[rows[column].notna()]
         if labelled.empty:
             raise TaskDataError(f"{path}: {column} is NaN in every row, there is nothing to predict")
@@ -265,7 +255,7 @@ def read_dhs(files: Archive) -> Content:
     tables = {}
     for (split, path), rows in whole.groupby(["split", "path"]):
         lights = None if files.image == "none" else rows[["nl_mean"]]
-        tables[split] = make_table(path, rows, column, "regression", lights)
+        tables[split] = records.make_table(path, rows, column, "regression", lights)
     return Content(tables, groups=tuple(countries), notes=tuple(notes))
 
 

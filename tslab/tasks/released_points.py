@@ -18,7 +18,7 @@ import pandas as pd
 from tslab._checks import check_choice, check_count
 from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
-from tslab.tasks.datasets import TORCHSPATIAL_TERMS, dataset_info
+from tslab.tasks.datasets import DATASETS, TORCHSPATIAL_TERMS
 from tslab.tasks.splits import split_rows
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
@@ -26,12 +26,7 @@ from tslab.tasks.task import Task
 ROUNDING = 4
 """Decimals of a degree within which two rows are the same place."""
 
-RELEASED_COUNTS = {
-    "mosaiks_elevation": 53_487,
-    "mosaiks_forest_cover": 53_359,
-    "mosaiks_nightlights": 52_724,
-    "mosaiks_population": 45_704,
-}
+RELEASED_COUNTS = {key: info.released_places for key, info in DATASETS.items() if info.released_places}
 """Places that the complete release (15 result files per label) yields."""
 
 
@@ -95,7 +90,7 @@ def released_task(
         size_degrees = 10.0 if split == "block" else None
     elif split == "random":
         raise ValueError("size_degrees and size_km are of blocks; use split='block' with them")
-    info, points = dataset_info(name), released_points(name, root)
+    info, points = DATASETS[name], released_points(name, root)
     table = Table(points[["lon", "lat"]], points["label"])
     parts, how = split_rows(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
     notes = [

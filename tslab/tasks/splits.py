@@ -9,7 +9,6 @@ where a part that should have rows has none.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +121,13 @@ def buffered_leave_out(
     """
     check_lonlat(lonlat)
     check_number("radius_km", radius_km, at_least=0)
-    is_test = _as_mask(test, len(lonlat))
+    rows, n = read_rows("test", test, len(lonlat)).cpu().numpy().astype(np.int64), len(lonlat)
+    if rows.size and (rows.min() < 0 or rows.max() >= n):
+        raise ValueError(f"test names rows {rows.min()} to {rows.max()}, there are {n} (0 to {n - 1})")
+    count = np.bincount(rows, minlength=n)
+    if (count > 1).any():
+        raise ValueError("test names a row more than once; a mask must hold truth values (.bool())")
+    is_test = count == 1
     located = has_location(lonlat).cpu().numpy()
     xyz = unit_vectors(lonlat.double()).cpu().numpy()
     keep = ~is_test
@@ -168,14 +173,3 @@ def _assign(blocks: NDArray[np.int64], fractions: Sequence[float], seed: int, wh
         message = f"{what} {listed} of {len(shares)} has no rows ({len(part):,} rows in all): {hint}"
         warnings.warn(message, stacklevel=3)
     return torch.from_numpy(part)
-
-
-def _as_mask(test: Any, n: int) -> NDArray[np.bool_]:
-    """Test rows, as numbers or as a mask, as a mask."""
-    rows = read_rows("test", test, n).cpu().numpy().astype(np.int64)
-    if rows.size and (rows.min() < 0 or rows.max() >= n):
-        raise ValueError(f"test names rows {rows.min()} to {rows.max()}, there are {n} (0 to {n - 1})")
-    count = np.bincount(rows, minlength=n)
-    if (count > 1).any():
-        raise ValueError("test names a row more than once; a mask must hold truth values (.bool())")
-    return count == 1
