@@ -250,7 +250,9 @@ def test_dhs_keeps_country_and_year_and_leaves_out_unlabelled_clusters(archive: 
 
 
 def test_image_input_is_a_choice(archive: Path) -> None:
-    assert load_locbench("inat2018", archive, image="none").test.image is None
+    bare = load_locbench("inat2018", archive, image="none")
+    assert bare.test.image is None and bare.meta.image_kind == "none" and bare.meta.image_model == ""
+    assert load_locbench("birdsnap", archive).meta.image_model.startswith("InceptionV3 fine-tuned")
     with pytest.raises(FileNotFoundError, match="net_feats"):
         load_locbench("inat2018", archive, image="feats")
     with pytest.raises(ValueError, match="no image input 'probs'"):

@@ -217,7 +217,7 @@ def test_series_with_an_index_of_their_own_are_columns_and_masks() -> None:
     )
     assert table.lonlat.tolist() == [[1, 3], [2, 4]] and table.user.tolist() == [5, -1]
     assert table.where(pd.Series([False, True], index=index)).target.tolist() == [0]
-    with pytest.raises(TaskDataError, match="mask must be .* whole numbers, got float64"):
+    with pytest.raises(TaskDataError, match=r"mask must be .* whole numbers, got float64"):
         table.where([0.5])
     with pytest.raises(TaskDataError, match=r"make a mask of it with \.bool"):
         Table(torch.ones(4, 2), torch.zeros(4)).where(pd.Series([0, 1, 0, 1]))

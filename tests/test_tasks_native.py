@@ -61,6 +61,14 @@ class TestFoldersOfOthers:
         assert (folder / "notes.txt").read_text() == "mine" and (folder / "plots").is_dir()
         assert len(read_task(folder).train) == 6 and os.listdir(tmp_path) == ["mine"]
 
+    def test_hidden_folders_beside_a_task_stay(self, tmp_path: Path) -> None:
+        """A backup under a name like that of a temporary folder is nobody's leftover."""
+        write_task(task(), tmp_path)
+        for name in (".mine-20240101", ".mine.lock-old", ".mine-other.staging-abcdefgh"):
+            (tmp_path / name).mkdir()
+        write_task(task(), tmp_path)
+        assert len(os.listdir(tmp_path)) == 4
+
     def test_old_image_files_do_not_stay(self, tmp_path: Path) -> None:
         folder = write_task(task(), tmp_path)
         bare = task()

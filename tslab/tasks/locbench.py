@@ -70,18 +70,17 @@ def load_locbench(
     info = dataset_info(name)
     check_choice("image", image, get_args(ImageChoice))
     check_choice("variant", variant, IMAGE_FILES[info.family])
-    if fraction is not None:
-        check_number("fraction", fraction, above=0, at_most=1)
+    check_number("fraction", 1.0 if fraction is None else fraction, above=0, at_most=1)
     files = open_archive(info, root, image, variant)
     content = READERS[info.family](files)
-    nowhere = [split for split, t in content.tables.items() if len(t) and not t.has_location.any()]
-    if nowhere:
-        what = f"not one row of {', '.join(nowhere)} has a location"
-        raise TaskDataError(f"{name}: {what}, so {files.folder} is not what is documented; download it again")
+    for split, table in content.tables.items():
+        if len(table) and not table.has_location.any():
+            what = f"not one row of {split} has a location"
+            raise TaskDataError(f"{name}: {what}, so {files.folder} is not what is documented; download it again")
     notes = content.notes
     if files.image != "none":
-        lacking = [split for split, table in content.tables.items() if table.image is None]
-        notes += tuple(f"{split}: no image input among the files." for split in lacking)
+        tables = content.tables.items()
+        notes += tuple(f"{split}: no image input among the files." for split, t in tables if t.image is None)
     train, test = content.tables[info.train_split], content.tables[info.eval_split]
     val = content.tables[info.val_split] if info.val_split else train.where([])
     if fraction is not None:
@@ -254,7 +253,7 @@ def read_dhs(files: Archive) -> Content:
     whole["group"], countries = pd.factorize(whole["DHSID_EA"].astype(str).str[:2], sort=True)
     tables = {}
     for (split, path), rows in whole.groupby(["split", "path"]):
-        lights = None if files.image == "none" else rows[["nl_mean"]]
+        lights = None if files.image == "none" else rows[["nl_mean"]].to_numpy()
         tables[split] = records.make_table(path, rows, column, "regression", lights)
     return Content(tables, groups=tuple(countries), notes=tuple(notes))
 

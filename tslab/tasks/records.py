@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tslab._files import read_csv as read_exact_csv
 from tslab.coords import CoordinateError
 from tslab.tasks.columns import TaskDataError, TaskKind, read_numbers, read_whole_numbers
-from tslab.tasks.images import ImageInput, csr_fault
+from tslab.tasks.images import GivenImage, csr_fault
 from tslab.tasks.table import Table
 
 
@@ -80,7 +80,7 @@ def read_csv(path: Path, *columns: str) -> pd.DataFrame:
     return rows
 
 
-def make_table(path: Path, rows: pd.DataFrame, label: str, kind: TaskKind, image: ImageInput = None) -> Table:
+def make_table(path: Path, rows: pd.DataFrame, label: str, kind: TaskKind, image: GivenImage = None) -> Table:
     """A table of rows as they were read; a place with one coordinate missing is missing.
 
     Args:
