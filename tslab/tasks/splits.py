@@ -35,7 +35,7 @@ def random_split(
         ValueError: negative fractions, or fractions that do not add up to 1.
     """
     part = _assign(np.full(check_count("n", n, at_least=0), -1), fractions, seed)
-    return tuple((part == i).nonzero()[:, 0] for i in range(len(fractions)))
+    return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
 
 
 def block_split(
@@ -59,7 +59,7 @@ def block_split(
     """
     blocks = spatial_blocks(lonlat, size_degrees=size_degrees, size_km=size_km)
     part = _assign(blocks.cpu().numpy(), fractions, seed)
-    return tuple((part == i).nonzero()[:, 0] for i in range(len(fractions)))
+    return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
 
 
 def split_rows(
@@ -97,7 +97,7 @@ def block_folds(
     """
     num_folds = check_count("num_folds", num_folds, at_least=2)
     blocks = spatial_blocks(lonlat, size_degrees=size_degrees, size_km=size_km)
-    return _assign(blocks.cpu().numpy(), [1 / num_folds] * num_folds, seed, what="fold")
+    return torch.from_numpy(_assign(blocks.cpu().numpy(), [1 / num_folds] * num_folds, seed, what="fold"))
 
 
 def buffered_leave_out(
@@ -145,21 +145,22 @@ def buffered_leave_out(
     return torch.from_numpy(np.flatnonzero(keep))
 
 
-def _assign(blocks: NDArray[np.int64], fractions: Sequence[float], seed: int, what: str = "part") -> Int[Tensor, " n"]:
+def _assign(blocks: NDArray[np.int64], fractions: Sequence[float], seed: int, what: str = "part") -> NDArray[np.int64]:
     """One part per row: whole blocks in random order to the part that lacks most; rows in no block (-1) at random."""
     shares = np.asarray(fractions, dtype=np.float64)
     if shares.ndim != 1 or not (len(shares) and (shares >= 0).all() and abs(shares.sum() - 1) <= 1e-9):
         raise ValueError(f"fractions must be non-negative and add up to 1, got {list(fractions)}")
     rng = np.random.Generator(np.random.Philox(key=[check_count("seed", seed, at_least=0), 0x5B117]))
-    counts = np.bincount(blocks[blocks >= 0])
+    inside = blocks >= 0
+    counts = np.bincount(blocks[inside])
     lacking = shares * counts.sum()
     part_of_block = np.empty(len(counts), dtype=np.int64)
     for block in rng.permutation(len(counts)):
         part_of_block[block] = np.argmax(lacking)
         lacking[part_of_block[block]] -= counts[block]
     part = np.empty(len(blocks), dtype=np.int64)
-    part[blocks >= 0] = part_of_block[blocks[blocks >= 0]]
-    alone = np.flatnonzero(blocks < 0)
+    part[inside] = part_of_block[blocks[inside]]
+    alone = np.flatnonzero(~inside)
     edges = np.round(np.cumsum(shares) * len(alone)).astype(np.int64)  # sizes that follow the shares to the row
     edges[-1] = len(alone)
     part[rng.permutation(alone)] = np.repeat(np.arange(len(shares)), np.diff(edges, prepend=0))
@@ -172,4 +173,4 @@ def _assign(blocks: NDArray[np.int64], fractions: Sequence[float], seed: int, wh
         listed = ", ".join(map(str, empty[:8])) + (" …" if len(empty) > 8 else "")
         message = f"{what} {listed} of {len(shares)} has no rows ({len(part):,} rows in all): {hint}"
         warnings.warn(message, stacklevel=3)
-    return torch.from_numpy(part)
+    return part

@@ -234,7 +234,8 @@ class Table:
     def from_geoparquet(cls, path: str | os.PathLike[str], image: GivenImage = None, **options: Any) -> "Table":
         """Read GeoParquet points with a ``target`` column, in any coordinate reference system.
 
-        ``options`` (kind, classes, groups) and errors are those of `Table.from_pandas`.
+        ``options`` (kind, classes, groups) and errors are those of `Table.from_pandas`; geometries that are no points,
+        or in no known system, are a `tslab.CoordinateError`.
         """
         require("pyarrow", "geo")
         gpd: Any = require("geopandas", "geo")

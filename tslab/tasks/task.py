@@ -4,7 +4,6 @@ Every dataset of the benchmark, synthetic or real, arrives as a `Task`. Its rows
 `tslab.tasks.images`, what is known about it `tslab.tasks.meta`. How it looks in a notebook is `tslab.tasks.display`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,7 +44,7 @@ class Task:
     val: Table
     test: Table
     meta: TaskMeta
-    truth: Truth | Callable[[Tensor], Tensor] | None = None
+    truth: Truth | None = None
 
     def __post_init__(self) -> None:
         for names in ("classes", "groups"):
