@@ -101,8 +101,8 @@ def encode_parquet(
             a source that is damaged or changes meanwhile.
     """
     start = time.perf_counter()
-    _check_arguments(encoder, batch_rows, dtype)
-    check_count("part_rows", part_rows)
+    _check_arguments(encoder, dtype)
+    batch_rows, part_rows = check_count("batch_rows", batch_rows), check_count("part_rows", part_rows)
     table, out = ParquetSource.open(Path(source)), Path(target)
     _check_target(table, out)
     place_columns = [lon, lat] if geometry is None else [geometry]
@@ -166,18 +166,18 @@ def encode_frame(
     if not isinstance(frame, pd.DataFrame):
         hint = "call the encoder itself for a tensor of places, and map_partitions for a Dask frame"
         raise TypeError(f"encode_frame takes a pandas DataFrame, got {type(frame).__name__}; {hint}")
-    _check_arguments(encoder, batch_rows, dtype)
+    _check_arguments(encoder, dtype)
+    batch_rows = check_count("batch_rows", batch_rows)
     lonlat = torch.from_numpy(np.array(places_of_frame(frame, lon, lat)))
     check_lonlat(lonlat)
     values = np.concatenate([_encode(encoder, block, dtype) for block in lonlat.split(batch_rows)])
     return pd.DataFrame(values, index=frame.index, columns=[f"{prefix}{i}" for i in range(values.shape[1])])
 
 
-def _check_arguments(encoder: Encoder, batch_rows: int, dtype: str) -> None:
+def _check_arguments(encoder: Encoder, dtype: str) -> None:
     if not callable(encoder):
         hint = "tslab.location_encoder(key) makes one of a key"
         raise TypeError(f"encoder must be a function of places (n, 2), got {type(encoder).__name__}; {hint}")
-    check_count("batch_rows", batch_rows)
     check_choice("dtype", dtype, get_args(Dtype))
 
 
