@@ -61,10 +61,7 @@ def load_task(
         return load_locbench(name, root, seed=seed, **options)
     if source == "released":
         return released_task(name, root, seed=seed, **options)
-    from tslab.synthetic import (  # made of tasks itself, so not when this is imported
-        sphere_toy,
-        synthetic_task,
-    )
+    from tslab.synthetic import sphere_toy, synthetic_task  # it makes tasks itself, so not when this is imported
 
     if name == "sphere_toy":
         return sphere_toy(seed, **options)

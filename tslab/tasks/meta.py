@@ -1,8 +1,8 @@
 """What is known about a task beyond its rows, and what generated tasks know about themselves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, TypeAlias, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -77,11 +77,8 @@ class TaskMeta:
         return f"TaskMeta({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-@runtime_checkable
-class Truth(Protocol):
-    """What generated data know about themselves: the best prediction from the location alone.
+Truth: TypeAlias = Callable[[Float[Tensor, "n 2"]], Tensor]
+"""What generated data know about themselves: the best prediction from the location alone.
 
-    Called with (n, 2) degrees it returns P(class | location), (n, classes), or E[target | location], (n,).
-    """
-
-    def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Tensor: ...
+Called with (n, 2) degrees it returns P(class | location), (n, classes), or E[target | location], (n,).
+"""
