@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from tslab._checks import check_count
-from tslab.benchmark.cells import CELLS, REASONS, VERDICTS, audit, read_cells
+from tslab.benchmark.cells import CELLS, audit, read_cells
 from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.leaderboard import seed_means
 from tslab.benchmark.records import Record, find_record, read_provenance
 from tslab.benchmark.runs import RunSpec, plan
 from tslab.benchmark.store import ResultStore
+from tslab.benchmark.verdicts import REASONS, VERDICTS
 from tslab.plot import SortableTable, sortable_table
 from tslab.published import published_tables
 from tslab.released_files import DATASET_TOKENS, REPOSITORY, has_released_results, released_root
