@@ -13,7 +13,9 @@ from tslab.plot import FAMILY_COLORS, MISSING_COLOR, NEUTRAL, encoder_color
 
 VERDICT_COLORS: dict[str, str] = {
     "reproduced": FAMILY_COLORS["harmonic"],
+    "another run": FAMILY_COLORS["sphere2vec"],
     "within noise": FAMILY_COLORS["spherical"],
+    "undecided": FAMILY_COLORS["kernel"],
     "differs": FAMILY_COLORS["multi-scale planar"],
     "not released": MISSING_COLOR,
     "published only": FAMILY_COLORS["baseline"],
