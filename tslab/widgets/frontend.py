@@ -11,7 +11,8 @@ from tslab import plot
 from tslab.earth import land_lines
 
 MODULES = ("maps.js", "backends.js", "explorer.js", "laboratory.js")
-"""The front end, in the order of its imports. A widget's code must be one module, so they are joined."""
+"""The front end of the explorer and of the laboratory of the book, in the order of its imports. A widget's code must be
+one module, so they are joined."""
 
 
 @cache

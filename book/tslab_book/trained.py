@@ -3,7 +3,7 @@
 One location classifier for each built-in encoder, trained in about a second on the synthetic species of
 `tslab.synthetic.toy` with the same network, the same rows and the same seed, so that two maps differ by the
 encoder alone. The position encoder has the parameters that the explorer's sliders start from. Training is
-repeated wherever the models are needed, in the kernel and when `tslab.widgets.export` writes them as graphs;
+repeated wherever the models are needed, in the kernel and when `tslab_book.widget_graphs` writes them as graphs;
 nothing is stored.
 """
 
