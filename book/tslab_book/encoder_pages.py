@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from tslab._checks import check_choice
 from tslab.plot import NEUTRAL, encoder_color, readable
-from tslab.plot.sliders import short
+from tslab.plot.projection import short
 from tslab.published import CLASSIFICATION_DATASETS, encoder_row_name, published_tables
 
 
