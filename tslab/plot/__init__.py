@@ -21,7 +21,7 @@ from tslab.plot.encodings import edges, feature_maps, kernel_profiles, similarit
 from tslab.plot.maps import globe, static_map, world_map
 from tslab.plot.projection import equal_area_grid, equal_earth, globe_grid, inverse_equal_earth, place_name
 from tslab.plot.sliders import Curve, coastline, curve_slider, frame_slider, globe_slider, map_slider
-from tslab.plot.tables import readable, sortable_table
+from tslab.plot.tables import sortable_table
 from tslab.plot.theme import matplotlib_style, show
 
 __all__ = [
@@ -49,7 +49,6 @@ __all__ = [
     "map_slider",
     "matplotlib_style",
     "place_name",
-    "readable",
     "show",
     "similarity_maps",
     "sortable_table",

@@ -97,8 +97,7 @@ def map_slider(
         frames = [[*data, _markers(places)] for data, places in zip(frames, points, strict=True)]
     if len(grids) > 1:
         _animate(figure, frames, frame_slider(labels, prefix, active), traces=[0] if points is None else [0, 2])
-    figure.update_layout(STYLE["map_axes"], height=height, margin={"l": 45, "r": 18, "t": 55, "b": 10})
-    return figure.update_yaxes(tickvals=np.sin(np.deg2rad(LAT_TICKS)).tolist())
+    return figure.update_layout(STYLE["map_axes"], height=height, margin={"l": 45, "r": 18, "t": 55, "b": 10})
 
 
 def globe_slider(
@@ -129,8 +128,8 @@ def globe_slider(
         lon, lat, grids[active], scale=scale, limits=(-127, 127), points=points, center=center, height=height
     )
     colors = [closed_grid(lon, lat, grid)[2].astype(np.int8) for grid in grids]
-    colorbar_beside = color_bar("bar_beside", colorbar) | ticks
-    figure.update_traces(surfacecolor=colors[active], colorbar=colorbar_beside, selector=0)
+    bar = color_bar("bar_beside", colorbar) | ticks
+    figure.update_traces(surfacecolor=colors[active], colorbar=bar, selector=0)
     frames = [[go.Surface(surfacecolor=color)] for color in colors]
     return _animate(figure, frames, frame_slider(labels, prefix, active), traces=[0])
 
@@ -206,9 +205,6 @@ def coastline(*, width: float = 0.8, equal_area: bool = True, color: str = DARK_
         hoverinfo="skip",
         showlegend=False,
     )
-
-
-LAT_TICKS = (-90, -60, -30, 0, 30, 60, 90)
 
 
 def _animate(

@@ -16,12 +16,8 @@ from string import Template
 
 import pandas as pd
 
-from tslab._checks import check_count
-
 WHOLE_ROWS = 20
 """Tables of so many rows are shown whole; longer ones scroll."""
-
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,21 +82,6 @@ def sortable_table(
     texts = {"caption": html.escape(caption), "head": head, "body": body, "key": key, "setup": setup}
     markup = Template(page).substitute(texts, height=height, style=style, script=script)
     return SortableTable(markup, f"{caption}\n{pd.DataFrame(shown).rename(columns=headings).to_string(index=False)}")
-
-
-def readable(value: float, digits: int = 2) -> str:
-    """A number for running text: very small and very large ones as 3 × 10⁻⁵ instead of 3e-05.
-
-    Args:
-        value: any number.
-        digits: how many digits count; zeros at the end are left out.
-    """
-    check_count("digits", digits)
-    text = f"{value:.{digits}g}"
-    if "e" not in text:
-        return text
-    factor, exponent = text.split("e")
-    return f"{factor}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{str(int(exponent)).translate(_RAISED)}"
 
 
 def _part(name: str) -> str:
