@@ -22,7 +22,7 @@ from tslab.tasks.task import Task
 from tslab.training import train
 from tslab.widgets.parametric import BLOCK_ROWS, CONTROLS, controls
 
-SPECIES = tuple(name for name, _ in RANGES)
+SPECIES = tuple(RANGES)
 """Names of the synthetic species, in the order of the columns of a prediction."""
 
 TRAINING: dict[str, Any] = {"seed": 0, "epochs": 12, "batch_size": 256, "lr": 5e-3, "embedding_dim": 32}

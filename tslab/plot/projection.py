@@ -16,6 +16,9 @@ from tslab.earth import land_lines
 
 Place = tuple[float, float]
 
+Grid = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""Longitudes (x,), latitudes (y,) and the values (y, x) of a field."""
+
 
 _Y = Polynomial([0, 1.340264, 0, -0.081106, 0, 0, 0, 0.000893, 0, 0.003796])
 """The height of a place on the Equal Earth map, y(theta), where sin theta = sqrt(3) / 2 sin latitude."""
@@ -83,9 +86,7 @@ def place_name(place: Place) -> str:
     return f"{abs(lat):.2f}°{'N' if lat >= 0 else 'S'} {abs(lon):.2f}°{'E' if lon >= 0 else 'W'}"
 
 
-def closed_grid(
-    lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def closed_grid(lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike) -> Grid:
     """The grid, south to north, grown to the date line and the poles by repeating its outermost values."""
     lon_deg, lat_deg, field = checked_grid(lon, lat, values)
     around = lon_deg[-1] - lon_deg[0] > 330
@@ -96,9 +97,7 @@ def closed_grid(
     return lon_deg, lat_deg, np.pad(field, (ends, sides), mode="edge")
 
 
-def checked_grid(
-    lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def checked_grid(lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike) -> Grid:
     """The grid of a field, south to north; `ValueError` if it is none."""
     if lon is None or lat is None:
         raise ValueError("values need a grid: pass lon (x,), lat (y,) and values (y, x)")

@@ -15,6 +15,9 @@ from tslab.synthetic.world import GENERATOR_VERSION, Geography
 from tslab.tasks.datasets import DatasetInfo
 from tslab.tasks.meta import Scale, TaskMeta
 
+Quantiles = tuple[tuple[float, ...], tuple[float, ...]]
+"""Probabilities and values of a distribution."""
+
 
 @dataclass(frozen=True)
 class ClassSpec:
@@ -66,7 +69,7 @@ class ValueSpec:
     location_r2: float
     image_r2: float
     rows: int
-    quantiles: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    quantiles: Quantiles | None = None
     octaves: tuple[float, ...] = (2, 6, 18, 54)
     amplitudes: tuple[float, ...] = (1.0, 0.8, 0.5, 0.3)
     climate: float = 0.0

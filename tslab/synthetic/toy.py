@@ -23,11 +23,8 @@ from tslab.tasks.task import Task
 TOY_VERSION = "1"
 """Raised whenever the same seed would give other rows."""
 
-RANGES: tuple[tuple[str, tuple[tuple[float, float, float], ...]], ...] = tuple(
-    (name, tuple((lon, lat, kappa) for lon, lat, kappa in bumps))
-    for name, bumps in packaged_json("toy_ranges.json").items()
-)
-"""Name and bumps of each species: longitude, latitude (degrees) and concentration of a von Mises-Fisher density."""
+RANGES: dict[str, list[tuple[float, float, float]]] = packaged_json("toy_ranges.json")
+"""The bumps of each species: longitude, latitude (degrees) and concentration of a von Mises-Fisher density."""
 
 SPREADS = (1e-3, 1e3)
 """Beyond these the ranges are points, or the whole Earth."""
@@ -67,7 +64,7 @@ def sphere_toy(
         "",
         seed,
         kind="classification",
-        classes=tuple(name for name, _ in RANGES),
+        classes=tuple(RANGES),
         label_name="species (synthetic)",
         citation="tslab, synthetic task sphere_toy",
         generator_version=TOY_VERSION,
@@ -79,7 +76,7 @@ def sphere_toy(
 
 def _ranges(spread: float) -> Mixture:
     """The ranges as the law that the rows are drawn from, which is also the truth of the task."""
-    flat = [(c, *bump) for c, (_, bumps) in enumerate(RANGES) for bump in bumps]
+    flat = [(c, *bump) for c, bumps in enumerate(RANGES.values()) for bump in bumps]
     table = torch.tensor(flat, dtype=torch.float64)
     return Mixture(unit_vectors(table[:, 1:3]), table[:, 3] / spread, table[:, 0].long())
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tslab.coords import has_location, unit_vectors
 from tslab.earth import is_land
-from tslab.synthetic.specs import ROWS, VALUE_SPECS, ValueSpec, stand_in_meta
+from tslab.synthetic.specs import ROWS, VALUE_SPECS, Quantiles, ValueSpec, stand_in_meta
 from tslab.synthetic.world import SphereField, World, draw, land_places, on_grid, random_stream, scatter
 from tslab.tasks.datasets import DATASETS
 from tslab.tasks.images import ImageInput, LazyRows
@@ -35,7 +35,8 @@ from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 
 REFERENCE_PLACES = 12_000
-NODES = 48
+NODES, WEIGHTS = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(48))
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
 NUISANCE = 28
 COUNTRIES = 56
 
@@ -90,9 +91,7 @@ def _places(n: int, spec: ValueSpec, world: World, rng: np.random.Generator) -> 
 class Marginal:
     """The label's distribution as a function of the latent z: y = Q(F(z)), both piecewise linear."""
 
-    def __init__(
-        self, latent: Float[Tensor, " k"], quantiles: tuple[tuple[float, ...], tuple[float, ...]] | None
-    ) -> None:
+    def __init__(self, latent: Float[Tensor, " k"], quantiles: Quantiles | None) -> None:
         grid = (np.arange(4096) + 0.5) / 4096
         self.knots = linear_quantiles(latent.numpy(), grid)
         self.values = np.round(ndtri(grid) if quantiles is None else np.interp(grid, *quantiles), 6)
@@ -116,9 +115,6 @@ class ValueTruth:
 
     def __init__(self, field: "LabelField", noise: float, marginal: Marginal) -> None:
         self.field, self.noise, self.marginal = field, noise, marginal
-        nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-        self.nodes = torch.from_numpy(nodes)
-        self.weights = torch.from_numpy(weights / weights.sum())
         self.mean = float(marginal.values.mean())
 
     def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
@@ -133,8 +129,8 @@ class ValueTruth:
         first, second = torch.empty_like(field), torch.empty_like(field)
         for start in range(0, len(field), 1 << 14):
             part = slice(start, start + (1 << 14))
-            values = self.marginal(field[part, None] + self.noise * self.nodes)
-            first[part], second[part] = values @ self.weights, values**2 @ self.weights
+            values = self.marginal(field[part, None] + self.noise * NODES)
+            first[part], second[part] = values @ WEIGHTS, values**2 @ WEIGHTS
         return first, (second - first**2).clamp_min(0)
 
 

@@ -191,7 +191,9 @@ def _pool(n: int, geography: Geography, world: World, rng: np.random.Generator) 
     if geography.boxes:
         land = torch.cat([land, _land_in_boxes(4_000, geography, rng)])
         land = land[_in_boxes(land, geography)]
-    weights = torch.exp(world.settlement(unit_vectors(land))).numpy() * _thinning_weights(land, geography)
+    cell, wanted = _wanted_cells(land, geography)
+    thinning = (wanted / np.maximum(np.bincount(cell, minlength=len(wanted)), 1))[cell]
+    weights = torch.exp(world.settlement(unit_vectors(land))).numpy() * thinning
     spots = unit_vectors(land[torch.from_numpy(draw(rng, weights, geography.hot_spots))])
     reach = np.exp(rng.uniform(np.log(50), np.log(5000), geography.hot_spots))
     fame = 1 / (np.arange(geography.hot_spots) + 5.0)
@@ -225,12 +227,6 @@ def _thin(pool: Tensor, geography: Geography, n: int, rng: np.random.Generator) 
         rest = np.setdiff1d(np.flatnonzero(wanted[cell] > 0), rows)
         rows = np.concatenate([rows, rest[: n - len(rows)]])
     return torch.from_numpy(rng.permutation(rows))
-
-
-def _thinning_weights(lonlat: Tensor, geography: Geography) -> NDArray[np.float64]:
-    """Weight per place so that the weighted places follow the geography."""
-    cell, wanted = _wanted_cells(lonlat, geography)
-    return (wanted / np.maximum(np.bincount(cell, minlength=len(wanted)), 1))[cell]
 
 
 def _wanted_cells(lonlat: Tensor, geography: Geography) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

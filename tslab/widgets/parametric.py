@@ -72,7 +72,7 @@ class Controls:
     """
 
     parameters: tuple[Parameter, ...] = ()
-    axes: Sequence[tuple[str, Sequence[str]]] = ()
+    axes: Sequence[Sequence[Any]] = ()
     template: str = "feature {n}"
     channel: int = 0
 
