@@ -43,7 +43,7 @@ ALLOWED = {
     "training": ("encoders", "models", "tasks", "measures"),
     "geobias": ("released", "measures"),
     "use": ("encoders", "models"),
-    "show": ("encoders", "models", "tasks", "measures", "training", "use"),
+    "show": ("encoders", "measures"),
     "benchmark": ("encoders", "released", "tasks", "measures", "training", "geobias"),
 }
 

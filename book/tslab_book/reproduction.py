@@ -19,7 +19,8 @@ from tslab.benchmark.records import Record, find_record, read_provenance
 from tslab.benchmark.runs import RunSpec, plan
 from tslab.benchmark.store import ResultStore
 from tslab.benchmark.verdicts import REASONS, VERDICTS
-from tslab.plot import SortableTable, sortable_table
+from tslab.plot import sortable_table
+from tslab.plot.tables import SortableTable
 from tslab.published import published_tables
 from tslab.released_files import DATASET_TOKENS, REPOSITORY, has_released_results, released_root
 
