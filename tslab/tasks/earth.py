@@ -106,7 +106,8 @@ def earth_task(
             *_limits(facts, about),
         ),
     )
-    return Task(name, *(table.where(part) for part in parts), meta)
+    train, val, test = (table.where(part) for part in parts)
+    return Task(name, train, val, test, meta)
 
 
 def sample_land(n: int, *, generator: torch.Generator | None = None, south: float = -90.0) -> Float[Tensor, "n 2"]:
