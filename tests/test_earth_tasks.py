@@ -22,7 +22,9 @@ from tslab.tasks.earth import (
     agreement,
     country_outlines,
     earth_task,
+    fields,
     interpolate,
+    look_up,
     nearest_node,
     read_fields,
 )
@@ -58,7 +60,7 @@ def at(lon: float, lat: float) -> torch.Tensor:
 @pytest.mark.parametrize("city", CITIES)
 def test_zones_of_cities_are_those_of_textbooks(city):
     lon, lat, zone = CITIES[city]
-    arrays, about = read_fields(SHIPPED / "climate.npz")
+    arrays, about = fields("climate")
     assert about["climate"][int(nearest_node(arrays["climate"], at(lon, lat)))] == zone
 
 
@@ -93,7 +95,7 @@ def test_zone_rules_at_their_limits():
 
 
 def test_fields_are_the_planet():
-    arrays, about = read_fields(SHIPPED / "climate.npz")
+    arrays, about = fields("climate")
 
     def temperature(lon: float, lat: float) -> float:
         return float(interpolate(arrays["temperature"], at(lon, lat))) / 100
@@ -105,7 +107,7 @@ def test_fields_are_the_planet():
             {"Cherrapunji": (91.7, 25.3), "Atacama": (-69.5, -24.5)}.items()}  # fmt: skip
     assert rain["Cherrapunji"] > 2000 and rain["Atacama"] < 50
     assert float(interpolate(arrays["seasonality"], at(129.7, 62.0))) / 100 > 50  # Yakutsk
-    places, _ = read_fields(SHIPPED / "places.npz")
+    places, _ = fields("places")
     people = 10 ** (interpolate(places["population"], at(139.7, 35.7)) / 1000)
     assert 2e7 < float(people) < 6e7  # Tokyo
     assert "Copernicus" in about["licence"]
@@ -113,7 +115,7 @@ def test_fields_are_the_planet():
 
 def test_fields_are_whole_on_the_sphere():
     """Both sides of the date line and all longitudes at a pole are the same place."""
-    arrays, _ = read_fields(SHIPPED / "climate.npz")
+    arrays, _ = fields("climate")
     lat = torch.linspace(-80, 80, 9, dtype=torch.float64)
     sides = [torch.stack([torch.full_like(lat, lon), lat], -1) for lon in (-180.0, 180.0)]
     for name in ("temperature", "precipitation"):
@@ -168,7 +170,7 @@ def test_splits_ask_what_they_say():
 
 
 def test_the_shipped_grid_is_as_good_as_its_note_says():
-    arrays, about = read_fields(SHIPPED / "climate.npz")
+    arrays, about = fields("climate")
     fine = arrays["temperature"]
     assert agreement(fine, fine, classes=False) == 1
     assert agreement(fine[::2, ::2], fine, classes=False) < about["agreement"]["temperature"]
@@ -190,6 +192,8 @@ def test_neighbours_tell_the_temperature():
         (lambda: tslab.load_task("earth_climate", n=3), "n must be"),
         (lambda: tslab.load_task("earth_climate", split="blocks"), "random, block, buffer, continent"),
         (lambda: tslab.load_task("earth_climate", resolution="fine"), "shipped, full"),
+        (lambda: look_up("earth_elevation", at(0.0, 0.0)), "earth_temperature"),
+        (lambda: look_up("earth_climate", at(float("nan"), 0.0)), "missing"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tslab._checks import check_choice, check_count
 from tslab._files import DamagedFileError, packaged_json
-from tslab.coords import sample_sphere
+from tslab.coords import check_lonlat, has_location, sample_sphere
 from tslab.earth import CONTINENTS, continents, is_land
 from tslab.released_files import data_folder
 from tslab.tasks.meta import TaskMeta
@@ -75,7 +75,7 @@ def earth_task(
     n = check_count("n", n, at_least=20)
     check_count("seed", seed, at_least=0)
     check_choice("split", split, get_args(EarthSplit))
-    arrays, about = read_fields(_path(facts["file"], check_choice("resolution", resolution, get_args(Resolution))))
+    arrays, about = fields(facts["file"], resolution)
     generator = torch.Generator().manual_seed(seed)
     if facts["file"] == "airports":
         available = len(arrays["elevation"])
@@ -85,7 +85,7 @@ def earth_task(
         target = torch.from_numpy(arrays["elevation"][rows].astype(np.float32))
     else:
         lonlat = sample_land(n, generator=generator, south=facts.get("south", -90.0))
-        target = _look_up(facts, arrays, about, lonlat)
+        target = look_up(name, lonlat, resolution=resolution)
     classes = about.get("names") or about.get(facts["field"], ())
     table = Table(lonlat=lonlat.float(), target=target, group=continents(lonlat))
     parts, how = _split(lonlat, split, seed)
@@ -108,6 +108,31 @@ def earth_task(
     )
     train, val, test = (table.where(part) for part in parts)
     return Task(name, train, val, test, meta)
+
+
+def look_up(
+    name: str, lonlat: Float[Tensor, "n 2"], *, resolution: Resolution = "shipped"
+) -> Int[Tensor, " n"] | Float[Tensor, " n"]:
+    """The label of a task at places of your own: class numbers, or numbers in the unit of the task. Not for elevation.
+
+    Raises:
+        ValueError: a task that is not known, elevation, which is known at airports only, or missing places.
+        tslab.CoordinateError: places that are no degrees.
+    """
+    facts = EARTH_TASKS[check_choice("task", name, [key for key in EARTH_TASKS if key != "earth_elevation"])]
+    check_lonlat(lonlat)
+    if not has_location(lonlat).all():
+        raise ValueError("lonlat has missing places; look up those with has_location(lonlat)")
+    arrays, _ = fields(facts["file"], resolution)
+    if facts["file"] == "countries":
+        polygons, country, _ = country_outlines(resolution)
+        nearest = shapely.STRtree(polygons).query_nearest(shapely.points(lonlat.numpy()), all_matches=False)[1]
+        return torch.from_numpy(country[nearest])
+    field = arrays[facts["field"]]
+    if facts["kind"] == "classification":
+        return nearest_node(field, lonlat)
+    value = interpolate(field, lonlat) * facts["scale"]
+    return (torch.log10(1 + value) if facts.get("transform") == "log10(1 + x)" else value).float()
 
 
 def sample_land(n: int, *, generator: torch.Generator | None = None, south: float = -90.0) -> Float[Tensor, "n 2"]:
@@ -167,7 +192,7 @@ def read_fields(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 @cache
 def country_outlines(resolution: Resolution = "shipped") -> tuple[list[shapely.Polygon], NDArray[np.int64], list[str]]:
     """Polygons of all countries in degrees, the number of the country of each, and the countries' names."""
-    arrays, about = read_fields(_path("countries", resolution))
+    arrays, about = fields("countries", resolution)
     points = np.split(arrays["points"] / 1e3, np.cumsum(arrays["ring_sizes"])[:-1])
     first = np.cumsum(arrays["polygon_rings"]) - arrays["polygon_rings"]
     polygons = [
@@ -175,6 +200,15 @@ def country_outlines(resolution: Resolution = "shipped") -> tuple[list[shapely.P
         for at, rings in zip(first, arrays["polygon_rings"], strict=True)
     ]
     return polygons, arrays["country"].astype(np.int64), about["names"]
+
+
+def fields(file: str, resolution: Resolution = "shipped") -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of ``climate``, ``places``, ``airports`` or ``countries``, and what they say of themselves.
+
+    Raises:
+        FileNotFoundError: ``full`` without the fetched file; says how to get it.
+    """
+    return read_fields(_path(file, check_choice("resolution", resolution, get_args(Resolution))))
 
 
 def _path(file: str, resolution: str) -> Path:
@@ -186,19 +220,6 @@ def _path(file: str, resolution: str) -> Path:
             f"no {path}: run `python data_scripts/fetch_earth.py --only {file}`, or use resolution='shipped'"
         )
     return path
-
-
-def _look_up(facts: dict[str, Any], arrays: dict[str, Any], about: dict[str, Any], lonlat: Tensor) -> Tensor:
-    """The label at each place."""
-    if facts["file"] == "countries":
-        polygons, country, _ = country_outlines("shipped" if "1:110m" in about["source"] else "full")
-        nearest = shapely.STRtree(polygons).query_nearest(shapely.points(lonlat.numpy()), all_matches=False)[1]
-        return torch.from_numpy(country[nearest])
-    field = arrays[facts["field"]]
-    if facts["kind"] == "classification":
-        return nearest_node(field, lonlat)
-    value = interpolate(field, lonlat) * facts["scale"]
-    return (torch.log10(1 + value) if facts.get("transform") == "log10(1 + x)" else value).float()
 
 
 def _limits(facts: dict[str, Any], about: dict[str, Any]) -> tuple[str, ...]:
