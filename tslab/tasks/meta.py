@@ -31,7 +31,7 @@ class TaskMeta:
         eval_split: what the source calls the split that is in ``Task.test``.
         licence, citation: of the data.
         synthetic: True for generated data.
-        source: ``synthetic``, ``locbench``, ``released`` or ``native``.
+        source: ``synthetic``, ``locbench``, ``released``, ``native`` or ``earth``.
         scale, seed, generator_version: of generated data.
         ceiling: the best any model can do, where it is known (synthetic data): for classification ``location_top1``,
             ``image_top1``, ``both_top1``, for regression ``location_r2`` and others; fractions.
