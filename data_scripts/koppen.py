@@ -2,8 +2,8 @@
 
 The rules are those of Beck et al. (Scientific Data 5, 2018, table 2), which follow Peel, Finlayson and McMahon
 (Hydrology and Earth System Sciences 11, 2007), with two choices that papers leave open: the limit between temperate (C)
-and cold (D) climates is the -3 °C of Köppen, and a dry winter of the tropics is Aw, a dry summer As, as in Kottek et al.
-(Meteorologische Zeitschrift 15, 2006).
+and cold (D) climates is the -3 °C of Köppen, and a dry winter of the tropics is Aw, a dry summer As, as in Kottek et
+al. (Meteorologische Zeitschrift 15, 2006).
 """
 
 import numpy as np
