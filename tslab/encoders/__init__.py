@@ -9,11 +9,12 @@ from tslab.encoders.base import (
     scales_between,
     sin_cos,
 )
-from tslab.encoders.location import EncoderConfig, LocationEncoder
 from tslab.encoders.pretrained import PRETRAINED, EqualEarthFourier, load_pretrained
 from tslab.encoders.registry import (
     ENCODERS,
+    EncoderConfig,
     EncoderInfo,
+    LocationEncoder,
     encoder_info,
     location_encoder,
     position_encoder,

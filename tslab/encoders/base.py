@@ -9,6 +9,7 @@ by 0.2 radians. `sin_turns` therefore counts phases in turns, in float64, drops 
 only then goes to the dtype of the input.
 """
 
+import inspect
 import math
 from typing import ClassVar
 
@@ -54,8 +55,7 @@ class PositionEncoder(nn.Module):
         lonlat = torch.where(has_location(lonlat)[:, None], lonlat, math.nan)  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
             return self._encode_checked(lonlat)
-        out = _empty((len(lonlat), self.out_features), lonlat.dtype)
-        _keep_freed_memory()
+        out = _empty(len(lonlat), self.out_features, lonlat.dtype)
         for target, block in zip(out.split(self.rows_per_block), lonlat.split(self.rows_per_block), strict=True):
             target.copy_(self._encode_checked(block))
         return out
@@ -72,6 +72,11 @@ class PositionEncoder(nn.Module):
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         """The formula. `lonlat` is checked already."""
         raise NotImplementedError(f"{type(self).__name__} must define encode(lonlat)")
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments that are kept under their names, but for tensors."""
+        kept = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        return ", ".join(f"{k}={v}" for k, v in kept.items() if v is not None and not isinstance(v, Tensor))
 
     @property
     def rows_per_block(self) -> int:
@@ -109,24 +114,16 @@ class PositionEncoder(nn.Module):
         return len(lonlat) <= 2 * self.rows_per_block
 
 
-def _keep_freed_memory() -> None:
-    """Make the C library keep the temporaries of one block for the next, instead of returning them.
+def _empty(rows: int, columns: int, dtype: torch.dtype) -> Float[Tensor, "n d"]:
+    """A new output in memory that costs few page faults, which else take longer than the sines.
 
-    glibc adapts how much freed memory it keeps to the largest block (up to 32 MB) freed so far. One block of
-    16 MB, freed untouched, costs microseconds and saves every following block its page faults, half of the
-    total time.
+    NumPy asks Linux to back large arrays with pages of 2 MB instead of 4 kB. (A compiled encoder allocates its own
+    output; start Python with ``THP_MEM_ALLOC_ENABLE=1`` to let PyTorch ask for huge pages everywhere.) And glibc adapts
+    how much freed memory it keeps to the largest block (up to 32 MB) freed so far: one block of 16 MB, freed untouched,
+    costs microseconds, and makes it keep the temporaries of one block of places for the next.
     """
     torch.empty(2**24, dtype=torch.uint8)
-
-
-def _empty(shape: tuple[int, int], dtype: torch.dtype) -> Float[Tensor, "n d"]:
-    """A new output, allocated by NumPy, which asks Linux to back large arrays with pages of 2 MB.
-
-    A fresh output costs one page fault for each page. With pages of 4 kB, these faults take longer than the sines.
-    A compiled encoder allocates its own output; start Python with ``THP_MEM_ALLOC_ENABLE=1`` to let PyTorch ask for
-    huge pages everywhere.
-    """
-    return torch.from_numpy(np.empty(shape, np.float32 if dtype == torch.float32 else np.float64))
+    return torch.from_numpy(np.empty((rows, columns), np.float32 if dtype == torch.float32 else np.float64))
 
 
 class WaveEncoder(PositionEncoder):
@@ -159,9 +156,6 @@ class MultiScaleEncoder(WaveEncoder):
         """Frequencies, in turns per unit of the coordinate, of the given scales (float64)."""
         return cls.turns_per_unit / scales
 
-    def extra_repr(self) -> str:
-        return f"num_scales={self.num_scales}, min_radius={self.min_radius:g}, max_radius={self.max_radius:g}"
-
 
 def geometric_scales(num_scales: int, min_radius: float, max_radius: float) -> Float[Tensor, " f"]:
     """F scales in geometric progression: s_f = r_min (r_max / r_min)^(f / (F - 1)), f = 0 ... F - 1.
@@ -175,24 +169,20 @@ def geometric_scales(num_scales: int, min_radius: float, max_radius: float) -> F
         ValueError: fewer than one scale, or not 0 < min_radius <= max_radius, both finite.
     """
     num_scales = check_count("num_scales", num_scales)
-    check_number("min_radius", min_radius, above=0)
-    check_number("max_radius", max_radius, above=0)
+    min_radius = float(check_number("min_radius", min_radius, above=0))
+    max_radius = float(check_number("max_radius", max_radius, above=0))
     if min_radius > max_radius:
         raise ValueError(
             f"min_radius and max_radius must satisfy 0 < min_radius <= max_radius, got {min_radius} and {max_radius}"
         )
-    exponents, low, high = (
-        torch.linspace(0, 1, num_scales, dtype=torch.float64, device="cpu"),
-        torch.tensor(min_radius, dtype=torch.float64, device="cpu"),
-        torch.tensor(max_radius, dtype=torch.float64, device="cpu"),
-    )
-    return scales_between(exponents, low, high)
+    exponents = torch.linspace(0, 1, num_scales, dtype=torch.float64, device="cpu")
+    return scales_between(exponents, min_radius, max_radius)
 
 
 def scales_between(
-    exponents: Float[Tensor, " f"], min_radius: Float[Tensor, ""], max_radius: Float[Tensor, ""]
+    exponents: Float[Tensor, " f"], min_radius: float | Float[Tensor, ""], max_radius: float | Float[Tensor, ""]
 ) -> Float[Tensor, " f"]:
-    """The scales r_min (r_max / r_min)^e, e in [0, 1]; all tensors, so that a graph can take them as inputs."""
+    """The scales r_min (r_max / r_min)^e, e in [0, 1]; all may be tensors, so that a graph can take them as inputs."""
     return min_radius * (max_radius / min_radius) ** exponents
 
 

@@ -68,15 +68,12 @@ class NeRF(WaveEncoder):
     def __init__(self, num_scales: int = 16) -> None:
         num_scales = check_count("num_scales", num_scales, at_most=40, hint="they are octaves")
         super().__init__(2.0 ** torch.arange(num_scales, dtype=torch.float64, device="cpu") / 2)
-        self.out_features = 6 * num_scales
+        self.num_scales, self.out_features = num_scales, 6 * num_scales
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         xyz = unit_vectors(lonlat.double())
         sine, cosine = sin_cos(xyz[:, :, None], self.frequencies, lonlat.dtype)  # (n, axis, f)
         return torch.cat([sine.flatten(1), cosine.flatten(1)], dim=-1)
-
-    def extra_repr(self) -> str:
-        return f"num_scales={len(self.frequencies)}"
 
 
 class Sphere2Vec(MultiScaleEncoder):
