@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tslab._checks import check_choice, check_count, check_number
 from tslab.coords import has_location
 from tslab.encoders import LocationEncoder
-from tslab.encoders.networks import ACTIVATIONS, Dropout, xavier_linear
+from tslab.encoders.networks import Dropout, xavier_linear
 
 FUSIONS = ("concat", "hadamard", "none")
 IMAGE_KINDS = ("feats", "scalar")
@@ -104,10 +104,17 @@ class Regressor(nn.Module):
     ) -> None:
         super().__init__()
         image_features = check_count("image_features", image_features, at_least=0)
-        _check_parts(encoder, image_features, fusion, image_kind, location_activation)
         embedding_dim = check_count("embedding_dim", embedding_dim)
         head = tuple(check_count("head", width, hint="it is a tuple of widths") for width in head)
-        check_number("dropout", dropout, at_least=0, below=1)
+        check_choice("fusion", fusion, FUSIONS)
+        check_choice("image_kind", image_kind, IMAGE_KINDS)
+        check_choice("location_activation", location_activation, LOCATION_ACTIVATIONS)
+        if encoder is None and image_features == 0:
+            raise ValueError("a regressor needs a location encoder, image features, or both")
+        if (fusion == "none") == (encoder is not None and image_features > 0):
+            raise ValueError(
+                f'fusion={fusion!r} does not fit: "none" takes one input, any other needs an encoder and image features'
+            )
         self.fusion = fusion
         self.encoder = encoder
         self.location_activation: nn.Module = nn.Sigmoid() if location_activation == "sigmoid" else nn.Identity()
@@ -168,10 +175,7 @@ class Regressor(nn.Module):
     def _embed_image(self, image: Float[Tensor, "n d"] | None) -> Float[Tensor, "n e"]:
         assert self.image is not None
         if image is None:
-            raise ValueError(
-                f"this model needs image features of width {len(self.image_mean)}; pass image=, "
-                "or train with fusion='none'"
-            )
+            raise ValueError(f"this model needs image features of width {len(self.image_mean)}; pass them as image=")
         if self.scalar is not None:
             return self.image(self.scalar(image[:, 0]))
         return self.image((image - self.image_mean) / self.image_scale)
@@ -235,30 +239,10 @@ class Ensemble(nn.Module):
         return torch.logsumexp(logs, dim=0) - torch.log(torch.tensor(float(len(self.members)), device=logs.device))
 
 
-def mlp(
-    widths: tuple[int, ...], *, activation: str = "relu", dropout: float = 0.0, generator: torch.Generator | None = None
-) -> nn.Sequential:
-    """Linear layers of the given widths with activation and dropout between them, and none after the last."""
-    check_choice("activation", activation, ACTIVATIONS)
+def mlp(widths: tuple[int, ...], *, dropout: float = 0.0, generator: torch.Generator | None = None) -> nn.Sequential:
+    """Linear layers of the given widths with ReLU and dropout between them, and none after the last."""
     check_number("dropout", dropout, at_least=0, below=1)
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(pairwise(widths)):
-        layers.append(xavier_linear(a, b, generator))
-        if i < len(widths) - 2:
-            layers += [ACTIVATIONS[activation](), Dropout(dropout)]
-    return nn.Sequential(*layers)
-
-
-def _check_parts(
-    encoder: LocationEncoder | None, image_features: int, fusion: str, image_kind: str, location_activation: str
-) -> None:
-    check_choice("fusion", fusion, FUSIONS)
-    check_choice("image_kind", image_kind, IMAGE_KINDS)
-    check_choice("location_activation", location_activation, LOCATION_ACTIVATIONS)
-    both = encoder is not None and image_features > 0
-    if encoder is None and image_features == 0:
-        raise ValueError("a regressor needs a location encoder, image features, or both")
-    if both and fusion == "none":
-        raise ValueError('fusion="none" takes one input, got an encoder and image features; use "concat" or "hadamard"')
-    if not both and fusion != "none":
-        raise ValueError(f'fusion={fusion!r} needs an encoder and image features; use fusion="none" for one of them')
+    for a, b in pairwise(widths):
+        layers += [xavier_linear(a, b, generator), nn.ReLU(), Dropout(dropout)]
+    return nn.Sequential(*layers[:-2])

@@ -49,8 +49,7 @@ class PositionEncoder(nn.Module):
         check_lonlat(lonlat)
         if lonlat.dtype not in (torch.float32, torch.float64):
             raise CoordinateError(
-                f"lonlat is {lonlat.dtype}, which moves places by up to a degree; pass float32 or float64 coordinates "
-                "(autocast the network behind the encoder, not its input)"
+                f"lonlat is {lonlat.dtype}, which moves places by up to a degree; pass float32 or float64 coordinates"
             )
         lonlat = torch.where(has_location(lonlat)[:, None], lonlat, math.nan)  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
@@ -62,11 +61,9 @@ class PositionEncoder(nn.Module):
 
     def _encode_checked(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         features = self.encode(lonlat)
-        if features.ndim != 2 or features.shape[1] != self.out_features or features.shape[0] != lonlat.shape[0]:
-            raise ValueError(
-                f"{type(self).__name__}.encode must return (n, out_features) = "
-                f"{(lonlat.shape[0], self.out_features)}, got {tuple(features.shape)}"
-            )
+        if features.shape != (len(lonlat), self.out_features):
+            expected, got = (len(lonlat), self.out_features), tuple(features.shape)
+            raise ValueError(f"{type(self).__name__}.encode must return (n, out_features) = {expected}, got {got}")
         return features
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
@@ -172,9 +169,7 @@ def geometric_scales(num_scales: int, min_radius: float, max_radius: float) -> F
     min_radius = float(check_number("min_radius", min_radius, above=0))
     max_radius = float(check_number("max_radius", max_radius, above=0))
     if min_radius > max_radius:
-        raise ValueError(
-            f"min_radius and max_radius must satisfy 0 < min_radius <= max_radius, got {min_radius} and {max_radius}"
-        )
+        raise ValueError(f"it must hold that 0 < min_radius <= max_radius, got {min_radius} and {max_radius}")
     exponents = torch.linspace(0, 1, num_scales, dtype=torch.float64, device="cpu")
     return scales_between(exponents, min_radius, max_radius)
 
@@ -207,10 +202,10 @@ def sin_cos(
     return phase.sin(), phase.cos()
 
 
-def interleave(*columns: Float[Tensor, " f"]) -> Float[Tensor, " {len(columns)}*f"]:
-    """Tables of k features per scale, written as k columns, in the order of the output: scale by scale.
+def interleave(*features: Float[Tensor, "*n f"]) -> Float[Tensor, "*n {len(features)}*f"]:
+    """k features of each scale, (n, f) each, in the order of the output: all of the first scale, then the second.
 
-    With its frequencies in that order, an encoder computes each feature where it is written, side by side. A
-    compiler makes one vectorised loop of that, without any intermediate result.
+    Also for tables (f,): with its frequencies in that order, an encoder computes each feature where it is written, side
+    by side. A compiler makes one vectorised loop of that, without any intermediate result.
     """
-    return torch.stack(columns, dim=-1).flatten()
+    return torch.stack(features, dim=-1).flatten(-2)

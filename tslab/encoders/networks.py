@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -77,13 +78,7 @@ class FFNLayer(nn.Module):
     of the same width), LayerNorm."""
 
     def __init__(
-        self,
-        linear: nn.Linear,
-        activation: str | None,
-        dropout: float,
-        *,
-        layer_norm: bool = False,
-        skip: bool = False,
+        self, linear: nn.Linear, activation: str | None, dropout: float, layer_norm: bool = False, skip: bool = False
     ) -> None:
         super().__init__()
         self.linear = linear
@@ -118,15 +113,9 @@ class ResidualNet(nn.Module):
         check_layers(dropout, in_features=in_features, out_features=out_features)
         check_count("num_blocks", num_blocks, at_least=0)
         self.input = xavier_linear(in_features, out_features, generator)
+        linear = partial(xavier_linear, out_features, out_features, generator)
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                xavier_linear(out_features, out_features, generator),
-                nn.ReLU(),
-                Dropout(dropout),
-                xavier_linear(out_features, out_features, generator),
-                nn.ReLU(),
-            )
-            for _ in range(num_blocks)
+            nn.Sequential(linear(), nn.ReLU(), Dropout(dropout), linear(), nn.ReLU()) for _ in range(num_blocks)
         )
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:

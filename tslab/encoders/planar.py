@@ -63,8 +63,7 @@ class Tile(PositionEncoder):
         self.n_rows = math.ceil((lat_max - lat_min) / cell_size)
         if self.n_cols * self.n_rows * num_features > 2**31:
             raise ValueError(
-                f"cell_size={cell_size} needs {self.n_rows} x {self.n_cols} cells of {num_features} numbers, over "
-                "8 GB; choose larger cells or a smaller extent"
+                f"cell_size={cell_size} makes {self.n_rows} x {self.n_cols} cells, over 8 GB; choose larger cells"
             )
         self.out_features = self.num_features = num_features
         table = torch.randn((self.n_rows * self.n_cols, num_features), generator=generator)
@@ -301,7 +300,5 @@ def check_extent(extent: Extent) -> Extent:
     except (TypeError, ValueError):
         lon_min = lon_max = lat_min = lat_max = math.nan
     if not (lon_min < lon_max and lat_min < lat_max):
-        raise ValueError(
-            f"extent must be (lon_min, lon_max, lat_min, lat_max), lon_min < lon_max, lat_min < lat_max: {extent}"
-        )
+        raise ValueError(f"extent must be lon_min < lon_max, lat_min < lat_max in degrees, got {extent}")
     return lon_min, lon_max, lat_min, lat_max

@@ -75,13 +75,9 @@ class EqualEarthFourier(PositionEncoder):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        num_frequencies = check_count("num_frequencies", num_frequencies)
-        if not sigmas:
-            raise ValueError("sigmas must hold at least one number, got none")
-        for sigma in sigmas:
-            check_number("sigmas", sigma, above=0)
-        self.sigmas, self.num_frequencies = tuple(sigmas), num_frequencies
-        self.out_features = 2 * num_frequencies * len(self.sigmas)
+        self.num_frequencies = check_count("num_frequencies", num_frequencies)
+        self.sigmas = tuple(check_number("sigmas", sigma, above=0) for sigma in sigmas)
+        self.out_features = 2 * num_frequencies * check_count("the number of sigmas", len(self.sigmas))
         normal = torch.randn((len(self.sigmas), num_frequencies, 2), generator=generator)
         self.register_buffer("directions", normal * torch.tensor(self.sigmas)[:, None, None])
 
@@ -154,9 +150,7 @@ def _read_satclip(state: Weights, options: Mapping[str, Any]) -> tuple[LocationE
     published = {"le_type": "sphericalharmonics", "pe_type": "siren", "harmonics_calculation": "analytic"}
     for name, value in published.items():
         if options.get(name, value) != value:
-            raise CheckpointError(
-                f"a SatCLIP model with {name}={options[name]!r}, only the published {value!r} is supported"
-            )
+            raise CheckpointError(f"only SatCLIP with {name}={value!r} is supported, it has {name}={options[name]!r}")
     nnet = {name: value for name, value in state.items() if "nnet." in name}
     num_layers = len({name for name in nnet if re.search(r"nnet\.layers\.\d+\.weight$", name)})
     nnet = {f"network.{name.partition('nnet.')[2]}": value for name, value in nnet.items()}
@@ -193,9 +187,8 @@ def _read_geoclip(state: Weights, _: Mapping[str, Any]) -> tuple[LocationEncoder
     first, last = (weights.get(f"network.branches.0.{layer}.weight") for layer in (0, 6))
     if first is None or last is None or first.ndim != 2 or last.ndim != 2:
         raise CheckpointError("the layers LocEnc0.capsule.1 and LocEnc0.head.0 are missing")
-    position = EqualEarthFourier(
-        sigmas=tuple(float(band.float().std()) for band in bands), num_frequencies=len(bands[0])
-    )
+    sigmas = tuple(float(band.float().std()) for band in bands)
+    position = EqualEarthFourier(sigmas, num_frequencies=len(bands[0]))
     network = ParallelMLPs(position.out_features, len(last), num_scales=len(bands), hidden_dim=len(first))
     weights["position_encoder.directions"] = torch.stack(bands)
     return LocationEncoder(position, network, len(last)), weights

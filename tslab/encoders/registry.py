@@ -194,35 +194,42 @@ def location_encoder(
     check_count("embedding_dim", embedding_dim)
     position = info.preset_parameters(preset)
     network = network or info.presets.get(preset or "", {}).get("network", info.network)
-    build_network = network_class(network)
-    network_defaults = _defaults(build_network, "in_features", "out_features", "generator")
+    network_defaults = _defaults(network_class(network), "in_features", "out_features", "generator")
     _reject_unknown(key, parameters, (*info.parameters, *network_defaults, "generator"))
     position |= {name: value for name, value in parameters.items() if name in info.parameters}
     behind = {name: value for name, value in parameters.items() if name in network_defaults}
     if preset and "final_activation" in network_defaults:
         behind.setdefault("final_activation", True)
-    random = {"generator": generator} if generator is not None and "generator" in info.parameters else {}
-    encoder = position_encoder(key, **position, **random)
-    net = build_network(encoder.out_features, embedding_dim, generator=generator, **behind)
     config = EncoderConfig(
-        key,
-        embedding_dim,
+        key=key,
+        embedding_dim=embedding_dim,
         position=_plain(_defaults(info.build, "generator") | position),
         network=network,
         network_parameters=_plain(network_defaults | behind),
     )
-    return LocationEncoder(encoder, net, embedding_dim, config)
+    return build_encoder(config, generator, **{k: v for k, v in position.items() if isinstance(v, Tensor)})
 
 
-def build_encoder(config: EncoderConfig) -> LocationEncoder:
+def build_encoder(
+    config: EncoderConfig, generator: torch.Generator | None = None, **tensors: Tensor
+) -> LocationEncoder:
     """A location encoder with the given configuration and random weights.
+
+    Args:
+        config: what to build.
+        generator: random source of the weights and of the random parts of the position encoding.
+        tensors: parameters of the position encoder that a configuration cannot hold.
 
     Raises:
         KeyError: the key is not in `ENCODERS`; an encoder of your own must be registered first.
         TypeError, ValueError: parameters that the encoder or its network does not take.
     """
-    encoder = position_encoder(config.key, **config.position)
-    net = network_class(config.network)(encoder.out_features, config.embedding_dim, **config.network_parameters)
+    position = {**config.position, **tensors}
+    if generator is not None and "generator" in encoder_info(config.key).parameters:
+        position["generator"] = generator
+    encoder = position_encoder(config.key, **position)
+    build_network = network_class(config.network)
+    net = build_network(encoder.out_features, config.embedding_dim, generator=generator, **config.network_parameters)
     return LocationEncoder(encoder, net, config.embedding_dim, config)
 
 

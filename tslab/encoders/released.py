@@ -108,15 +108,11 @@ def _parts(checkpoint: Any, path: object) -> tuple[dict[str, Any], dict[str, Ten
     """The stored options and weights."""
     parts = [checkpoint.get(name) if isinstance(checkpoint, dict) else None for name in ("params", "state_dict")]
     if not all(isinstance(part, dict) for part in parts):
-        raise CheckpointError(
-            f"{path} is not a released TorchSpatial checkpoint (no params and state_dict); {HOW_TO_GET}"
-        )
+        raise CheckpointError(f"{path} is not a released TorchSpatial checkpoint, with params and state_dict")
     params, state = parts
     broken = [name for name, value in state.items() if not (isinstance(value, Tensor) and value.is_floating_point())]
     if broken:
-        raise CheckpointError(
-            f"{path}: {', '.join(map(str, broken[:3]))} in its state_dict should be floating point tensors"
-        )
+        raise CheckpointError(f"{path}: {broken[:3]} in its state_dict should be floating point tensors")
     return params, state
 
 

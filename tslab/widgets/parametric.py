@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from tslab._checks import check_number
 from tslab.coords import sample_sphere
 from tslab.diagnostics import EPSILON_DEG
-from tslab.encoders import MultiScaleEncoder, PositionEncoder, position_encoder, scales_between
+from tslab.encoders import MultiScaleEncoder, PositionEncoder, position_encoder
+from tslab.encoders.base import scales_between
 from tslab.encoders.harmonics import SphericalHarmonics
 from tslab.encoders.planar import RBF, RFF, Tile
 from tslab.encoders.spherical import NeRF
