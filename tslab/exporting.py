@@ -253,6 +253,6 @@ def _compared(expected: Tensor, found: Tensor, path: Path, size: int, tolerance:
     relative = error / (float(expected[present].abs().max()) or 1.0)
     if not relative <= tolerance:
         raise ValueError(
-            f"{path.name} differs from the module by {relative:.1e} of its largest output: over {tolerance:.0e}"
+            f"{path.name} differs from the module by {relative:.1e} of the largest output, over {tolerance:g}"
         )
     return ExportReport(path, size, expected[:1].numel(), error, relative)

@@ -8,6 +8,7 @@ regressor uses a learned vector in its place.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +114,7 @@ class Regressor(nn.Module):
             raise ValueError("a regressor needs a location encoder, image features, or both")
         if (fusion == "none") == (encoder is not None and image_features > 0):
             raise ValueError(
-                f'fusion={fusion!r} does not fit: "none" takes one input, any other needs an encoder and image features'
+                f'"none" takes one input, any other needs an encoder and image features; got fusion={fusion!r}'
             )
         self.fusion = fusion
         self.encoder = encoder
@@ -122,15 +123,14 @@ class Regressor(nn.Module):
         self.missing = nn.Parameter(torch.zeros(width)) if encoder is not None else None
         self.scalar = ScalarFeatures() if image_kind == "scalar" and image_features else None
         branch_in = self.scalar.out_features if self.scalar is not None else image_features
-        self.image = (
-            mlp((branch_in, max(width, 2), width), dropout=dropout, generator=generator) if image_features else None
-        )
+        how: dict[str, Any] = {"dropout": dropout, "generator": generator}
+        self.image = mlp((branch_in, max(width, 2), width), **how) if image_features else None
         self.register_buffer("image_mean", torch.zeros(image_features))
         self.register_buffer("image_scale", torch.ones(image_features))
         self.register_buffer("label_mean", torch.zeros(()))
         self.register_buffer("label_scale", torch.ones(()))
         fused = 2 * width if fusion == "concat" else width
-        self.head = mlp((fused, *head, 1), dropout=dropout, generator=generator)
+        self.head = mlp((fused, *head, 1), **how)
 
     @torch.no_grad()
     def fit_scales(
@@ -156,14 +156,12 @@ class Regressor(nn.Module):
         self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None
     ) -> Float[Tensor, " n"]:
         """The prediction in units of the label's standard deviation, which the loss compares."""
-        location = self._embed_location(lonlat) if self.encoder is not None else None
-        features = self._embed_image(image) if self.image is not None else None
-        if location is None or features is None:
-            fused = location if location is not None else features
-        elif self.fusion == "hadamard":
-            fused = location * features
-        else:
-            fused = torch.cat([features, location], dim=-1)
+        parts = []
+        if self.image is not None:
+            parts.append(self._embed_image(image))
+        if self.encoder is not None:
+            parts.append(self._embed_location(lonlat))
+        fused = parts[0] * parts[1] if self.fusion == "hadamard" else torch.cat(parts, dim=-1)
         return self.head(fused).squeeze(-1)
 
     def _embed_location(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n e"]:

@@ -48,9 +48,7 @@ class PositionEncoder(nn.Module):
         """
         check_lonlat(lonlat)
         if lonlat.dtype not in (torch.float32, torch.float64):
-            raise CoordinateError(
-                f"lonlat is {lonlat.dtype}, which moves places by up to a degree; pass float32 or float64 coordinates"
-            )
+            raise CoordinateError(f"{lonlat.dtype} moves places by up to a degree; pass lonlat in float32 or float64")
         lonlat = torch.where(has_location(lonlat)[:, None], lonlat, math.nan)  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
             return self._encode_checked(lonlat)
@@ -61,8 +59,8 @@ class PositionEncoder(nn.Module):
 
     def _encode_checked(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         features = self.encode(lonlat)
-        if features.shape != (len(lonlat), self.out_features):
-            expected, got = (len(lonlat), self.out_features), tuple(features.shape)
+        expected, got = (lonlat.shape[0], self.out_features), tuple(features.shape)
+        if got != expected:
             raise ValueError(f"{type(self).__name__}.encode must return (n, out_features) = {expected}, got {got}")
         return features
 
@@ -94,9 +92,9 @@ class PositionEncoder(nn.Module):
         for name, buffer in list(self.named_buffers(recurse=False)):
             constant = name in self._non_persistent_buffers_set
             if constant and before[name].is_meta and not buffer.is_meta:
+                where = f"{name} of {type(self).__name__}"
                 raise RuntimeError(
-                    f"{name} of {type(self).__name__} has no value on the meta device and is not saved with the "
-                    "weights; build the encoder where it has one, or make it with register_constant on the CPU"
+                    f"{where} has no value on the meta device; make it with register_constant on the CPU"
                 )
             if constant or buffer.dtype != before[name].dtype:
                 setattr(self, name, before[name].to(buffer.device))
@@ -106,9 +104,8 @@ class PositionEncoder(nn.Module):
         """True where one pass is right: small input, an accelerator, or operations that are recorded."""
         if values_are_hidden(lonlat) or lonlat.device.type != "cpu":
             return True
-        if torch.is_grad_enabled() and (lonlat.requires_grad or any(p.requires_grad for p in self.parameters())):
-            return True
-        return len(lonlat) <= 2 * self.rows_per_block
+        recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (lonlat, *self.parameters()))
+        return recorded or len(lonlat) <= 2 * self.rows_per_block
 
 
 def _empty(rows: int, columns: int, dtype: torch.dtype) -> Float[Tensor, "n d"]:
@@ -169,7 +166,7 @@ def geometric_scales(num_scales: int, min_radius: float, max_radius: float) -> F
     min_radius = float(check_number("min_radius", min_radius, above=0))
     max_radius = float(check_number("max_radius", max_radius, above=0))
     if min_radius > max_radius:
-        raise ValueError(f"it must hold that 0 < min_radius <= max_radius, got {min_radius} and {max_radius}")
+        raise ValueError(f"min_radius <= max_radius must hold, got {min_radius} and {max_radius}")
     exponents = torch.linspace(0, 1, num_scales, dtype=torch.float64, device="cpu")
     return scales_between(exponents, min_radius, max_radius)
 

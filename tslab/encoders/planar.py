@@ -62,9 +62,8 @@ class Tile(PositionEncoder):
         self.n_cols = math.ceil((lon_max - lon_min) / cell_size)
         self.n_rows = math.ceil((lat_max - lat_min) / cell_size)
         if self.n_cols * self.n_rows * num_features > 2**31:
-            raise ValueError(
-                f"cell_size={cell_size} makes {self.n_rows} x {self.n_cols} cells, over 8 GB; choose larger cells"
-            )
+            cells = f"{self.n_rows} x {self.n_cols} cells"
+            raise ValueError(f"cell_size={cell_size} makes {cells}, a table of over 8 GB; choose larger cells")
         self.out_features = self.num_features = num_features
         table = torch.randn((self.n_rows * self.n_cols, num_features), generator=generator)
         self.table = nn.Parameter(table / math.sqrt(num_features))
@@ -145,10 +144,8 @@ class RBF(PositionEncoder):
             anchors = sample_sphere(count, generator=generator)
         elif num_anchors not in (None, len(anchors)):
             raise ValueError(f"num_anchors={num_anchors} but {len(anchors)} anchors are given; leave num_anchors out")
-        if len(check_lonlat(anchors, name="anchors")) == 0:
-            raise ValueError("anchors must hold at least one place, got none")
-        if not bool(has_location(anchors).all()):
-            raise ValueError("anchors must not hold missing places; use anchors[tslab.has_location(anchors)]")
+        if len(check_lonlat(anchors, name="anchors")) == 0 or not bool(has_location(anchors).all()):
+            raise ValueError("anchors must hold at least one place and no missing ones; see tslab.has_location")
         self.kernel_size = kernel_size
         self.out_features = self.num_anchors = len(anchors)
         # (m, 2), but column by column in memory: a compiled encoder then reads each coordinate in one sweep
@@ -200,8 +197,7 @@ class RFF(PositionEncoder):
         check_number("kernel_size", kernel_size, above=0, hint="it is the variance of the directions")
         self.extent = check_extent(extent)
         self.kernel_size = kernel_size
-        directions = torch.randn((num_scales, 2), generator=generator) * math.sqrt(kernel_size)
-        self.register_buffer("directions", directions)
+        self.register_buffer("directions", torch.randn((num_scales, 2), generator=generator) * math.sqrt(kernel_size))
         self.register_buffer("shift", torch.rand(num_scales, generator=generator) * (2 * math.pi))
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
@@ -300,5 +296,5 @@ def check_extent(extent: Extent) -> Extent:
     except (TypeError, ValueError):
         lon_min = lon_max = lat_min = lat_max = math.nan
     if not (lon_min < lon_max and lat_min < lat_max):
-        raise ValueError(f"extent must be lon_min < lon_max, lat_min < lat_max in degrees, got {extent}")
+        raise ValueError(f"extent must be degrees with lon_min < lon_max and lat_min < lat_max, got {extent}")
     return lon_min, lon_max, lat_min, lat_max

@@ -228,8 +228,8 @@ def build_encoder(
     if generator is not None and "generator" in encoder_info(config.key).parameters:
         position["generator"] = generator
     encoder = position_encoder(config.key, **position)
-    build_network = network_class(config.network)
-    net = build_network(encoder.out_features, config.embedding_dim, generator=generator, **config.network_parameters)
+    build = network_class(config.network)
+    net = build(encoder.out_features, config.embedding_dim, generator=generator, **config.network_parameters)
     return LocationEncoder(encoder, net, config.embedding_dim, config)
 
 

@@ -53,13 +53,10 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     folder = Path(path)
     encoder = unwrap(encoder)  # type: ignore[assignment]
     if not isinstance(encoder, LocationEncoder):
-        raise TypeError(
-            f"save_encoder saves a LocationEncoder, got {type(encoder).__name__}; of a model, save its .encoder"
-        )
+        raise TypeError(f"a LocationEncoder is saved, got {type(encoder).__name__}; of a model, save its .encoder")
     if encoder.config is None:
         raise ValueError(
-            "this LocationEncoder has no configuration to build it again; make it with tslab.location_encoder(...), "
-            "after tslab.register_encoder(...) if the position encoder is your own"
+            "it has no configuration to build it again; register yours and use tslab.location_encoder(...)"
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
@@ -81,9 +78,7 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     try:
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"parameters of an encoder must be numbers, strings, lists or None to be saved: {error}"
-        ) from error
+        raise ValueError(f"parameters of a saved encoder must be numbers, strings, lists or None: {error}") from error
     atomic_write(folder / weights_file, weights)
     atomic_write(folder / CONFIG_FILE, text)
     for older in folder.glob("weights-*.safetensors"):
@@ -113,10 +108,7 @@ def load_encoder(path: str | os.PathLike[str], *, device: str | torch.device = "
     try:
         encoder = build_encoder(EncoderConfig(**config["encoder"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{config_path} describes no encoder of this version of tslab: {error}; if it is one of your own, call "
-            "tslab.register_encoder first"
-        ) from error
+        raise CheckpointError(f"{config_path}: no encoder known here (see tslab.register_encoder): {error}") from error
     encoder.to(getattr(torch, config["dtype"]))
     load_weights(encoder, read_safetensors(weights_path), weights_path)
     return encoder.eval().to(device)
@@ -179,9 +171,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
                 f"read ({found[0].strip()}). If you trust its source, open it there and save only its state dict"
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is not a readable torch file ({reason[:200]}); an incomplete download? Fetch it again"
-        ) from None
+        raise CheckpointError(f"{path} is not a readable torch file ({reason[:200]}); fetch it again") from None
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -209,9 +199,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not the configuration of a {FORMAT}")
     version, weights, encoder = (config.get(name) for name in ("format_version", "weights", "encoder"))
     if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version}, this tslab reads version {FORMAT_VERSION}; install a newer tslab"
-        )
+        versions = f"format version {version}, this tslab reads version {FORMAT_VERSION}"
+        raise CheckpointError(f"{path} has {versions}; install a newer tslab")
     complete = isinstance(weights, dict) and {"file", "sha256"} <= weights.keys()
     if not complete or config.get("dtype") not in ("float16", "bfloat16", "float32", "float64"):
         raise CheckpointError(f"{path} is incomplete; save the encoder again")
