@@ -262,5 +262,5 @@ def _destination(origins: Float[Tensor, "n 2"], bearing: Float[Tensor, " n"], an
 
 def _places(lon: Tensor | float, lat: Tensor | float) -> Float[Tensor, "n 2"]:
     """Places from longitudes and latitudes, one of which may be a number; longitudes may be beyond the date line."""
-    lon, lat = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (lon, lat)))
-    return torch.stack([(lon + 180) % 360 - 180, lat], dim=-1)
+    x, y = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (lon, lat)))
+    return torch.stack([(x + 180) % 360 - 180, y], dim=-1)

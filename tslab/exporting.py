@@ -5,13 +5,12 @@ values, so whoever calls them has to keep longitudes and latitudes in range; a m
 is compared with the module before it is handed over. The chapter *Exporting a model* uses this module.
 """
 
-import contextlib
 import inspect
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,16 +134,22 @@ def onnx_graph(module: nn.Module, args: tuple[Tensor, ...], **options: Any) -> b
     """
     for package in ("onnx", "onnxscript"):
         require(package, "onnx")
-    with _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            args,
-            dynamo=True,
-            opset_version=OPSET,
-            custom_translation_table={torch.ops.aten.scalar_tensor.default: _exact_constant},
-            verbose=False,
-            **options,
-        )
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the exporter also warns a lot; errors still come through as exceptions
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                args,
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table={torch.ops.aten.scalar_tensor.default: _exact_constant},
+                verbose=False,
+                **options,
+            )
+    finally:
+        logging.disable(disabled)
     assert program is not None
     model = program.model_proto
     model.doc_string = model.graph.doc_string = ""
@@ -230,19 +235,6 @@ def _exact_constant(value: float, dtype: int = 1, **_: Any) -> Any:
     from onnxscript import opset20
 
     return opset20.Constant(value=onnx.helper.make_tensor("", dtype if dtype > 0 else 1, (), [value]))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what the exporter warns about and logs; errors still come through as exceptions."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _compared(expected: Tensor, found: Tensor, path: Path, size: int, tolerance: float) -> ExportReport:

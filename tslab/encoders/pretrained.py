@@ -125,7 +125,7 @@ def load_pretrained(kind: str, path: str | os.PathLike[str]) -> LocationEncoder:
     info = PRETRAINED[kind]
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}; {info.name} is published at {info.source}")
-    content = read_safetensors(path) if Path(path).suffix == ".safetensors" else read_torch_file(path)
+    content: Any = read_safetensors(path) if Path(path).suffix == ".safetensors" else read_torch_file(path)
     options = content.get("hyper_parameters", {}) if isinstance(content, Mapping) else {}
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
@@ -162,7 +162,7 @@ def _read_satclip(state: Weights, options: Mapping[str, Any]) -> tuple[LocationE
     if degree**2 != first.shape[1]:
         raise CheckpointError(f"{first.shape[1]} input features are no set of spherical harmonics (a square number)")
     weights["network.layers.0.weight"] = first * _satclip_factors(degree)
-    size = {"hidden_dim": len(first), "num_hidden_layers": num_layers}
+    size: dict[str, Any] = {"hidden_dim": len(first), "num_hidden_layers": num_layers}
     return location_encoder("siren_sh", len(last), degree=degree, dropout=0.5, **size), weights
 
 

@@ -1,7 +1,8 @@
 """The encoders by name: which class stands behind a key, what it takes, and how others can join.
 
 `ENCODERS` is a plain dict. `position_encoder` builds the fixed part PE(x), `location_encoder` puts the
-network behind it, `register_encoder` adds an encoder of your own, which then works everywhere a key does.
+network behind it and returns a `LocationEncoder`, whose `EncoderConfig` rebuilds it. `register_encoder` adds an
+encoder of your own, which then works everywhere a key does.
 """
 
 import inspect

@@ -84,10 +84,9 @@ def load_released_checkpoint(path: str | os.PathLike[str], *, extent: Extent = G
             are not in the file, only their row numbers in a training set), spherical harmonics, and models
             with an image network.
     """
-    try:
-        checkpoint = read_torch_file(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"no checkpoint {path}; {HOW_TO_GET}") from error
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no checkpoint {path}; {HOW_TO_GET}")
+    checkpoint = read_torch_file(path)
     params, state = _parts(checkpoint, path)
     key = _encoder_key(params, path)
     classes = state.get("class_emb.weight")
@@ -98,7 +97,11 @@ def load_released_checkpoint(path: str | os.PathLike[str], *, extent: Extent = G
     if key == "rff":
         parameters["extent"] = extent
     if key == "tile":
-        parameters["num_features"] = _width_of_the_one_cell(weights, path)
+        table = weights.get("position_encoder.table")
+        if table is None or len(table) != 1:
+            which = "is missing, or it has several cells and the file does not tell their size"
+            raise CheckpointError(f"{path}: the table of the tile encoder {which}; {HOW_TO_GET}")
+        parameters["num_features"] = table.shape[-1]
     encoder = location_encoder(key, classes.shape[1], preset="locbench2024", **parameters)
     load_weights(encoder, weights, path)
     return ReleasedModel(encoder, classes, key, checkpoint).eval()
@@ -106,10 +109,10 @@ def load_released_checkpoint(path: str | os.PathLike[str], *, extent: Extent = G
 
 def _parts(checkpoint: Any, path: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The stored options and weights."""
-    parts = [checkpoint.get(name) if isinstance(checkpoint, dict) else None for name in ("params", "state_dict")]
-    if not all(isinstance(part, dict) for part in parts):
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    params, state = content.get("params"), content.get("state_dict")
+    if not isinstance(params, dict) or not isinstance(state, dict):
         raise CheckpointError(f"{path} is not a released TorchSpatial checkpoint, with params and state_dict")
-    params, state = parts
     broken = [name for name, value in state.items() if not (isinstance(value, Tensor) and value.is_floating_point())]
     if broken:
         raise CheckpointError(f"{path}: {broken[:3]} in its state_dict should be floating point tensors")
@@ -159,13 +162,3 @@ def _parameters(key: str, params: Mapping[str, Any], path: object) -> dict[str, 
     if missing := [repr(option) for option in options.values() if option not in params]:
         raise CheckpointError(f"{path}: the option {', '.join(missing)} is missing from its params; {HOW_TO_GET}")
     return {name: params[option] for name, option in options.items()}
-
-
-def _width_of_the_one_cell(weights: Mapping[str, Tensor], path: object) -> int:
-    """Number of features of the tile encoder, whose released tables have one cell."""
-    table = weights.get("position_encoder.table")
-    if table is None or table.ndim != 2:
-        raise CheckpointError(f"{path}: the table of the tile encoder is missing; {HOW_TO_GET}")
-    if len(table) != 1:
-        raise CheckpointError(f"{path}: its table has {len(table)} cells, but the file does not tell their size")
-    return table.shape[1]

@@ -213,6 +213,6 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _numpy_scalars() -> list[Any]:
     """What a pickled NumPy number needs: a constructor of scalars and the plain numeric dtypes, nothing
     callable else."""
-    scalar = np._core.multiarray.scalar
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype]
     return [*named, *(type(np.dtype(kind)) for kind in ("int32", "int64", "float32", "float64", "bool"))]
