@@ -166,10 +166,8 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated archives, foreign pickles and text raise half a dozen types
         if found := re.search(CODE_IN_FILE, str(error)):
-            raise CheckpointError(
-                f"{path} holds more than tensors and plain values, and reading that could run code, so it was not "
-                f"read ({found[0].strip()}). If you trust its source, open it there and save only its state dict"
-            ) from None
+            what = f"{path} was not read: it holds objects that could run code ({found[0].strip()})"
+            raise CheckpointError(f"{what}; if you trust its source, open it there and save its state dict") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a readable torch file ({reason[:200]}); fetch it again") from None
 
