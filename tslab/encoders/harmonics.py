@@ -83,9 +83,6 @@ class SphericalHarmonics(PositionEncoder):
     def rows_per_block(self) -> int:
         return max(256, super().rows_per_block)  # enough rows for a fast matrix product
 
-    def extra_repr(self) -> str:
-        return f"degree={self.degree}"
-
 
 def fourier_tables(degree: int) -> tuple[Float[Tensor, "k even"], Float[Tensor, "k odd"]]:
     """The coefficients c_klm of `SphericalHarmonics` for even and for odd degrees l, float64, on the CPU.

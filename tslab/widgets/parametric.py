@@ -23,7 +23,8 @@ from tslab._checks import check_number
 from tslab._files import packaged_json
 from tslab.coords import sample_sphere
 from tslab.diagnostics import EPSILON_DEG
-from tslab.encoders import MultiScaleEncoder, PositionEncoder, position_encoder, scales_between
+from tslab.encoders import MultiScaleEncoder, PositionEncoder, position_encoder
+from tslab.encoders.base import scales_between
 from tslab.encoders.harmonics import SphericalHarmonics
 from tslab.encoders.planar import RBF, RFF, Tile
 from tslab.encoders.spherical import NeRF
