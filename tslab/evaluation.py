@@ -25,10 +25,11 @@ class Evaluation:
 
     Attributes:
         metrics: name to value; classification: n, top1, top3, mrr, ece; regression: n, r2, mae, rmse; with
-            intervals also ``<name>_low`` and ``<name>_high`` (bootstrap over rows); ``<name>_blocks``: mean
-            over spatial blocks, each block counting the same.
+            intervals also ``<name>_low`` and ``<name>_high`` (`tslab.metrics.bootstrap_interval`);
+            ``<name>_blocks``: mean over spatial blocks, each block counting the same.
         results: one row for each evaluated row, indexed by its row in the table; columns lon, lat (degrees)
-            and true_class_prob, reciprocal_rank, hit1, hit3 (classification) or prediction, label (regression).
+            and true_class_prob, reciprocal_rank, hit1, hit3 (classification) or prediction, label (regression);
+            block where the table was split by blocks.
         strata: one row for each stratum of `tslab.earth.strata` with its metrics and intervals; "all" first.
         blocks: one row for each occupied spatial block: lon, lat of its south-west corner, n, metrics.
         reliability: data of the reliability diagram (`tslab.metrics.reliability`); None for regression.
@@ -72,7 +73,8 @@ def evaluate(
             `tslab.baselines`, or "no_prior".
         table: a split of a task, for example ``task.test``.
         use_image: None means: if the table has image predictions, one column for each class.
-        intervals: add 95 % bootstrap intervals.
+        intervals: add 95 % bootstrap intervals. They resample the blocks that the table was split by
+            (``table.block``), and rows where it was not split by blocks.
         block_deg: size of the spatial blocks, in degrees.
         bins: bins of the reliability diagram.
 
@@ -94,6 +96,8 @@ def evaluate(
         results = regression_results(model, table)
     else:
         results, confidence = classification_results(model, table, use_image)
+    if bool((table.block >= 0).any()):
+        results["block"] = table.block.cpu().numpy()[results.index]
     metrics = summarise(results, intervals=intervals)
     diagram = None
     if confidence is not None:

@@ -117,5 +117,6 @@ def released_task(
     if len(table) != expected:
         notes += (f"The complete release has {expected:,} places; this copy of it differs.",)
     meta = info.task_meta("released", licence=f"{TORCHSPATIAL_TERMS}. {info.licence}", seed=seed, notes=notes)
+    table = table.in_blocks(size_degrees=size_degrees, size_km=size_km)
     train, val, test = (table.where(part) for part in parts)
     return Task(name=name, train=train, val=val, test=test, meta=meta)

@@ -122,12 +122,13 @@ class Task:
         check_number("fraction", fraction, above=0, below=1)
         if len(self.val):
             return self
+        rows = self.train.in_blocks(size_degrees=size_degrees, size_km=size_km)
         parts, how = split_rows(
             self.train.lonlat, (1 - fraction, fraction), size_degrees=size_degrees, size_km=size_km, seed=seed
         )
         note = f"Validation rows: {len(parts[1]):,} of the training rows, chosen {how} (seed {seed})."
         meta = replace(self.meta, notes=(*self.meta.notes, note))
-        return replace(self, train=self.train.where(parts[0]), val=self.train.where(parts[1]), meta=meta)
+        return replace(self, train=rows.where(parts[0]), val=rows.where(parts[1]), meta=meta)
 
     def resplit(
         self,
@@ -145,6 +146,7 @@ class Task:
         parts, how = split_rows(whole.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
         note = f"All rows split anew {how} (seed {seed}): this is not the split of the source."
         meta = replace(self.meta, notes=(*self.meta.notes, note), ceiling={}, eval_split="test")
+        whole = whole.in_blocks(size_degrees=size_degrees, size_km=size_km)
         train, val, test = (whole.where(part) for part in parts)
         return replace(self, train=train, val=val, test=test, meta=meta)
 
