@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from tslab._checks import check_choice
-from tslab._files import DamagedFileError
-from tslab.coords import has_location
+from tslab._files import DamagedFileError, read_json
 from tslab.encoders import ENCODERS, LocationEncoder, location_encoder
 from tslab.hyperparameters import hyperparameters
 from tslab.models import LocationClassifier, Regressor
-from tslab.tasks.table import Table
 from tslab.tasks.task import Task
-from tslab.training import folder as folders
+from tslab.training.folder import CONFIG_FILE
 from tslab.training.options import PRESETS, TrainOptions, resolve_options
 
 
@@ -98,7 +96,9 @@ def build_model(
         if "anchors" in parameters:
             parameters["anchors"] = torch.tensor(parameters["anchors"])
         elif config.encoder == "rbf" and task is not None:
-            parameters["anchors"] = _draw_anchors(task.train, int(parameters.pop("num_anchors", 200)), generator)
+            places = task.train.lonlat[task.train.has_location].cpu()
+            drawn = torch.randperm(len(places), generator=generator)[: int(parameters.pop("num_anchors", 200))]
+            parameters["anchors"] = places[drawn]
         encoder = location_encoder(
             config.encoder,
             config.embedding_dim,
@@ -135,11 +135,10 @@ def _resolve_parameters(
         return training, {}
     if encoder not in ENCODERS:
         raise KeyError(f"encoder {encoder!r} is not known; choose one of {', '.join(ENCODERS)}, or no_prior")
-    taken = {name: value for name, value in recorded.items() if name not in given}
-    if "anchors" in given:
-        taken.pop("num_anchors", None)
+    replaced = {*given, "num_anchors"} if "anchors" in given else set(given)
     if "network" in given:  # recorded parameters belong to the recorded network
-        taken = {k: v for k, v in taken.items() if k not in ("activation", "num_hidden_layers", "hidden_dim")}
+        replaced |= {"activation", "num_hidden_layers", "hidden_dim"}
+    taken = {name: value for name, value in recorded.items() if name not in replaced}
     return training, taken | {name: _plain(value) for name, value in given.items()}
 
 
@@ -161,28 +160,20 @@ def check_storable(parameters: dict[str, Any]) -> None:
 
 
 def _resolve_fusion(fusion: str | None, encoder: str, image_features: int, task: Task) -> str:
+    alone, given = encoder == "no_prior", fusion not in (None, "none")
     if task.meta.kind == "classification":
-        if fusion not in (None, "none"):
+        if given:
             raise ValueError(
                 "fusion is for regression; a class prior is multiplied with the image predictions by tslab.evaluate"
             )
-        if encoder == "no_prior":
+        if alone:
             raise ValueError("no_prior has nothing to train; use tslab.evaluate('no_prior', task.test)")
         return "none"
-    if encoder == "no_prior":
-        if image_features == 0:
-            raise ValueError(f"no_prior is the image alone, and {task.name} has no image features")
-        return "none"
-    if image_features == 0:
-        if fusion not in (None, "none"):
-            raise ValueError(f"fusion={fusion!r} needs image features and {task.name} has none; leave fusion out")
-        return "none"
-    return "concat" if fusion is None else fusion
-
-
-def _draw_anchors(table: Table, count: int, generator: torch.Generator) -> Tensor:
-    places = table.lonlat[has_location(table.lonlat)].cpu()
-    return places[torch.randperm(len(places), generator=generator)[:count]]
+    if alone and image_features == 0:
+        raise ValueError(f"no_prior is the image alone, and {task.name} has no image features")
+    if given and not alone and image_features == 0:
+        raise ValueError(f"fusion={fusion!r} needs image features and {task.name} has none; leave fusion out")
+    return "none" if alone or image_features == 0 else fusion or "concat"
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -193,19 +184,17 @@ def read_config(folder: Path) -> TrainConfig:
         tslab._files.DamagedFileError: the file cannot be read.
         KeyError: an encoder that is not registered here.
     """
-    content = folders.read_config(folder)
+    path, remedy = folder / CONFIG_FILE, "put the file back, or train again in a new folder"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no run (no {CONFIG_FILE}); check the path, or train with run_dir=")
     try:
-        config = TrainConfig(**content)
+        config = TrainConfig(**read_json(path, remedy=remedy))
+        if not isinstance(config.encoder_parameters, dict) or not isinstance(config.preset, str | None):
+            raise TypeError("encoder_parameters or preset")
+    except DamagedFileError:
+        raise
     except (TypeError, ValueError) as error:
-        raise DamagedFileError(
-            f"{folder / folders.CONFIG_FILE} is not the configuration of a run ({error}); put the file back, "
-            "or train again in a new folder"
-        ) from error
-    if not isinstance(config.encoder_parameters, dict) or not isinstance(config.preset, str | None):
-        raise DamagedFileError(
-            f"{folder / folders.CONFIG_FILE} is not the configuration of a run (encoder_parameters or preset); put the "
-            "file back, or train again in a new folder"
-        )
+        raise DamagedFileError(f"{path} is not the configuration of a run ({error}); {remedy}") from error
     if config.encoder not in (*ENCODERS, "custom", "no_prior"):
         raise KeyError(
             f"the run in {folder} was trained with encoder {config.encoder!r}, which is not known here; "

@@ -160,19 +160,20 @@ class Standardised(nn.Module):
         return self.model.standardised(lonlat, image)
 
 
-def balanced(order: Int[Tensor, " n"], target: Int[Tensor, " n"], max_per_class: int) -> Int[Tensor, " m"]:
-    """The rows of ``order`` without those that come after the first ``max_per_class`` of their class, in the
-    same order.
+def balanced(
+    order: Int[Tensor, " n"], target: Int[Tensor, " n"], max_per_class: int | Int[Tensor, " k"]
+) -> Int[Tensor, " m"]:
+    """The rows of ``order`` without those that come after the first ``max_per_class`` of their class (one number, or
+    one for each class), in the same order.
 
     ``order`` is a random permutation of the rows, so each class keeps a random part of its rows. No loop
     over classes.
     """
-    check_count("max_per_class", max_per_class, hint="None takes every row")
     classes = target[order]
     by_class = torch.argsort(classes, stable=True)
     count = torch.bincount(classes)
     start = count.cumsum(0) - count
     place = torch.arange(len(order), device=order.device) - start[classes[by_class]]
     keep = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-    keep[by_class] = place < max_per_class
+    keep[by_class] = place < torch.as_tensor(max_per_class, device=order.device).expand(len(count))[classes[by_class]]
     return order[keep]
