@@ -98,11 +98,10 @@ class LocalKriging:
             covariance = torch.exp(-between / length_km) + nugget * torch.eye(i.shape[1], dtype=torch.float64)
             factor, failed = torch.linalg.cholesky_ex(covariance)
             if bool(failed.any()):
-                row = int(failed.nonzero()[0, 0])
+                where = f"around located row {int(i[failed.nonzero()[0, 0], 0])}"
                 raise ValueError(
-                    f"the kriging equations have no solution with nugget={nugget:g}: neighbours coincide, or nearly "
-                    f"(around training row {int(i[row, 0])} of the located ones); pass a nugget above 0, such as 0.02, "
-                    "or average the labels of equal places first"
+                    f"the kriging equations have no solution with nugget={nugget:g}: neighbours coincide ({where}); "
+                    "pass a nugget above 0, such as 0.02, or average the labels of equal places first"
                 )
             right = torch.stack([torch.exp(-d / length_km), torch.ones_like(d)], dim=-1)
             solved = torch.cholesky_solve(right, factor)
@@ -159,9 +158,7 @@ def _check_folds(folds: Int[Tensor, " n"], table: Table) -> Int[Tensor, " m"]:
         )
     folds = folds[table.has_location].long().cpu()
     if len(folds) - int(torch.bincount(folds).max()) < 2:
-        raise ValueError(
-            "nearly all rows lie in one fold, so that nothing is left to predict them from; use more or smaller blocks"
-        )
+        raise ValueError("nearly all rows lie in one fold, nothing is left to predict them from; use smaller blocks")
     return folds
 
 
@@ -227,21 +224,16 @@ def train_stack(
         raise ValueError(f"train_stack predicts numbers, and {task.name} has classes; use tslab.train")
     table = task.train.where(task.train.has_location)
     if len(table) < 3 * folds:
-        raise ValueError(
-            f"{task.name} has {len(table)} training rows with a location; {folds} folds need at least {3 * folds}"
-        )
+        needed = f"{folds} folds need at least {3 * folds}"
+        raise ValueError(f"{task.name} has {len(table)} training rows with a location; {needed}")
     if block_degrees is None:
-        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
-        fold = torch.empty(len(table), dtype=torch.long)
-        fold[order] = torch.arange(len(table)) % folds
+        fold = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)).argsort() % folds
     else:
         fold = block_folds(table.lonlat, folds, size_degrees=block_degrees, seed=seed)
     size = torch.bincount(fold, minlength=folds)
     if int(size.min()) == 0 or len(table) - int(size.max()) < 3:
-        raise ValueError(
-            f"blocks of {block_degrees:g} degrees give folds of {', '.join(map(str, size.tolist()))} rows; "
-            "use smaller blocks, fewer folds, or block_degrees=None"
-        )
+        sizes = ", ".join(map(str, size.tolist()))
+        raise ValueError(f"folds have {sizes} rows; use smaller blocks, fewer folds, or block_degrees=None")
     kriging = LocalKriging(table, k=k, folds=None if block_degrees is None else fold, seed=seed)
     label = table.target.double()
     by_encoder, by_kriging = torch.empty_like(label), torch.empty_like(label)

@@ -92,35 +92,21 @@ def build_model(
     """
     generator = torch.Generator().manual_seed(config.seed)
     if encoder is None and config.encoder != "no_prior":
-        parameters = dict(config.encoder_parameters)
+        parameters: dict[str, Any] = {"preset": config.preset, "generator": generator} | config.encoder_parameters
         if "anchors" in parameters:
             parameters["anchors"] = torch.tensor(parameters["anchors"])
         elif config.encoder == "rbf" and task is not None:
             places = task.train.lonlat[task.train.has_location].cpu()
             drawn = torch.randperm(len(places), generator=generator)[: int(parameters.pop("num_anchors", 200))]
             parameters["anchors"] = places[drawn]
-        encoder = location_encoder(
-            config.encoder,
-            config.embedding_dim,
-            preset=config.preset,  # type: ignore[arg-type]
-            generator=generator,
-            **parameters,
-        )
+        encoder = location_encoder(config.encoder, config.embedding_dim, **parameters)
     if config.kind == "classification":
         assert encoder is not None
         return LocationClassifier(encoder, config.num_classes, generator=generator)
-    with_image = config.fusion != "none" or encoder is None
-    return Regressor(
-        encoder,
-        config.image_features if with_image else 0,
-        fusion=config.fusion,
-        image_kind=config.image_kind,
-        embedding_dim=config.embedding_dim,
-        head=config.head,
-        location_activation=config.location_activation,
-        dropout=config.head_dropout,
-        generator=generator,
-    )
+    image_features = config.image_features if config.fusion != "none" or encoder is None else 0
+    names = ("fusion", "image_kind", "embedding_dim", "head", "location_activation")
+    options: dict[str, Any] = {name: getattr(config, name) for name in names}
+    return Regressor(encoder, image_features, dropout=config.head_dropout, generator=generator, **options)
 
 
 def _resolve_parameters(
@@ -153,19 +139,15 @@ def check_storable(parameters: dict[str, Any]) -> None:
         try:
             json.dumps(value)
         except TypeError as error:
-            raise TypeError(
-                f"{name} must be numbers, text or a tensor to be stored in run_dir, got {type(value).__name__}; "
-                "build the encoder with tslab.location_encoder and pass it as encoder="
-            ) from error
+            hint = "numbers, text and tensors can; pass what tslab.location_encoder returns as encoder="
+            raise TypeError(f"{name} cannot be stored in run_dir ({type(value).__name__}); {hint}") from error
 
 
 def _resolve_fusion(fusion: str | None, encoder: str, image_features: int, task: Task) -> str:
     alone, given = encoder == "no_prior", fusion not in (None, "none")
     if task.meta.kind == "classification":
         if given:
-            raise ValueError(
-                "fusion is for regression; a class prior is multiplied with the image predictions by tslab.evaluate"
-            )
+            raise ValueError("fusion is for regression; tslab.evaluate multiplies a class prior with the image's")
         if alone:
             raise ValueError("no_prior has nothing to train; use tslab.evaluate('no_prior', task.test)")
         return "none"
@@ -196,8 +178,6 @@ def read_config(folder: Path) -> TrainConfig:
     except (TypeError, ValueError) as error:
         raise DamagedFileError(f"{path} is not the configuration of a run ({error}); {remedy}") from error
     if config.encoder not in (*ENCODERS, "custom", "no_prior"):
-        raise KeyError(
-            f"the run in {folder} was trained with encoder {config.encoder!r}, which is not known here; "
-            "import the module that registers it (tslab.register_encoder) first"
-        )
+        hint = "import the module that registers it (tslab.register_encoder) first"
+        raise KeyError(f"the encoder {config.encoder!r} of the run in {folder} is not known here; {hint}")
     return config

@@ -100,7 +100,7 @@ class _Steps:
         self.called, self.objective, self.options, self.device = called, objective, options, device
         self.share = current_share()
         self.optimizer = make_optimizer([p for p in called.parameters() if p.requires_grad], options, device)
-        self.frozen = _frozen_parts(called)
+        self.frozen = [module for module in called.modules() if _is_frozen(module)]
         self.generator = torch.Generator(device).manual_seed(options.seed)
         self.forward: Callable[..., Tensor] = called
         if self.share.world > 1:
@@ -165,15 +165,10 @@ def make_optimizer(
         return kind(parameters, **how)
 
 
-def _frozen_parts(model: nn.Module) -> list[nn.Module]:
-    """Parts that came in evaluation mode and have nothing to train: their dropout and norms stay as they are."""
-    return [
-        module
-        for module in model.modules()
-        if not module.training
-        and any(True for _ in module.parameters())
-        and not any(p.requires_grad for p in module.parameters())
-    ]
+def _is_frozen(module: nn.Module) -> bool:
+    """True for a part that came in evaluation mode with nothing to train: its dropout and norms stay as they are."""
+    learns = [p.requires_grad for p in module.parameters()]
+    return bool(learns) and not any(learns) and not module.training
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

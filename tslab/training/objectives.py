@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tslab._checks import check_choice, check_count, check_finite, check_number
-from tslab.coords import check_lonlat, has_location
+from tslab.coords import has_location
 from tslab.losses import BACKGROUNDS, background_points, presence_only_loss, presence_only_loss_of_pass
 from tslab.models import Regressor
 from tslab.tasks.table import Table
@@ -37,15 +37,12 @@ class Objective(Protocol):
 
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
         """Rows that one epoch visits, in order."""
-        ...
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
         """Inputs of `loss` for a batch: this process's share of the rows, with whatever is drawn at random."""
-        ...
 
     def loss(self, forward: Callable[..., Tensor], *batch: Any) -> Float[Tensor, ""]:
         """Loss of a batch; its mean over the processes is the loss of the whole batch."""
-        ...
 
 
 class PresenceOnly(Objective):
@@ -76,17 +73,13 @@ class PresenceOnly(Objective):
         check_number("eps", eps, at_least=0)
         if max_per_class is not None:
             check_count("max_per_class", max_per_class, hint="None takes every row")
-        check_lonlat(table.lonlat, name="the training table's lonlat")
         located = has_location(table.lonlat)
         if not bool(located.any()):
             raise ValueError("no training row has a location; a location prior cannot be trained on this table")
         self.lonlat = table.lonlat[located].to(device)
         self.target = table.target[located].to(device)
         if self.target.is_floating_point():
-            raise ValueError(
-                "the presence-only loss needs class numbers, and this table's target is numbers; "
-                "use a regression task for them"
-            )
+            raise ValueError("the presence-only loss needs class numbers; train a regression task on other numbers")
         self.background, self.background_weight, self.eps = background, background_weight, eps
         self.max_per_class = max_per_class
 
@@ -125,7 +118,6 @@ class SquaredError(Objective):
     """
 
     def __init__(self, table: Table, device: torch.device, model: Regressor, *, standardise_label: bool = True) -> None:
-        check_lonlat(table.lonlat, name="the training table's lonlat")
         self.lonlat = table.lonlat.to(device)
         label = table.target.to(device)
         check_finite("the label", label)

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tslab._checks import check_choice, check_count, check_finite, check_number
-from tslab.coords import check_lonlat
 from tslab.encoders import LocationEncoder, location_encoder
 from tslab.encoders.networks import xavier_linear
 from tslab.hyperparameters import hyperparameters
@@ -69,7 +68,6 @@ class Contrast(Objective):
     ) -> None:
         check_count("negatives", negatives, at_least=0)
         check_choice("background", background, BACKGROUNDS)
-        check_lonlat(table.lonlat, name="the training table's lonlat")
         if table.image is None:
             raise ValueError("pre-training pairs places with image features, and this table has none")
         located = table.where(table.has_location)

@@ -129,10 +129,8 @@ def train(
     if resume is not None:
         more = [*given, *(["preset"] if preset else []), *(["run_dir"] if run_dir else []), *encoder_parameters]
         if more:
-            raise ValueError(
-                f"resume continues a run with its own configuration; leave out {', '.join(more)}, "
-                "or train anew in another run_dir"
-            )
+            hint = f"leave out {', '.join(more)}, or train anew in another run_dir"
+            raise ValueError(f"resume continues a run with its own configuration; {hint}")
         config = _resumed(task, Path(resume), encoder)
         encoder = encoder if config.encoder == "custom" else config.encoder
         return _run(task, config, encoder, Path(resume), resumed=True, **how)
@@ -159,13 +157,9 @@ def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cp
     config = read_config(folder)
     checkpoint = folder / CHECKPOINT_FILE
     if not checkpoint.is_file():
-        raise FileNotFoundError(
-            f"the run in {folder} has not finished an epoch; train it again with resume={str(folder)!r}"
-        )
+        raise FileNotFoundError(f"the run in {folder} has not finished an epoch; go on with resume={str(folder)!r}")
     if config.encoder == "custom":
-        raise ValueError(
-            "this run was trained with an encoder object; build it and load checkpoint.pt['model'] into it"
-        )
+        raise ValueError("the run was trained with an encoder object; build it and load checkpoint.pt['model'] into it")
     content = read_checkpoint(checkpoint)
     weights = content["model"]
     if config.patience is not None and content["best_weights"]:
@@ -190,14 +184,14 @@ def environment_of(device: torch.device) -> dict[str, Any]:
     """Versions and hardware that a number may depend on."""
     import tslab
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "tslab": tslab.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
         "device": device.type,
-        "device_name": name,
+        "device_name": gpu or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
@@ -233,7 +227,10 @@ def _run(
         if written is not None and not resumed:
             folders.begin(written, dataclasses.asdict(config), environment)
         state = fit(
-            *(model, objective, config, device),
+            model,
+            objective,
+            config,
+            device,
             trained=trained,
             validate=validate,
             checkpoint=None if folder is None else folder / CHECKPOINT_FILE,
@@ -255,23 +252,18 @@ def _objective(
     if isinstance(model, Regressor):
         error = SquaredError(task.train, device, model, standardise_label=config.standardise_label)
         return error, Standardised(model)
-    names = ("background", "background_weight", "max_per_class")
-    options = {name: getattr(config, name) for name in names}
-    return PresenceOnly(task.train, device, eps=config.loss_eps, **options), model
+    background = {name: getattr(config, name) for name in ("background", "background_weight", "max_per_class")}
+    return PresenceOnly(task.train, device, eps=config.loss_eps, **background), model
 
 
 def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:
     check_task(task)
     if not isinstance(encoder, str | LocationEncoder):
-        raise TypeError(
-            f"encoder must be a key of tslab.ENCODERS or a LocationEncoder, got {type(encoder).__name__}; "
-            "put a position encoder into tslab.location_encoder"
-        )
+        what = "a key of tslab.ENCODERS or what tslab.location_encoder returns"
+        raise TypeError(f"encoder must be {what}, got {type(encoder).__name__}")
     if not isinstance(encoder, str) and any(p.dtype != torch.float32 for p in encoder.parameters()):
-        raise ValueError(
-            "encoder must have float32 weights to be trained: pass encoder.float(); for faster products on a GPU "
-            'there is precision="bfloat16"'
-        )
+        hint = 'pass encoder.float(); for faster products on a GPU there is precision="bfloat16"'
+        raise ValueError(f"encoder must have float32 weights to be trained: {hint}")
     check_choice("compile", compile, (None, True, False))
     if on_epoch is not None and not callable(on_epoch):
         raise TypeError(f"on_epoch must be a function of a row of the history, got {type(on_epoch).__name__}")
@@ -283,10 +275,8 @@ def _resumed(task: Task, folder: Path, encoder: str | LocationEncoder) -> TrainC
     if config.task != task.name:
         raise ValueError(f"the run in {folder} was trained on {config.task}, not on {task.name}; load that task")
     if config.data is not None and config.data != _data_of(task, config):
-        raise ValueError(
-            f"the run in {folder} was trained on other rows than this {task.name} holds; load the task as it was "
-            "then (the same scale, source, split and filters), or train anew in another run_dir"
-        )
+        hint = "load the task as it was (scale, source, split, filters), or train anew in another run_dir"
+        raise ValueError(f"the run in {folder} was trained on other rows than this {task.name} holds; {hint}")
     if config.encoder == "custom" and isinstance(encoder, str):
         raise ValueError("this run was trained with an encoder object; pass the same object as encoder=")
     return config
