@@ -17,7 +17,12 @@ from torch import Tensor
 from tslab._checks import check_count, check_number
 from tslab._numbers import Numbers
 
+Statistic = Callable[[Float[Tensor, "*b m"]], Float[Tensor, "*b"]]
+"""A number of means, for any number of them at once."""
+
 CHUNK_ELEMENTS = 2**24
+HITS = {"top1": "hit1", "top3": "hit3", "mrr": "reciprocal_rank"}
+"""Metrics of classes that are means of a column of per-sample results."""
 SMALLEST_VARIANCE = 1e-12
 """Labels whose variance is below this share of their mean square about a fixed point are equal, but for rounding."""
 
@@ -68,12 +73,12 @@ def _explain_ranks(scores: Real[Tensor, "n k"], target: Int[Tensor, " n"], outsi
 def top_k_accuracy(ranks: Real[Tensor, " n"] | Numbers, k: int) -> float:
     """Share of rows whose true class has rank <= ``k``; a tie for the last place does not count."""
     check_count("k", k)
-    return _mean(as_tensor(ranks) <= k)
+    return float((as_tensor(ranks) <= k).double().mean())
 
 
 def mean_reciprocal_rank(ranks: Real[Tensor, " n"] | Numbers) -> float:
     """Mean of 1 / rank."""
-    return _mean(as_tensor(ranks).double().reciprocal())
+    return float(as_tensor(ranks).double().reciprocal().mean())
 
 
 def reliability(
@@ -132,7 +137,7 @@ def rmse(prediction: Real[Tensor, " n"] | Numbers, label: Real[Tensor, " n"] | N
 
 def bootstrap_interval(
     values: Real[Tensor, "n m"] | Numbers,
-    statistic: Callable[[Float[Tensor, "*b m"]], Float[Tensor, "*b"]],
+    statistic: Statistic,
     *,
     blocks: Int[Tensor, " n"] | Numbers | None = None,
     level: float = 0.95,
@@ -258,14 +263,10 @@ def summarise(
     blocks where the results have a column ``block``, over rows elsewhere.
     """
     if "reciprocal_rank" in results:
-        columns = {"top1": "hit1", "top3": "hit3", "mrr": "reciprocal_rank"}
-        values = torch.tensor(results[list(columns.values())].to_numpy(dtype=float))
-        statistics: Mapping[str, Callable[[Tensor], Tensor]] = {
-            name: itemgetter((..., i)) for i, name in enumerate(columns)
-        }
+        values = torch.tensor(results[list(HITS.values())].to_numpy(dtype=float))
+        statistics: Mapping[str, Statistic] = {name: itemgetter((..., i)) for i, name in enumerate(HITS)}
     elif "prediction" in results:
-        label = torch.tensor(results["label"].to_numpy(dtype=float))
-        values = regression_values(torch.tensor(results["prediction"].to_numpy(dtype=float)), label)
+        values = regression_values(*(results[name].to_numpy(dtype=float) for name in ("prediction", "label")))
         statistics = REGRESSION_STATISTICS
     else:
         raise ValueError(
@@ -322,7 +323,7 @@ def as_tensor(values: Any) -> Tensor:
     return torch.from_numpy(array)
 
 
-REGRESSION_STATISTICS: Mapping[str, Callable[[Tensor], Tensor]] = {
+REGRESSION_STATISTICS: Mapping[str, Statistic] = {
     "r2": r2_of_means,
     "mae": lambda m: m[..., 1],
     "rmse": lambda m: m[..., 0].sqrt(),
@@ -345,7 +346,3 @@ def regression_values(prediction: Any, label: Any) -> Float[Tensor, "n 4"]:
 def _regression_statistics(prediction: Any, label: Any) -> dict[str, float]:
     means = regression_values(prediction, label).mean(0)
     return {name: float(statistic(means)) for name, statistic in REGRESSION_STATISTICS.items()}
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())

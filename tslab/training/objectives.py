@@ -35,8 +35,11 @@ class Share:
 class Objective(Protocol):
     """A training objective, as `tslab.training.loop.fit` needs it."""
 
+    lonlat: Float[Tensor, "n 2"]
+
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
-        """Rows that one epoch visits, in order."""
+        """Rows that one epoch visits, in order: all of them, shuffled."""
+        return torch.randperm(len(self.lonlat), generator=generator, device=self.lonlat.device)
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
         """Inputs of `loss` for a batch: this process's share of the rows, with whatever is drawn at random."""
@@ -84,7 +87,7 @@ class PresenceOnly(Objective):
         self.max_per_class = max_per_class
 
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
-        order = torch.randperm(len(self.target), generator=generator, device=self.target.device)
+        order = super().epoch_rows(generator)
         return order if self.max_per_class is None else balanced(order, self.target, self.max_per_class)
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
@@ -127,9 +130,6 @@ class SquaredError(Objective):
             check_finite("the image features", self.image)
         model.fit_scales(label, self.image, standardise_label=standardise_label)
         self.label = ((label - model.label_mean) / model.label_scale).to(torch.float32)
-
-    def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
-        return torch.randperm(len(self.label), generator=generator, device=self.label.device)
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
         own = share.of(rows)

@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = packaged_json("training_presets.json")
 `tslab.encoders`."""
 
 
-def _real(name: str, value: Any, **bounds: float) -> float:
+def _real(name: str, value: Any, **bounds: Any) -> float:
     return float(check_number(name, value, **bounds))
 
 

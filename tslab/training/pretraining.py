@@ -58,13 +58,7 @@ class Contrast(Objective):
     """
 
     def __init__(
-        self,
-        table: Table,
-        device: torch.device,
-        *,
-        negatives: int = 1,
-        background: str = "sphere",
-        **loss: Any,
+        self, table: Table, device: torch.device, *, negatives: int = 1, background: str = "sphere", **loss: Any
     ) -> None:
         check_count("negatives", negatives, at_least=0)
         check_choice("background", background, BACKGROUNDS)
@@ -78,9 +72,6 @@ class Contrast(Objective):
         check_finite("the image features", image, table.has_location.nonzero()[:, 0])
         self.image = (image - image.mean(0)) / image.std(0, correction=0).clamp_min(1e-6)
         self.negatives, self.background, self.options = negatives, background, loss
-
-    def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
-        return torch.randperm(len(self.lonlat), generator=generator, device=self.lonlat.device)
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
         points = background_points(len(rows) * self.negatives, self.background, generator=generator)

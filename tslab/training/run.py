@@ -125,7 +125,8 @@ def train(
     arguments = locals()
     given = {name: arguments[name] for name in OPTION_NAMES if arguments[name] is not None}
     _check_arguments(task, encoder, compile, on_epoch)
-    how = {"device": resolve_device(device), "compile": compile, "on_epoch": on_epoch, "progress": progress}
+    where = resolve_device(device)
+    how: dict[str, Any] = {"device": where, "compile": compile, "on_epoch": on_epoch, "progress": progress}
     if resume is not None:
         more = [*given, *(["preset"] if preset else []), *(["run_dir"] if run_dir else []), *encoder_parameters]
         if more:
