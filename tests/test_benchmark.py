@@ -588,6 +588,21 @@ def test_blocks_widen_intervals_and_two_models_that_differ_in_one_region_are_not
     assert rows.value == blocks.value and blocks.high - blocks.low > 1.5 * (rows.high - rows.low)
 
 
+def test_samples_of_a_block_split_know_their_blocks(tmp_path):
+    """Also those that were kept before samples said so."""
+    store, samples = (
+        ResultStore(tmp_path),
+        pd.DataFrame({"lon": [1.0, 2, 55], "lat": 3.0, "prediction": 0.0, "label": 1.0}),
+    )
+    for split in ("random", "block"):
+        spec = RunSpec("r2_mosaiks", "mosaiks_elevation", "xyz", "released-points", split=split)
+        store.samples_path(spec).parent.mkdir(exist_ok=True)
+        samples.to_csv(store.samples_path(spec), index=False)
+        kept = store.samples(spec)
+        assert ("block" in kept) == (split == "block")
+    assert kept["block"].nunique() == 2 and kept["block"][0] == kept["block"][1]
+
+
 def test_seeds_that_split_the_same_rows_are_not_independent():
     """Nadeau and Bengio: s sqrt(1/n + r), r the test rows by the training rows; seeds of weights alone have no r."""
     runs = pd.DataFrame(
