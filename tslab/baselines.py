@@ -179,15 +179,16 @@ class NeighborAverage:
         out = torch.full((len(lonlat),), self.mean, dtype=torch.float64)
         located = has_location(lonlat).cpu()
         distance, index = self.neighbors.query(lonlat.cpu()[located])
-        out[located] = self._average(distance, index)
+        out[located] = self.average(distance, index)
         return out.to(lonlat.device)
 
     def leave_one_out(self) -> Float[Tensor, " m"]:
         """The prediction at each located training place from its neighbours, itself left out."""
         distance, index = self.neighbors.query_self()
-        return self._average(distance, index)
+        return self.average(distance, index)
 
-    def _average(self, distance: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    def average(self, distance: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        """The weighted average of neighbours at these distances in km; ``index`` are their rows."""
         weight = (distance + self.softening_km) ** -self.power
         return (weight * self.label[index]).sum(1) / weight.sum(1)
 

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tslab._checks import check_count, check_finite, check_number
-from tslab.baselines import SphereNeighbors
-from tslab.coords import EARTH_RADIUS_KM, has_location, lonlat_from_unit_vectors
+from tslab.baselines import NeighborAverage, SphereNeighbors
+from tslab.coords import EARTH_RADIUS_KM, lonlat_from_unit_vectors
 from tslab.metrics import r2
 from tslab.tasks.splits import block_folds
 from tslab.tasks.table import Table
@@ -27,8 +27,9 @@ LENGTHS_KM = (100.0, 300.0, 1000.0, 3000.0)
 NUGGETS = (0.02, 0.1, 0.3, 1.0)
 
 
-class LocalKriging:
-    """Ordinary kriging from the k nearest training places, with the covariance exp(-d / L) and a nugget.
+class LocalKriging(NeighborAverage):
+    """Ordinary kriging from the k nearest training places, with the covariance exp(-d / L) and a nugget: an average of
+    neighbours with other weights.
 
     The weights w of the neighbours solve (K + g I) w + m 1 = c with sum w = 1, K_ij = exp(-d_ij / L), c_i =
     exp(-d_i / L), g the nugget: the best linear unbiased prediction if labels covary like that around an
@@ -79,13 +80,8 @@ class LocalKriging:
         self.label = label - self.mean
         self.length_km, self.nugget = self._choose(length_km, nugget, folds, seed)
 
-    def predict(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-        """Predictions (float64); the mean label for a missing place."""
-        located = has_location(lonlat).cpu()
-        out = torch.zeros(len(lonlat), dtype=torch.float64)
-        distance, index = self.neighbors.query(lonlat.cpu()[located])
-        out[located] = self._krige(distance, index, self.length_km, self.nugget)
-        return (out + self.mean).to(lonlat.device)
+    def average(self, distance: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        return self._krige(distance, index, self.length_km, self.nugget) + self.mean
 
     def _krige(
         self, distance: Float[Tensor, "n k"], index: Int[Tensor, "n k"], length_km: float, nugget: float

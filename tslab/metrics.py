@@ -115,7 +115,7 @@ def expected_calibration_error(
     Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
     """
     table = reliability(confidence, correct, bins=bins)
-    gap = (table["accuracy"] - table["confidence"]).abs().fillna(0.0)
+    gap = (table["accuracy"] - table["confidence"]).abs()
     return float((gap * table["n"]).sum() / max(int(table["n"].sum()), 1))
 
 

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tslab._checks import check_choice
 from tslab._files import DamagedFileError, read_json
 from tslab.encoders import ENCODERS, LocationEncoder, location_encoder
 from tslab.hyperparameters import hyperparameters
 from tslab.models import LocationClassifier, Regressor
 from tslab.tasks.task import Task
 from tslab.training.folder import CONFIG_FILE
-from tslab.training.options import PRESETS, TrainOptions, resolve_options
+from tslab.training.options import TrainOptions, resolve_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,6 @@ def configure(
     """
     key = encoder if isinstance(encoder, str) else "custom"
     kind = task.meta.kind
-    check_choice("preset", preset, (None, *PRESETS))
     recorded, parameters = _resolve_parameters(task, key, preset, encoder_parameters)
     options = resolve_options(given, recorded, preset=preset, kind=kind)
     features = task.image_dim if kind == "regression" else 0
