@@ -27,11 +27,8 @@ class LoopState:
     best_weights: dict[str, Tensor] | None = None
 
 
-CONTENT = (
-    *("model", "optimizer", "generator", "torch_rng", "device_rng", "device"),
-    *(part.name for part in fields(LoopState)),
-)
-"""What a checkpoint holds."""
+OTHER_PARTS = ("model", "optimizer", "generator", "torch_rng", "device_rng", "device")
+"""What a checkpoint holds beside a `LoopState`."""
 
 
 def save_state(
@@ -94,7 +91,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged archive may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise DamagedFileError(f"{path} is damaged ({reason}); {remedy}") from error
-    missing = [name for name in CONTENT if not isinstance(content, dict) or name not in content]
+    needed = OTHER_PARTS + tuple(part.name for part in fields(LoopState))
+    missing = [name for name in needed if not isinstance(content, dict) or name not in content]
     if missing:
         raise DamagedFileError(f"{path} is no checkpoint of a run (no {', '.join(missing)}); {remedy}")
     return content
