@@ -161,11 +161,10 @@ def balanced(
     ``order`` is a random permutation of the rows, so each class keeps a random part of its rows. No loop
     over classes.
     """
-    classes = target[order]
-    by_class = torch.argsort(classes, stable=True)
+    classes, by_class = target[order].sort(stable=True)
     count = torch.bincount(classes)
     start = count.cumsum(0) - count
-    place = torch.arange(len(order), device=order.device) - start[classes[by_class]]
+    place = torch.arange(len(order), device=order.device) - start[classes]
     keep = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-    keep[by_class] = place < torch.as_tensor(max_per_class, device=order.device).expand(len(count))[classes[by_class]]
+    keep[by_class] = place < torch.as_tensor(max_per_class, device=order.device).expand(len(count))[classes]
     return order[keep]
