@@ -27,6 +27,7 @@ from tslab.benchmark import (
 )
 from tslab.benchmark.__main__ import main
 from tslab.benchmark.comparison import COMPARISONS
+from tslab.benchmark.leaderboard import seed_means
 from tslab_book.table1 import standard_error
 
 # --- which runs ----------------------------------------------------------
@@ -570,6 +571,49 @@ def test_the_paired_bootstrap_sees_a_difference_that_two_intervals_hide():
     assert same[:3] == (0, 0, 0) and same[3] == 1
     with pytest.raises(ValueError, match="same rows"):
         paired_bootstrap(a, b.iloc[::-1])
+
+
+def test_blocks_widen_intervals_and_two_models_that_differ_in_one_region_are_not_told_apart():
+    """A model that is better in two of twenty blocks and as good elsewhere: rows are sure of it, blocks are not."""
+    rng = np.random.default_rng(2)
+    block = np.repeat(np.arange(20), 100)
+    label, noise = rng.normal(size=2000), rng.normal(size=2000)
+    a = pd.DataFrame({"label": label, "prediction": label + noise * np.where(block < 2, 0.3, 0.6)})
+    b = pd.DataFrame({"label": label, "prediction": label + noise * 0.6})
+    _, low, _, p = paired_bootstrap(a, b, replicates=500)
+    assert low > 0 and p < 0.01
+    difference, low, high, p = paired_bootstrap(a.assign(block=block), b, replicates=500)
+    assert difference > 0 and low <= 0 < high and p > 0.01
+    rows, blocks = (benchmark.measure(t, ("r2",), "")["r2"] for t in (a, a.assign(block=block)))
+    assert rows.value == blocks.value and blocks.high - blocks.low > 1.5 * (rows.high - rows.low)
+
+
+def test_samples_of_a_block_split_know_their_blocks(tmp_path):
+    """Also those that were kept before samples said so."""
+    store, samples = (
+        ResultStore(tmp_path),
+        pd.DataFrame({"lon": [1.0, 2, 55], "lat": 3.0, "prediction": 0.0, "label": 1.0}),
+    )
+    for split in ("random", "block"):
+        spec = RunSpec("r2_mosaiks", "mosaiks_elevation", "xyz", "released-points", split=split)
+        store.samples_path(spec).parent.mkdir(exist_ok=True)
+        samples.to_csv(store.samples_path(spec), index=False)
+        kept = store.samples(spec)
+        assert ("block" in kept) == (split == "block")
+    assert kept["block"].nunique() == 2 and kept["block"][0] == kept["block"][1]
+
+
+def test_seeds_that_split_the_same_rows_are_not_independent():
+    """Nadeau and Bengio: s sqrt(1/n + r), r the test rows by the training rows; seeds of weights alone have no r."""
+    runs = pd.DataFrame(
+        {"dataset": "d", "encoder": "e", "metric": "r2", "source": "trained:released-points"}, index=range(5)
+    )
+    runs = runs.assign(split="block", seed=range(5), value=[0.5, 0.6, 0.4, 0.55, 0.45], low=0.1, high=0.9, n=10)
+    row = seed_means(runs).iloc[0]
+    half = stats.t.ppf(0.975, 4) * runs["value"].std() * math.sqrt(1 / 5 + 1 / 8)
+    assert (row["low"], row["high"]) == pytest.approx((0.5 - half, 0.5 + half))
+    row = seed_means(runs.assign(source="trained:synthetic")).iloc[0]
+    assert (row["low"], row["high"]) == (0.1, 0.9)
 
 
 def test_labels_that_are_all_equal_have_no_r2_and_no_difference():

@@ -160,7 +160,8 @@ def paired_bootstrap(
 ) -> tuple[float, float, float, float]:
     """R2 of ``a`` minus R2 of ``b`` on the same rows: difference, 95 % interval, two-sided p-value.
 
-    Both hold prediction and label; rows are drawn with replacement, the same for both. The p-value is twice the
+    Both hold prediction and label; rows are drawn with replacement, the same for both, or whole blocks where ``a`` has
+    a column ``block``. The p-value is twice the
     smaller share of replicates on either side of zero, at least 1 / replicates. All are NaN if all labels are equal.
     """
     check_count("replicates", replicates)
@@ -174,11 +175,12 @@ def paired_bootstrap(
     def difference(means: Tensor) -> Tensor:
         return r2_of_means(means) - r2_of_means(means[..., [1, 1, 2, 3]])
 
-    drawn = difference(bootstrap_means(errors, replicates=replicates, seed=np.random.default_rng(seed)))
+    blocks, rng = a.get("block"), np.random.default_rng(seed)
+    drawn = difference(bootstrap_means(errors, blocks=blocks, replicates=replicates, seed=rng))
     defined = drawn[~drawn.isnan()]
     side = min(float((defined <= 0).double().mean()), float((defined >= 0).double().mean()))
     p = float(np.clip(2 * side, 1 / replicates, 1.0))
-    return float(difference(errors.mean(0))), *interval_of(drawn), p
+    return float(difference(errors.mean(0))), *interval_of(drawn, blocks=blocks), p
 
 
 def rank_test(scores: pd.DataFrame, *, level: float = 0.05) -> RankTest:

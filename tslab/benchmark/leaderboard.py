@@ -17,12 +17,15 @@ from tslab.benchmark.comparison import holm, paired_bootstrap
 from tslab.benchmark.records import find_record, loses_numbers
 from tslab.benchmark.runs import RunSpec
 from tslab.benchmark.store import ResultStore
+from tslab.metrics import mean_interval
 from tslab.published import published_tables
 
 FAIR_TABLE = "fair_table.csv"
 FAIR_GROUP = ("dataset", "split", "seed")
 FAIR_KEY = (*FAIR_GROUP, "encoder")
 REFERENCE = "baseline:trees"
+SPLIT_OVERLAP = 0.1 / 0.8
+"""(Test rows) / (training rows) of the splits of the released points, for `tslab.metrics.mean_interval`."""
 LEADERBOARD_COLUMNS = ("dataset", "encoder", "metric", "source", "split", "value", "low", "high", "n", "seeds")
 EVALUATED_SPLIT = {
     **{"inat2017": "validation", "inat2018": "validation", "fmow": "validation"},
@@ -136,11 +139,19 @@ def read_fair_table() -> pd.DataFrame | None:
 def seed_means(
     runs: pd.DataFrame, keys: Sequence[str] = ("dataset", "encoder", "metric", "source", "split")
 ) -> pd.DataFrame:
-    """Mean over the seeds of each group: ``keys``, value, low and high (which span those of the seeds), n, seeds."""
+    """Mean over the seeds of each group: ``keys``, value, low and high, n, seeds.
+
+    Seeds that split the same rows anew (released points) have the interval of `tslab.metrics.mean_interval`
+    with `SPLIT_OVERLAP`; elsewhere low and high span the intervals of the seeds.
+    """
     grouped = runs.groupby(list(keys), sort=False)
-    return grouped.agg(
+    means = grouped.agg(
         value=("value", "mean"), low=("low", "min"), high=("high", "max"), n=("n", "first"), seeds=("seed", "nunique")
-    ).reset_index()
+    )
+    for key, group in grouped:
+        if len(group) > 1 and str(group["source"].iloc[0]).endswith("released-points"):
+            means.loc[key, ["low", "high"]] = mean_interval(group["value"], overlap=SPLIT_OVERLAP)[1:]
+    return means.reset_index()
 
 
 def _samples(store: ResultStore, run: pd.Series) -> pd.DataFrame:

@@ -131,11 +131,13 @@ def top1_replicates(hits: int, n: int, dataset: str) -> Float[np.ndarray, " b"]:
 
 
 def measure_r2(samples: pd.DataFrame) -> Measured:
-    """R2 = 1 - SSE / SST, SST about the mean of the rows, with the percentile bootstrap interval over rows; NaN where
-    all labels are equal."""
+    """R2 = 1 - SSE / SST, SST about the mean of the rows, with the percentile bootstrap interval over rows, or over
+    blocks where the samples have a column ``block``; NaN where all labels are equal."""
     values = regression_values(*(samples[name].to_numpy(dtype=float) for name in ("prediction", "label")))
-    replicates = r2_of_means(bootstrap_means(values, replicates=REPLICATES, seed=_rng("r2")))
-    return Measured(float(r2_of_means(values.mean(0))), *interval_of(replicates, level=LEVEL), len(values), {})
+    blocks = samples.get("block")
+    replicates = r2_of_means(bootstrap_means(values, blocks=blocks, replicates=REPLICATES, seed=_rng("r2")))
+    low, high = interval_of(replicates, level=LEVEL, blocks=blocks)
+    return Measured(float(r2_of_means(values.mean(0))), low, high, len(values), {})
 
 
 def measure_geobias(

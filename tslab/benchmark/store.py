@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_csv, read_json
 from tslab.benchmark.runs import RunSpec
+from tslab.earth import grid_cells
 from tslab.encoders import ENCODERS
 
 REMEDY = "delete it and run the same command again"
@@ -100,7 +102,7 @@ class ResultStore(JobStore):
         atomic_write(self.path(spec), json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def samples(self, spec: RunSpec) -> pd.DataFrame:
-        """The per-sample results of a trained run.
+        """The per-sample results of a trained run, with the column ``block`` where its split is by blocks.
 
         Raises:
             FileNotFoundError: there are none yet.
@@ -108,11 +110,14 @@ class ResultStore(JobStore):
         """
         path = self.samples_path(spec)
         try:
-            return read_csv(path)
+            samples = read_csv(path)
         except FileNotFoundError:
             raise
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise DamagedFileError(f"{path} is damaged ({error}); {REMEDY}") from error
+        if spec.split == "block" and "block" not in samples:  # kept before samples said so
+            samples["block"] = grid_cells(torch.tensor(samples[["lon", "lat"]].to_numpy(dtype=float))).numpy()
+        return samples
 
     def made_by(self, spec: RunSpec) -> dict[str, str]:
         """``code`` that a training and its samples were made by, and the command (``again``) that asked for them; empty

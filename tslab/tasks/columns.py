@@ -235,7 +235,7 @@ def read_columns(given: dict[str, Any]) -> dict[str, Any]:
         changed["date"], year = read_dates("date", date)
         if given["year"] is None:
             changed["year"] = year
-    for name in ("user", "id", "group", "year"):
+    for name in ("user", "id", "group", "year", "block"):
         column = given[name]
         if column is None or (isinstance(column, Tensor) and not column.is_floating_point()):
             continue

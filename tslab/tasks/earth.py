@@ -88,6 +88,8 @@ def earth_task(
         target = look_up(name, lonlat, resolution=resolution)
     classes = about.get("names") or about.get(facts["field"], ())
     table = Table(lonlat=lonlat.float(), target=target, group=continents(lonlat))
+    if split in ("block", "continent"):
+        table = table.in_blocks(size_degrees=BLOCK_DEGREES)
     parts, how = _split(lonlat, split, seed)
     meta = TaskMeta(
         kind=facts["kind"],

@@ -101,5 +101,6 @@ def released_task(
     if len(table) != RELEASED_COUNTS[name]:
         notes.append(f"The complete release has {RELEASED_COUNTS[name]:,} places; this copy of it differs.")
     meta = info.task_meta("released", licence=f"{TORCHSPATIAL_TERMS}. {info.licence}", seed=seed, notes=notes)
+    table = table.in_blocks(size_degrees=size_degrees, size_km=size_km)
     train, val, test = (table.where(part) for part in parts)
     return Task(name=name, train=train, val=val, test=test, meta=meta)

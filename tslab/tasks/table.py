@@ -25,10 +25,11 @@ from tslab._geometry import places_of_frame
 from tslab._numbers import Numbers
 from tslab._optional import require
 from tslab.coords import CoordinateError, check_lonlat, has_location
+from tslab.earth import spatial_blocks
 from tslab.tasks.columns import TaskDataError, TaskKind, read_columns, read_numbers, read_rows, read_target
 from tslab.tasks.images import GivenImage, ImageInput, LazyRows, as_image, concatenate_images
 
-EXTRA_COLUMNS = ("user", "date", "id", "group", "year")
+EXTRA_COLUMNS = ("user", "date", "id", "group", "year", "block")
 """Columns besides coordinates, target and image input."""
 
 
@@ -45,11 +46,13 @@ class Table:
         id: (n,) int64, the row's name in its source.
         group: (n,) int64 the group the row belongs to (country, site, stratum), -1 for none; see ``TaskMeta.groups``.
         year: (n,) int64 calendar year, -1 where unknown.
+        block: (n,) int64 the spatial block that the row was split by, -1 where rows were not split by blocks;
+            intervals of `tslab.evaluate` resample whole blocks.
         classes: names of the class numbers, where the labels were text or categories; else empty.
         groups: names of the group numbers, where the groups were text or categories; else empty.
 
-    Left out, ``user``, ``group`` and ``year`` are -1, ``date`` is NaN and ``id`` counts rows. Columns may also be
-    lists, arrays and pandas Series, which are read like those of `Table.from_pandas`.
+    Left out, ``user``, ``group``, ``year`` and ``block`` are -1, ``date`` is NaN and ``id`` counts rows. Columns may
+    also be lists, arrays and pandas Series, which are read like those of `Table.from_pandas`.
 
     Two or more rows at exactly (0, 0) give a warning: that is usually what a missing place became on its way.
 
@@ -67,6 +70,7 @@ class Table:
     id: Int[Tensor, " n"] = None  # type: ignore[assignment]
     group: Int[Tensor, " n"] = None  # type: ignore[assignment]
     year: Int[Tensor, " n"] = None  # type: ignore[assignment]
+    block: Int[Tensor, " n"] = None  # type: ignore[assignment]
     classes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
 
@@ -80,13 +84,14 @@ class Table:
         id: Real[Tensor, " n"] | Numbers | None = None,
         group: Real[Tensor, " n"] | Numbers | None = None,
         year: Real[Tensor, " n"] | Numbers | None = None,
+        block: Real[Tensor, " n"] | Numbers | None = None,
         classes: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         read = given | read_columns(given) | {"image": as_image(image)}
         n, device = len(check_lonlat(read["lonlat"])), read["lonlat"].device
-        unknown = {"user": -1, "date": torch.nan, "group": -1, "year": -1}
+        unknown = {"user": -1, "date": torch.nan, "group": -1, "year": -1, "block": -1}
         left_out = {name: torch.full((n,), fill, device=device) for name, fill in unknown.items() if read[name] is None}
         if read["id"] is None:
             left_out["id"] = torch.arange(n, device=device)
@@ -140,6 +145,13 @@ class Table:
             image = image[index if isinstance(image, Tensor) else index.cpu().numpy()]
         return self._derived(image=image, **columns)
 
+    def in_blocks(self, *, size_degrees: float | None = None, size_km: float | None = None) -> "Table":
+        """The table with the block (`tslab.earth.spatial_blocks`) of each row in ``block``; -1 without a size."""
+        block = torch.full_like(self.id, -1)
+        if size_degrees is not None or size_km is not None:
+            block = spatial_blocks(self.lonlat, size_degrees=size_degrees, size_km=size_km)
+        return self._derived(block=block)
+
     def image_rows(
         self, index: Int[Tensor, " b"] | slice | None = None, *, device: torch.device | str | None = None
     ) -> Float[Tensor, "b d"]:
@@ -171,10 +183,13 @@ class Table:
         return TableDataset(self)
 
     def to_pandas(self) -> pd.DataFrame:
-        """Columns id, lon, lat, target, user, date, group, year (and ``image`` where the image input is one scalar)."""
+        """Columns id, lon, lat, target, user, date, group, year; ``block`` where rows were split by blocks, ``image``
+        where the image input is one scalar."""
         lon, lat = self.lonlat.unbind(-1)
         columns: dict[str, Tensor] = {"id": self.id, "lon": lon, "lat": lat, "target": self.target}
         columns |= {name: getattr(self, name) for name in ("user", "date", "group", "year")}
+        if bool((self.block >= 0).any()):
+            columns["block"] = self.block
         if self.image is not None and self.image.shape[1] == 1:
             columns["image"] = self.image_rows(device="cpu")[:, 0]
         return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
@@ -193,8 +208,8 @@ class Table:
 
         Args:
             frame: with columns of any dtype, see `tslab.tasks.columns`. A missing coordinate is NaN, a missing user,
-                group or year -1. ``date`` may hold dates: they become fractions of the year and, where there is no
-                column ``year``, years.
+                group, year or block -1. ``date`` may hold dates: they become fractions of the year and, where there
+                is no column ``year``, years.
             image: image input, row by row.
             kind: what the labels are. Left out, whole numbers, truth values, text and categories are classes, other
                 numbers are values. ``regression`` makes whole numbers values.

@@ -118,7 +118,8 @@ class Task:
             return self
         shares = (1 - fraction, fraction)
         parts, how = split_rows(self.train.lonlat, shares, size_degrees=size_degrees, size_km=size_km, seed=seed)
-        train, val = (self.train.where(part) for part in parts)
+        rows = self.train.in_blocks(size_degrees=size_degrees, size_km=size_km)
+        train, val = (rows.where(part) for part in parts)
         note = f"Validation rows: {len(val):,} of the training rows, chosen {how} (seed {seed})."
         return replace(self, train=train, val=val, meta=replace(self.meta, notes=(*self.meta.notes, note)))
 
@@ -136,6 +137,7 @@ class Task:
         """
         whole = concatenate(list(self.tables.values()))
         parts, how = split_rows(whole.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
+        whole = whole.in_blocks(size_degrees=size_degrees, size_km=size_km)
         train, val, test = (whole.where(part) for part in parts)
         note = f"All rows split anew {how} (seed {seed}): this is not the split of the source."
         meta = replace(self.meta, notes=(*self.meta.notes, note), ceiling={}, eval_split="test")
