@@ -24,11 +24,10 @@ from tslab.released_files import (
     ENCODER_TOKENS,
     ReleasedFile,
     ReleasedResultsError,
-    fetch_released,
     released_files,
     released_root,
-    verify_released,
 )
+from tslab_book.fetching import fetch_released, verify_released
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -434,7 +434,7 @@ def _job(name):
 def test_on_dask_a_job_that_kills_its_workers_fails_alone_and_nobody_else_can_listen(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     psutil = pytest.importorskip("psutil")
-    from tslab.benchmark import do_jobs, open_pool
+    from tslab.benchmark.runner import do_jobs, open_pool
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_module_of_the_test.py").write_text("VALUE = 7\n")

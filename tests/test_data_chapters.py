@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tslab.benchmark import read_record
+from tslab_book.records import read_record
 from tslab.published import published_tables
 from tslab.released import load_released_results
 from tslab.synthetic.values import linear_quantiles

@@ -20,22 +20,18 @@ from tslab.released import load_released_results
 from tslab.released_files import (
     DATASET_TOKENS,
     ENCODER_TOKENS,
-    SOURCES,
     DamagedReleasedFileError,
     EmptyFileError,
-    FetchError,
     NotReleasedError,
     ReleasedFile,
     ReleasedFilesMissingError,
     ReleasedResultsError,
-    Source,
-    fetch_released,
     has_released_results,
     released_files,
     released_root,
     result_path,
-    verify_released,
 )
+from tslab_book.fetching import SOURCES, FetchError, Source, fetch_released, verify_released
 
 N = 200
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import tslab
-from tslab.benchmark import read_record
+from tslab_book.records import read_record
 from tslab.diagnostics import resolution_km
 from tslab.exporting import check_places, export_onnx, export_program
 from tslab.fusion import LateFusion, PriorProduct

@@ -7,7 +7,7 @@ a rule.
 - `tslab.benchmark.runner`: doing jobs here or on Dask, those of `tslab.benchmark.sweeps` too;
 - `tslab.benchmark.cells`: the record of all 652 published numbers, with verdict and reason;
 - `tslab.benchmark.comparison`: whether two encoders differ, and which rankings survive;
-- `tslab.benchmark.records`: committed records, and where they come from.
+- `tslab.benchmark.records`: where committed records lie, and that they only grow.
 
 Published numbers come from `tslab.published` and are never changed.
 """
@@ -25,13 +25,12 @@ from tslab.benchmark.comparison import (
     ranking_survival,
     write_comparisons,
 )
-from tslab.benchmark.driver import Outcome, estimate, forecast, probe, produce, run_all
+from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
-from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
-from tslab.benchmark.records import Provenance, Record, find_record, read_provenance, read_record, recompute_or_read
-from tslab.benchmark.runner import do_jobs, open_pool
+from tslab.benchmark.recompute import measure
+from tslab.benchmark.records import find_record
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
-from tslab.benchmark.store import JobStore, ResultStore
+from tslab.benchmark.store import ResultStore
 
 __all__ = [
     "MARKS",
@@ -39,13 +38,7 @@ __all__ = [
     "SOURCES",
     "TABLES",
     "VERDICTS",
-    "JobStore",
-    "Measured",
-    "NothingToRecomputeError",
-    "Outcome",
-    "Provenance",
     "RankTest",
-    "Record",
     "ResultStore",
     "RunSpec",
     "audit",
@@ -53,8 +46,6 @@ __all__ = [
     "cells_csv",
     "compare_hits",
     "compare_released",
-    "do_jobs",
-    "estimate",
     "fair_table",
     "find_record",
     "forecast",
@@ -63,18 +54,12 @@ __all__ = [
     "leaderboard",
     "mcnemar",
     "measure",
-    "open_pool",
     "paired_bootstrap",
     "plan",
-    "probe",
-    "produce",
     "rank_test",
     "ranking_survival",
     "read_cells",
     "read_fair_table",
-    "read_provenance",
-    "read_record",
-    "recompute_or_read",
     "run_all",
     "write_cells",
     "write_comparisons",

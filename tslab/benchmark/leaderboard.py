@@ -4,6 +4,7 @@ The leaderboard never fills one source from another. A row says where its number
 sources or splits are not to be ranked against each other.
 """
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
@@ -56,11 +57,10 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     if store is not None:
         runs = ResultStore(store).frame()
         runs = runs[(runs["source"] != "released") & runs["value"].notna()]
-        synthetic = runs["source"] == "synthetic"
-        runs = runs.assign(
-            split=runs["split"].where(runs["source"] == "released-points", "test"),
-            source="trained:" + runs["source"].where(~synthetic, runs["source"] + ":" + runs["scale"]),
-        )
+        more = (":" + runs["scale"]).where(runs["source"] == "synthetic", "")
+        more += (":" + runs["protocol"]).where(runs["protocol"] != "ours", "")
+        points = runs["source"] == "released-points"
+        runs = runs.assign(split=runs["split"].where(points, "test"), source="trained:" + runs["source"] + more)
         parts.append(seed_means(runs))
     kinds = {"value": float, "low": float, "high": float, "n": "Int64", "seeds": "Int64"}
     alike = [part.reindex(columns=list(LEADERBOARD_COLUMNS)).astype(kinds) for part in parts if len(part)]
@@ -144,12 +144,9 @@ def seed_means(
 
 
 def _samples(store: ResultStore, run: pd.Series) -> pd.DataFrame:
-    epochs = None if pd.isna(run["epochs"]) else int(run["epochs"])
-    spec = RunSpec(
-        *(run["table"], run["dataset"], run["encoder"], run["source"], run["scale"]),
-        *(int(run["seed"]), epochs, run["split"]),
-    )
-    return store.samples(spec)
+    given = {field.name: run[field.name] for field in dataclasses.fields(RunSpec)}
+    given |= {"seed": int(run["seed"]), "epochs": None if pd.isna(run["epochs"]) else int(run["epochs"])}
+    return store.samples(RunSpec(**given))
 
 
 def _split(dataset: str) -> str:

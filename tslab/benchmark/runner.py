@@ -10,14 +10,59 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from tqdm.auto import tqdm
+
 from tslab._checks import check_count
+from tslab._files import DamagedFileError
+from tslab.benchmark.store import JobStore
 
 J = TypeVar("J")
 """A job: anything that ``work`` takes."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How jobs are done.
+
+    Attributes:
+        dask: where, see `open_pool`.
+        processes: of ``dask="local"``; default one for each two processors.
+        retries: further tries of a job that fails.
+        modules: that register encoders of your own; they are imported here and in every process.
+        progress: show a progress bar.
+    """
+
+    dask: str | None = None
+    processes: int | None = None
+    retries: int = 1
+    modules: Sequence[str] = ()
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_count("retries", self.retries, at_least=0)
+
+
+@dataclass
+class Outcome:
+    """What was done: jobs that were there already (``stale``: done by another state of the code), jobs done now,
+    jobs that failed with their last error."""
+
+    skipped: list[Any] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)
+    failed: dict[Any, "Failure"] = field(default_factory=dict)
+    stale: int = 0
+
+    def __str__(self) -> str:
+        text = f"{len(self.done)} runs done, {len(self.skipped)} were there already, {len(self.failed)} failed"
+        if self.stale:
+            text += f"\n{self.stale} of those were done by another state of the code; --again does them again"
+        for job, failure in self.failed.items():
+            text += f"\n  {job.name}: {failure.error.strip().splitlines()[-1]}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -27,6 +72,58 @@ class Failure:
     error: str
     trace: str
     attempts: int
+
+
+def do_missing(
+    jobs: Sequence[J],
+    store: JobStore,
+    work: Callable[[J], object],
+    workers: Workers,
+    *,
+    again: bool = False,
+    begin: Callable[[list[J]], object] = lambda todo: None,
+    fatal: tuple[type[Exception], ...] = (),
+) -> Outcome:
+    """Do the jobs whose outcome the store does not hold yet.
+
+    A job that fails, or whose file in the store is damaged, does not stop the others.
+
+    Args:
+        jobs: dataclasses with a name; one that comes twice is done once.
+        store: which knows what is done; ``work`` fills it.
+        work: does one job and keeps its outcome.
+        workers: who does them.
+        again: do jobs again that are done already.
+        begin: called with the jobs that are missing, before the first is done.
+        fatal: exceptions that stop everything.
+
+    Raises:
+        ValueError: an argument out of its range, before anything is written.
+    """
+    import_modules(workers.modules)
+    outcome, todo = Outcome(), []
+    for job in dict.fromkeys(jobs):
+        try:
+            missing = again or store.load(job) is None
+        except DamagedFileError as error:
+            outcome.failed[job] = Failure(str(error), "", 0)
+            continue
+        (todo if missing else outcome.skipped).append(job)
+    if not todo:
+        return outcome
+    with (
+        open_pool(workers.dask, workers.processes) as client,
+        tqdm(total=len(todo), unit="run", disable=not workers.progress) as bar,
+    ):
+        begin(todo)
+        options: dict[str, Any] = {"retries": workers.retries, "modules": workers.modules, "fatal": fatal}
+        for job, failure in do_jobs(todo, work, client, **options):
+            if failure is None:
+                outcome.done.append(job)
+            else:
+                outcome.failed[job] = failure
+            bar.update()
+    return outcome
 
 
 @contextmanager
