@@ -8,8 +8,8 @@ import dataclasses
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,28 +31,11 @@ from tslab.tasks.locbench import training_mask
 from tslab.training import CHECKPOINT_FILE, resolve_device, train
 from tslab.training.options import PRESETS
 
-FAIR_TRAINING: dict[str, Any] = {
-    **{"epochs": 10, "lr": 2e-3, "batch_size": 512, "schedule": "cosine"},
-    **{"head": (256,), "head_dropout": 0.0},
-}
-FAIR_NETWORK: dict[str, Any] = {"hidden_dim": 512, "activation": "gelu", "dropout": 0.1}
-FAIR_ENCODERS: dict[str, dict[str, Any]] = {
-    "tile": FAIR_NETWORK | {"cell_size": 4.0},
-    "wrap": {"dropout": 0.1},
-    "space2vec_grid": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.573, "max_radius": 360.0},
-    "space2vec_theory": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.573, "max_radius": 360.0},
-    "rbf": FAIR_NETWORK | {"num_anchors": 500, "kernel_size": 4.0},
-    "nerf": FAIR_NETWORK | {"num_scales": 6},
-    "sphere2vec_dfs": FAIR_NETWORK | {"num_scales": 8, "min_radius": 0.01},
-    "siren_sh": {"hidden_dim": 512, "dropout": 0.1},
-}
-FAIR_ENCODERS |= {
-    f"sphere2vec_sphere{kind}": FAIR_NETWORK | {"num_scales": 16, "min_radius": 0.01} for kind in ("C", "C+", "M", "M+")
-}
-"""How every encoder is trained on the released points: one network, one optimiser, as many passes for all. Encoders
-with scales go down to the same wavelength, about 400 km (0.01 radians, 0.573 degrees, 2^-5 of the radius); cells of
-the tile are as wide. Nothing is tuned by encoder."""
-
+FAIR = packaged_json("fair_training.json")
+"""How every encoder is trained on the released points: one optimiser and as many passes for all (``training``), one
+network (``network``), and parameters of some encoders with theirs (``encoders``). Those with scales go down to the same
+wavelength, about 400 km (0.01 radians, 0.573 degrees, 2^-5 of the radius); cells of the tile are as wide. Nothing is
+tuned by encoder."""
 
 MEASURED_STEPS = 10
 """Steps of an epoch that `forecast` times."""
@@ -92,16 +75,16 @@ def run_all(
     """
     crew = Workers(dask, workers, retries, modules, progress)
     store = ResultStore(check_folder("out", out))
-    if dask in (None, "local") and any(spec.source != "released" for spec in specs):
+    if "://" not in (dask or "") and any(spec.source != "released" for spec in specs):
         resolve_device(device)
     where: dict[str, Any] = {"out": str(out), "root": None if root is None else str(root), "device": device}
     outcome = do_missing(
         specs,
         store,
-        partial(_run_and_keep, **where, again=uuid.uuid4().hex if again else ""),
+        partial(_run_and_keep, **where),
         crew,
         again=again,
-        begin=lambda todo: store.write_manifest(todo, command),
+        begin=lambda todo: store.begin_command(todo, command, again=again),
         fatal=(ReleasedFilesMissingError,),
     )
     outcome.stale = sum((store.load(spec) or {}).get("code") != _code(spec) for spec in outcome.skipped)
@@ -146,7 +129,7 @@ def produce(
         else:
             store = ResultStore(out)
             samples = _trained_samples(spec, store, root, device)
-            code = store.made_by(spec)["code"]
+            code = store.made_by(spec)
         measured = measure(samples, spec.metrics, spec.dataset)
         metrics = {name: dataclasses.asdict(value) for name, value in measured.items()}
     except NothingToRecomputeError as error:
@@ -179,21 +162,17 @@ def load_run_task(spec: RunSpec, root: str | os.PathLike[str] | None = None) -> 
 def training_options(spec: RunSpec) -> dict[str, Any]:
     """Arguments of `tslab.train` that the source and the protocol of a run ask for."""
     if spec.source == "released-points":
-        options = FAIR_TRAINING | FAIR_ENCODERS.get(spec.encoder, FAIR_NETWORK)
-        return options | {"epochs": spec.epochs or FAIR_TRAINING["epochs"]}
+        options = FAIR["training"] | FAIR["encoders"].get(spec.encoder, FAIR["network"])
+        return options | ({"epochs": spec.epochs} if spec.epochs else {})
     if spec.protocol != "paper":
         return {"epochs": spec.epochs}
     facts = packaged_json("paper_protocol.json")
     options = {"preset": facts["preset"], "epochs": None} | facts["datasets"].get(spec.dataset, {})
     if spec.encoder == "siren_sh":
         options |= facts["siren_sh"][""] | facts["siren_sh"].get(spec.dataset, {})
-    table = recorded_hyperparameters()
-    known = table[(table["dataset"] == spec.dataset) & (table["encoder"] == spec.encoder)]["epochs"].dropna()
-    return (
-        options
-        | ({"epochs": int(known.iloc[0])} if len(known) else {})
-        | ({"epochs": spec.epochs} if spec.epochs else {})
-    )
+    table = recorded_hyperparameters().set_index(["dataset", "encoder"])["epochs"].dropna()
+    recorded = table.get((spec.dataset, spec.encoder))
+    return options | {"epochs": spec.epochs or (options["epochs"] if recorded is None else int(recorded))}
 
 
 def fitted(task: Task, encoder: str, **options: Any) -> Any:
@@ -213,15 +192,9 @@ def fitted(task: Task, encoder: str, **options: Any) -> Any:
     return train(task, encoder, **({"progress": False} | options))
 
 
-def _run_and_keep(spec: RunSpec, out: str, root: str | None, device: str, again: str) -> None:
-    """Do a run and keep its outcome; ``again`` marks the command that wants trainings done anew."""
+def _run_and_keep(spec: RunSpec, out: str, root: str | None, device: str) -> None:
     store = ResultStore(out)
-    if spec.source == "released":
-        store.save(spec, produce(spec, out, root, device))
-        return
-    with store.training_lock(spec):
-        if again:
-            store.begin(spec, _code(spec), again)
+    with nullcontext() if spec.source == "released" else store.training_lock(spec):
         store.save(spec, produce(spec, out, root, device))
 
 
@@ -236,7 +209,7 @@ def _trained_samples(
     """Per-sample results of a trained run, from the store if another table trained it already."""
     path = store.samples_path(spec)
     if not path.is_file():
-        store.begin(spec, _code(spec), store.made_by(spec).get("again", ""))
+        store.begin(spec, _code(spec))
         task = load_run_task(spec, root)
         model = _train(spec, task, device, store.training_path(spec))
         samples = evaluate(model, task.test, intervals=False).results

@@ -42,16 +42,12 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         split (test, validation, test and validation, test draw, random, block), value, low, high (95 % interval; NaN if
         unknown), n, seeds.
     """
-    printed = published_tables()
-    published = pd.DataFrame({name: printed[name] for name in ("dataset", "encoder", "metric")})
-    published["source"], published["split"] = "published", printed["dataset"].map(_split)
-    published["value"] = printed["published"]
+    published = published_tables().rename(columns={"published": "value"}).assign(source="published")
     cells = read_cells()
-    cells = cells[cells["recomputed"].notna()]
-    recomputed = cells[["dataset", "encoder", "metric", "n"]].assign(source="recomputed")
-    recomputed["split"] = cells["dataset"].map(_split)
-    recomputed[["value", "low", "high"]] = cells[["recomputed", "recomputed_low", "recomputed_high"]]
-    parts = [published, recomputed]
+    recomputed = cells[cells["recomputed"].notna()].assign(source="recomputed")
+    ours = {"recomputed": "value", "recomputed_low": "low", "recomputed_high": "high"}
+    released = pd.concat([published, recomputed.drop(columns="published").rename(columns=ours)])
+    parts = [released.assign(split=released["dataset"].map(_split))]
     if (fair := read_fair_table()) is not None:
         parts.append(seed_means(fair.assign(source="trained:released-points")))
     if store is not None:

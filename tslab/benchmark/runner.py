@@ -23,6 +23,8 @@ from tslab.benchmark.store import JobStore
 J = TypeVar("J")
 """A job: anything that ``work`` takes."""
 
+KILLED = "KilledWorker: the process died each time (no memory left, or a crash below Python)"
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -131,8 +133,8 @@ def open_pool(dask: str | None, workers: int | None = None) -> Iterator[Any]:
     """Where jobs are done, for `do_jobs`: a Dask client, or None for this process.
 
     Args:
-        dask: None for this process; ``"local"`` for processes of this machine, which listen on this machine only;
-            else the address of a scheduler, such as ``tcp://node1:8786``.
+        dask: None or ``"synchronous"`` for this process; ``"local"`` for processes of this machine, which listen on
+            this machine only; else the address of a scheduler, such as ``tcp://node1:8786``.
         workers: processes of ``"local"``; default one for each two processors.
 
     Raises:
@@ -140,11 +142,11 @@ def open_pool(dask: str | None, workers: int | None = None) -> Iterator[Any]:
         ImportError: the package distributed is missing; says how to get it.
         OSError: no scheduler answers at the address.
     """
-    if dask is not None and dask != "local" and "://" not in dask:
+    if dask not in (None, "synchronous", "local") and "://" not in str(dask):
         raise ValueError(f"dask must be 'local' or an address such as tcp://node1:8786, got {dask!r}")
     if workers is not None:
         check_count("workers", workers)
-    if dask is None:
+    if dask in (None, "synchronous"):
         yield None
         return
     try:
@@ -191,24 +193,19 @@ def do_jobs(
         for job in jobs:
             yield job, attempt(job)
         return
-    from distributed import KilledWorker, as_completed
+    from distributed import as_completed
 
     suspects = []
     futures = {client.submit(attempt, job, pure=False): job for job in jobs}
     for future in as_completed(list(futures)):
         job = futures.pop(future)  # what is let go of is not done again when the process that remembers it dies
-        failure, error = _result(future)
-        if isinstance(error, fatal):
-            raise error
-        if isinstance(error, KilledWorker):
+        failure = _result(future, fatal)
+        if failure is not None and failure.error == KILLED:
             suspects.append(job)
         else:
             yield job, failure
     for job in suspects:
-        failure, error = _result(client.submit(attempt, job, pure=False))
-        if isinstance(error, fatal):
-            raise error
-        yield job, failure
+        yield job, _result(client.submit(attempt, job, pure=False), fatal)
 
 
 def import_modules(modules: Sequence[str], folder: str | None = None) -> None:
@@ -250,19 +247,17 @@ def _attempt(
     return failure
 
 
-def _result(future: Any) -> tuple[Failure | None, BaseException | None]:
-    """What `_attempt` returned, and the exception that kept it from returning anything; waits for it."""
+def _result(future: Any, fatal: tuple[type[Exception], ...]) -> Failure | None:
+    """What `_attempt` returned, or what kept it from returning anything; waits for it."""
     from distributed import KilledWorker
 
     try:
-        error = future.exception()
-        if error is None:
-            return future.result(), None
+        result: Failure | None = future.result()
+        return result
+    except fatal:
+        raise
+    except KilledWorker:
+        return Failure(KILLED, KILLED, 1)
     except Exception as lost:  # cancelled: the scheduler is gone
-        error = lost
-    what = (
-        "KilledWorker: the process died each time (no memory left, or a crash below Python)"
-        if isinstance(error, KilledWorker)
-        else f"{type(error).__name__}: {error}"
-    )
-    return Failure(what, what, 1), error
+        what = f"{type(lost).__name__}: {lost}"
+        return Failure(what, what, 1)

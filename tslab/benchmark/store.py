@@ -116,29 +116,31 @@ class ResultStore(JobStore):
         except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
             raise DamagedFileError(f"{path} is damaged ({error}); {REMEDY}") from error
 
-    def made_by(self, spec: RunSpec) -> dict[str, str]:
-        """``code`` that a training and its samples were made by, and the command (``again``) that asked for them; empty
-        before a training begins, unknown where nothing says so."""
+    def made_by(self, spec: RunSpec) -> str:
+        """The code that a training and its samples were made by; "" before a training begins, "unknown" where nothing
+        says so."""
         path = self._made_by_path(spec)
         if not path.is_file() and not self.samples_path(spec).is_file():
-            return {}
+            return ""
         try:
-            return read_json(path, remedy=REMEDY)
-        except (FileNotFoundError, DamagedFileError):
-            return {"code": "unknown", "again": ""}
+            return str(read_json(path, remedy=REMEDY)["code"])
+        except (FileNotFoundError, DamagedFileError, KeyError):
+            return "unknown"
 
-    def begin(self, spec: RunSpec, code: str, again: str = "") -> None:
-        """Make room for a training by ``code``: what other code began, or with ``again`` what another command made, is
-        removed. Call it while holding `training_lock`."""
-        earlier = self.made_by(spec)
-        if again and earlier.get("again") != again:
-            self.samples_path(spec).unlink(missing_ok=True)
+    def begin(self, spec: RunSpec, code: str) -> None:
+        """Make room for a training by ``code``: half a training by other code is removed. Call it while holding
+        `training_lock`."""
+        if self.made_by(spec) not in ("", code):
             shutil.rmtree(self.training_path(spec), ignore_errors=True)
-        elif self.samples_path(spec).is_file():
-            return
-        elif earlier and earlier["code"] != code:
-            shutil.rmtree(self.training_path(spec), ignore_errors=True)
-        atomic_write(self._made_by_path(spec), json.dumps({"code": code, "again": again}) + "\n")
+        atomic_write(self._made_by_path(spec), json.dumps({"code": code}) + "\n")
+
+    def begin_command(self, specs: Sequence[RunSpec], command: str, *, again: bool) -> None:
+        """Note a command in the manifest; with ``again`` forget the trainings of its runs."""
+        self.write_manifest(specs, command)
+        for spec in specs if again else ():
+            with self.training_lock(spec):
+                self.samples_path(spec).unlink(missing_ok=True)
+                shutil.rmtree(self.training_path(spec), ignore_errors=True)
 
     def training_lock(self, spec: RunSpec) -> AbstractContextManager[None]:
         """One process at a time trains for a run; another waits, and then finds the samples."""

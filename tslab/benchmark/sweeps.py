@@ -8,6 +8,7 @@ interrupted is continued by starting it again. Jobs are done by `tslab.benchmark
 """
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -87,8 +88,7 @@ def sweep(
     """
     if not all(isinstance(job, Job) for job in jobs):
         raise TypeError("jobs must be a list of tslab.sweeps.Job; tslab.sweeps.jobs_for makes them")
-    dask = None if scheduler == "synchronous" else scheduler or "local"
-    crew = Workers(dask, workers, retries, modules, progress)
+    crew = Workers(scheduler or "local", workers, retries, modules, progress)
     store = JobStore(check_folder("folder", folder))
     work = partial(_unless_done, run=run_job if run is None else run, folder=str(folder))
     outcome = do_missing(jobs, store, work, crew)
@@ -119,10 +119,8 @@ def jobs_for(
     encoders = dict.fromkeys(check_choice("encoder", encoder, known) for encoder in encoders)
     seeds = dict.fromkeys(check_count("seed", seed, at_least=0) for seed in seeds)
     return [
-        Job(task, encoder, seed, dict(options or {}), dict(task_options or {}))
-        for task in tasks
-        for encoder in encoders
-        for seed in seeds
+        Job(*combination, dict(options or {}), dict(task_options or {}))
+        for combination in itertools.product(tasks, encoders, seeds)
     ]
 
 
