@@ -26,6 +26,8 @@ from tslab._files import read_csv
 from tslab.released_files import (
     ENCODER_TOKENS,
     HOW_TO_GET,
+    SECOND_FOLDER,
+    SECOND_SOURCE,
     EmptyFileError,
     NotReleasedError,
     ReleasedFilesMissingError,
@@ -100,6 +102,8 @@ def load_released_results(dataset: str, encoder: str, root: str | os.PathLike[st
         if encoder in ("no_prior", "wrap"):
             _join_coordinates(table, dataset, encoder, root, path, notes)
     _check_degrees(table, path)
+    if path.parent.name == Path(SECOND_FOLDER).name:
+        notes.append(f"{path.name} is not of the release: it comes from {SECOND_SOURCE['repository']}.")
     if different:
         notes.append(f"{path.name} is not the checksummed release file ({different}).")
     table.attrs.update(
@@ -115,6 +119,16 @@ def load_released_results(dataset: str, encoder: str, root: str | os.PathLike[st
 
 def _read_classification(path: Path) -> pd.DataFrame:
     """Read a classification file; absent coordinate columns become NaN."""
+    check_released_file(path)
+    return check_results(path)
+
+
+def check_results(path: Path) -> pd.DataFrame:
+    """The columns of a classification file, whoever made it; absent coordinate columns become NaN.
+
+    Raises:
+        ReleasedResultsError: it has not the form of a released file, or contradicts itself.
+    """
     wanted = {"lon": "lon", "lat": "lat", "true_class_prob": "true_class_prob", "reciprocal_rank": "reciprocal_rank"}
     wanted |= {"hit@1": "hit1", "hit@3": "hit3"}
     raw = _read_csv(path, ["Unnamed: 0", *wanted], required=["true_class_prob", "reciprocal_rank", "hit@1", "hit@3"])
@@ -144,7 +158,6 @@ def _read_regression(path: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path, columns: list[str], required: list[str]) -> pd.DataFrame:
     """Read some columns of a released file, saying what is wrong if that fails."""
-    check_released_file(path)
     try:
         table = read_csv(path, usecols=lambda name: name in columns)
     except (ValueError, UnicodeDecodeError) as error:
@@ -194,7 +207,7 @@ def _find_sibling(dataset: str, root: str | os.PathLike[str] | None) -> tuple[pd
             path = result_path(dataset, encoder, root)
         except (NotReleasedError, ReleasedFilesMissingError):
             continue
-        if path.stat().st_size >= 16:
+        if path.parent.name in ("classification", "regression") and path.stat().st_size >= 16:
             return _read_classification(path), path.name
     return None
 

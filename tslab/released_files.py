@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import platformdirs
 
-from tslab._files import packaged_json
+from tslab._files import packaged_json, read_json
 
 REPOSITORY = "seai-lab/TorchSpatial"
 """The official repository on GitHub."""
@@ -40,6 +41,15 @@ DATASET_TOKENS: dict[str, str] = _NAMES["datasets"]
 
 ENCODER_TOKENS: dict[str, str] = _NAMES["encoders"]
 """How the released files call each encoder (``no_prior`` is ``no_prior_regress`` in regression files)."""
+
+
+SECOND_SOURCE: dict[str, Any] = packaged_json("second_source.json")
+"""A second repository of the same group, with per-sample results of one dataset that the release lacks: its name,
+pinned commits, the dataset and the encoders. Nobody recorded its checksums, so each is recorded at the first download
+(`RECORDED`), and the file must keep it."""
+
+SECOND_FOLDER = "eval_results/PyGBS"
+RECORDED = "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -157,14 +167,18 @@ def result_path(dataset: str, encoder: str, root: str | os.PathLike[str] | None 
     token = ENCODER_TOKENS[encoder] + ("_regress" if (kind, encoder) == ("regression", "no_prior") else "")
     stem = f"eval_results/{kind}/eval_{DATASET_TOKENS[dataset]}_{token}"
     folder = released_root(root)
-    for name in (f"{stem}.csv", f"{stem} copy.csv"):
+    second = f"{SECOND_FOLDER}/{Path(stem).name}.csv"
+    for name in (f"{stem}.csv", f"{stem} copy.csv", second):
         if (folder / name).is_file():
             return folder / name
     if released_files(datasets=[dataset], encoders=[encoder]):
         raise ReleasedFilesMissingError(f"{stem}.csv is not in {folder}; {HOW_TO_GET}")
+    elsewhere = ""
+    if dataset == SECOND_SOURCE["dataset"] and encoder in SECOND_SOURCE["encoders"]:
+        elsewhere = f", fetch them from {SECOND_SOURCE['repository']} (data_scripts/fetch_released.py --second-source)"
     raise NotReleasedError(
         f"no per-sample results of {encoder} on {dataset} are among the {RELEASE} release files ({stem}.csv is "
-        "absent); use another encoder, or train this one with tslab.train"
+        f"absent); use another encoder{elsewhere}, or train this one with tslab.train"
     )
 
 
@@ -182,6 +196,9 @@ def check_released_file(path: Path) -> str:
     """
     folder_and_name = "/".join(path.parts[-3:]).replace(" copy.csv", ".csv")
     known = {file.path.replace(" copy.csv", ".csv"): file for file in _index()}.get(folder_and_name)
+    if path.parent.name == Path(SECOND_FOLDER).name and (path.parent / RECORDED).is_file():
+        digest = read_json(path.parent / RECORDED, remedy="delete the folder and fetch it again").get(path.name)
+        known = ReleasedFile(path.name, path.stat().st_size, str(digest), "classification", "", "")
     different = "the release has no file of this name" if known is None else difference(path, known)
     if not different:
         return ""
@@ -198,7 +215,7 @@ def difference(path: Path, file: ReleasedFile) -> str:
     found = path.stat()
     if found.st_size != file.size:
         return f"it has {found.st_size:,} bytes, the released file {file.size:,}"
-    digest = _sha256(path, found.st_size, found.st_mtime_ns)
+    digest = sha256_of(path)
     return (
         ""
         if digest == file.sha256
@@ -210,6 +227,12 @@ def difference(path: Path, file: ReleasedFile) -> str:
 def index_sha256() -> str:
     """Checksum of tslab's list of released files, which holds the checksum of every file."""
     return hashlib.sha256((files("tslab") / "data" / INDEX).read_bytes()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, read once in a process, and again if its size or date changes."""
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)

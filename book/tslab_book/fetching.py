@@ -4,7 +4,9 @@
 which files there are and where they lie.
 """
 
+import dataclasses
 import errno
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,28 +18,39 @@ import pooch
 import requests
 
 from tslab._checks import check_count
+from tslab._files import atomic_write, read_json
+from tslab.released import check_results
 from tslab.released_files import (
+    DATASET_TOKENS,
+    ENCODER_TOKENS,
+    RECORDED,
     REPOSITORY,
+    SECOND_FOLDER,
+    SECOND_SOURCE,
     ReleasedFile,
     ReleasedResultsError,
     data_folder,
     difference,
     released_root,
+    sha256_of,
 )
 
 
 @dataclass(frozen=True)
 class Source:
-    """One commit to download from. ``flat`` commits keep classification results directly in ``eval_results/``."""
+    """One commit to download from. ``flat`` commits keep classification results directly in ``eval_results/``;
+    ``path`` is where a file lies that has another place there than here."""
 
     commit: str
     flat: bool = False
+    repository: str = REPOSITORY
+    path: str = ""
 
     def url(self, path: str, host: str = "https://raw.githubusercontent.com") -> str:
         """The address of a repository file at this commit."""
         if self.flat:
             path = path.replace("eval_results/classification/", "eval_results/")
-        return f"{host}/{REPOSITORY}/{self.commit}/{quote(path)}"
+        return f"{host}/{self.repository}/{self.commit}/{quote(self.path or path)}"
 
 
 SOURCES: tuple[Source, ...] = (
@@ -108,6 +121,81 @@ def fetch_released(
     return outcome
 
 
+def fetch_second_source(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    commits: Sequence[str] = tuple(SECOND_SOURCE["commits"]),
+    host: str = "https://raw.githubusercontent.com",
+    api: str = "https://api.github.com",
+    retries: int = 2,
+) -> dict[str, str]:
+    """Download the per-sample results that only the second repository has (`tslab.released_files.SECOND_SOURCE`).
+
+    A file is looked up by its name in the list of files of a pinned commit. Its SHA-256 is recorded beside it at the
+    first download; later downloads, and every reading, must have it. A file that cannot be read as results is refused.
+
+    Args:
+        folder: repository-like folder to fill, default ``TorchSpatial`` in `data_folder`.
+        commits: to look in, in order.
+        host, api: where files and lists of files are served from.
+        retries: further attempts after a dropped connection.
+
+    Returns:
+        path -> ``skipped`` (was there, with the recorded checksum), ``fetched``, or ``absent`` (no commit has it).
+
+    Raises:
+        FetchError: a file could not be had, could not be written, or is another one than at the first download.
+    """
+    check_count("retries", retries, at_least=0)
+    target = Path(folder) if folder is not None else data_folder() / "TorchSpatial"
+    beside = target / SECOND_FOLDER / RECORDED
+    recorded = read_json(beside, remedy="delete the folder and fetch it again") if beside.is_file() else {}
+    dataset = SECOND_SOURCE["dataset"]
+    listed: dict[str, tuple[Source, int]] = {}
+    outcome: dict[str, str] = {}
+    for encoder in SECOND_SOURCE["encoders"]:
+        name = f"eval_{DATASET_TOKENS[dataset]}_{ENCODER_TOKENS[encoder]}.csv"
+        path = f"{SECOND_FOLDER}/{name}"
+        file = ReleasedFile(path, 0, recorded.get(name, ""), "classification", dataset, encoder)
+        if (target / path).is_file() and sha256_of(target / path) == file.sha256:
+            outcome[path] = "skipped"
+            continue
+        listed = listed or _listed_files(commits, api)
+        if name not in listed:
+            outcome[path] = "absent"
+            continue
+        source, size = listed[name]
+        (target / path).unlink(missing_ok=True)
+        _fetch_one(dataclasses.replace(file, size=size), target, [source], host, retries)
+        try:
+            check_results(target / path)
+        except ReleasedResultsError as error:
+            (target / path).unlink()
+            raise FetchError(f"{source.url(path, host)} holds no results: {error}") from error
+        recorded[name] = sha256_of(target / path)
+        atomic_write(beside, json.dumps(recorded, indent=1) + "\n")
+        outcome[path] = "fetched"
+    return outcome
+
+
+def _listed_files(commits: Sequence[str], api: str) -> dict[str, tuple[Source, int]]:
+    """Name of a file -> where it lies and its size, at the first of the commits that has it."""
+    found: dict[str, tuple[Source, int]] = {}
+    repository = SECOND_SOURCE["repository"]
+    for commit in commits:
+        url = f"{api}/repos/{repository}/git/trees/{commit}?recursive=1"
+        try:
+            answer = requests.get(url, timeout=60)
+            answer.raise_for_status()
+            entries = answer.json()["tree"]
+        except (requests.RequestException, KeyError) as error:
+            raise FetchError(f"{url} lists no files: {error}; run the same command again later") from error
+        for entry in entries:
+            source = Source(commit, repository=repository, path=entry["path"])
+            found.setdefault(entry["path"].rsplit("/", 1)[-1], (source, int(entry.get("size", 0))))
+    return found
+
+
 def _fetch_one(file: ReleasedFile, target: Path, sources: Sequence[Source], host: str, retries: int) -> Source:
     """Fetch one file from the first source that has it, and return that source."""
     problems = []
@@ -150,7 +238,7 @@ def _download(url: str, file: ReleasedFile, target: Path, retries: int) -> None:
         try:
             pooch.retrieve(
                 url,
-                known_hash=f"sha256:{file.sha256}",
+                known_hash=f"sha256:{file.sha256}" if file.sha256 else None,
                 fname=destination.name,
                 path=destination.parent,
                 downloader=pooch.HTTPDownloader(timeout=60, progressbar=_Limit(file.size)),
