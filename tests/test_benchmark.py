@@ -606,7 +606,7 @@ TWO = pd.DataFrame({"label": [1.0, 2.0], "prediction": [1.0, 2.0]})
         (lambda: paired_bootstrap(TWO, TWO, replicates=0), "replicates"),
         (lambda: paired_bootstrap(TWO, TWO, seed=-1), "seed"),
         (lambda: rank_test(pd.DataFrame(np.eye(4)), level=2), "level"),
-        (lambda: benchmark.judge("top1", "xyz", 1.0, math.nan, 0, 1), "recomputed"),
+        (lambda: benchmark.judge("top1", "xyz", 1.0, math.nan, 1), "recomputed"),
         (lambda: standard_error(50, 0), "n must"),
         (lambda: standard_error(120, 10), "top1"),
         (lambda: benchmark.measure(pd.DataFrame({"hit1": []}), ("top1",), "x"), "no rows"),

@@ -6,14 +6,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tslab.benchmark.cells import VERDICTS
 from tslab.benchmark.comparison import RankTest
+from tslab.benchmark.verdicts import VERDICTS
 from tslab.encoders import ENCODERS
 from tslab.plot import FAMILY_COLORS, MISSING_COLOR, NEUTRAL, encoder_color
 
 VERDICT_COLORS: dict[str, str] = {
     "reproduced": FAMILY_COLORS["harmonic"],
+    "another run": FAMILY_COLORS["sphere2vec"],
     "within noise": FAMILY_COLORS["spherical"],
+    "undecided": FAMILY_COLORS["kernel"],
     "differs": FAMILY_COLORS["multi-scale planar"],
     "not released": MISSING_COLOR,
     "published only": FAMILY_COLORS["baseline"],

@@ -6,13 +6,14 @@ a rule.
   remembers what is done (``python -m tslab.benchmark run``);
 - `tslab.benchmark.runner`: doing jobs here or on Dask, those of `tslab.benchmark.sweeps` too;
 - `tslab.benchmark.cells`: the record of all 652 published numbers, with verdict and reason;
-- `tslab.benchmark.comparison`: whether two encoders differ, and which rankings survive;
+- `tslab.benchmark.verdicts`: the rules that verdicts and reasons follow from;
+- `tslab.benchmark.comparison`: whether two encoders differ, which rankings survive, how far apart two runs may be;
 - `tslab.benchmark.records`: where committed records lie, and that they only grow.
 
 Published numbers come from `tslab.published` and are never changed.
 """
 
-from tslab.benchmark.cells import MARKS, REASONS, VERDICTS, audit, cells_csv, judge, read_cells, write_cells
+from tslab.benchmark.cells import audit, cells_csv, read_cells, with_verdicts, write_cells
 from tslab.benchmark.comparison import (
     RankTest,
     best_group,
@@ -23,6 +24,8 @@ from tslab.benchmark.comparison import (
     paired_bootstrap,
     rank_test,
     ranking_survival,
+    read_comparisons,
+    run_noise,
     write_comparisons,
 )
 from tslab.benchmark.driver import forecast, run_all
@@ -31,6 +34,7 @@ from tslab.benchmark.recompute import measure
 from tslab.benchmark.records import find_record
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
 from tslab.benchmark.store import ResultStore
+from tslab.benchmark.verdicts import MARKS, REASONS, VERDICTS, draw_noise, judge
 
 __all__ = [
     "MARKS",
@@ -46,6 +50,7 @@ __all__ = [
     "cells_csv",
     "compare_hits",
     "compare_released",
+    "draw_noise",
     "fair_table",
     "find_record",
     "forecast",
@@ -59,8 +64,11 @@ __all__ = [
     "rank_test",
     "ranking_survival",
     "read_cells",
+    "read_comparisons",
     "read_fair_table",
     "run_all",
+    "run_noise",
+    "with_verdicts",
     "write_cells",
     "write_comparisons",
     "write_fair_table",

@@ -23,7 +23,7 @@ from typing import Any
 from tslab._checks import check_count
 from tslab._files import atomic_path
 from tslab.benchmark import sweeps
-from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
+from tslab.benchmark.cells import CELLS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.leaderboard import FAIR_TABLE, fair_table, write_fair_table
@@ -31,6 +31,7 @@ from tslab.benchmark.recompute import located_images
 from tslab.benchmark.runner import import_modules
 from tslab.benchmark.runs import PROTOCOLS, SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
 from tslab.benchmark.store import ResultStore, check_folder
+from tslab.benchmark.verdicts import VERDICTS
 from tslab.encoders import ENCODERS
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 from tslab.released_files import ReleasedResultsError, has_released_results
@@ -85,7 +86,8 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         raise ValueError(f"no finished runs in {arguments.out}; python -m tslab.benchmark run fills it")
     path = check_folder("--results", arguments.results) / CELLS
     released = has_released_results(arguments.root, list(CLASSIFICATION_DATASETS))
-    table = audit(store)
+    comparisons = compare_released(root=arguments.root) if released else None
+    table = audit(store, comparisons)
     if released:
         table.attrs["located"] = located_images(arguments.root)
     state = write_cells(table, path)
@@ -97,8 +99,8 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     if len(points):
         state = write_fair_table(points, path.with_name(FAIR_TABLE))
         print(f"{path.with_name(FAIR_TABLE)}: {state}. {len(points)} runs on the released points")
-    if released:
-        write_comparisons(compare_released(root=arguments.root), path.with_name(COMPARISONS))
+    if comparisons is not None:
+        write_comparisons(comparisons, path.with_name(COMPARISONS))
         print(f"{path.with_name(COMPARISONS)}: pairs of encoders on the same images")
     else:
         print(f"{COMPARISONS} is left as it is: the released files are not on this machine")
