@@ -89,18 +89,7 @@ def load_released_results(dataset: str, encoder: str, root: str | os.PathLike[st
             "to read; use another encoder, or train this one with tslab.train"
         )
     notes: list[str] = []
-    if dataset.startswith("mosaiks_"):
-        table = _read_regression(path)
-        if encoder == "wrap":  # a sine has two angles in range, and no sibling holds the same rows
-            table[["lon", "lat"]] = np.nan
-            notes.append(
-                f"No coordinates: {path.name} stores sin(pi lon / 180) and sin(pi lat / 90), each of which two angles "
-                "share, and regression files hold different rows, so degrees cannot be taken from a sibling."
-            )
-    else:
-        table = _read_classification(path)
-        if encoder in ("no_prior", "wrap"):
-            _join_coordinates(table, dataset, encoder, root, path, notes)
+    table = _read(path, dataset, encoder, root, notes)
     _check_degrees(table, path)
     if path.parent.name == Path(SECOND_FOLDER).name:
         notes.append(f"{path.name} is not of the release: it comes from {SECOND_SOURCE['repository']}.")
@@ -114,6 +103,25 @@ def load_released_results(dataset: str, encoder: str, root: str | os.PathLike[st
         n_located=int((table["lon"].notna() & table["lat"].notna()).sum()),
         notes=tuple(notes),
     )
+    return table
+
+
+def _read(
+    path: Path, dataset: str, encoder: str, root: str | os.PathLike[str] | None, notes: list[str]
+) -> pd.DataFrame:
+    """The rows of a file with degrees, or without where they cannot be had; ``notes`` says where they are from."""
+    if dataset.startswith("mosaiks_"):
+        table = _read_regression(path)
+        if encoder == "wrap":  # a sine has two angles in range, and no sibling holds the same rows
+            table[["lon", "lat"]] = np.nan
+            notes.append(
+                f"No coordinates: {path.name} stores sin(pi lon / 180) and sin(pi lat / 90), each of which two angles "
+                "share, and regression files hold different rows, so degrees cannot be taken from a sibling."
+            )
+    else:
+        table = _read_classification(path)
+        if encoder in ("no_prior", "wrap"):
+            _join_coordinates(table, dataset, encoder, root, path, notes)
     return table
 
 
