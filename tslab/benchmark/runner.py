@@ -103,7 +103,8 @@ def do_missing(
         ValueError: an argument out of its range, before anything is written.
     """
     import_modules(workers.modules)
-    outcome, todo = Outcome(), []
+    outcome = Outcome()
+    todo: list[J] = []
     for job in dict.fromkeys(jobs):
         try:
             missing = again or store.load(job) is None

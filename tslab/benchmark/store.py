@@ -227,7 +227,7 @@ def code_version(encoder: str | None = None) -> str:
     info = ENCODERS.get(encoder) if encoder is not None else None
     try:
         own = Path(inspect.getsourcefile(info.build) or "") if info is not None else Path()
-    except TypeError:  # made in a notebook: there is no file
+    except (OSError, TypeError):  # made in a notebook: there is no file
         own = Path()
     if not own.is_file() or own.is_relative_to(Path(__file__).parents[1]):
         return _tslab_version()
@@ -240,7 +240,7 @@ def _tslab_version() -> str:
 
     folder = Path(tslab.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted([*folder.rglob("*.py"), *folder.glob("data/*.json")]):  # facts decide numbers, too
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return f"{tslab.__version__}+{digest.hexdigest()[:12]}"
 

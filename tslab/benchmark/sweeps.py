@@ -119,8 +119,8 @@ def jobs_for(
     encoders = dict.fromkeys(check_choice("encoder", encoder, known) for encoder in encoders)
     seeds = dict.fromkeys(check_count("seed", seed, at_least=0) for seed in seeds)
     return [
-        Job(*combination, dict(options or {}), dict(task_options or {}))
-        for combination in itertools.product(tasks, encoders, seeds)
+        Job(task, encoder, seed, dict(options or {}), dict(task_options or {}))
+        for task, encoder, seed in itertools.product(tasks, encoders, seeds)
     ]
 
 
