@@ -122,6 +122,17 @@ def test_an_outcome_without_a_field_is_damaged(tmp_path, field):
         store.load(SPEC)
 
 
+def test_a_run_that_was_kept_before_there_were_protocols_is_found(tmp_path):
+    store, spec = ResultStore(tmp_path), RunSpec("top1", "yfcc", "nerf", "locbench")
+    store.save(spec, OUTCOME)
+    content = json.loads(store.path(spec).read_text())
+    del content["spec"]["protocol"]
+    store.path(spec).write_text(json.dumps(content))
+    assert store.load(spec)["code"] == "x"
+    assert store.frame()["protocol"].tolist() == ["ours"]
+    assert store.load(RunSpec("top1", "yfcc", "nerf", "locbench", protocol="paper")) is None
+
+
 def test_two_commands_at_once_both_stand_in_the_manifest(tmp_path):
     def many(name):
         for i in range(10):
@@ -361,6 +372,21 @@ def test_the_estimate_comes_from_measured_steps(tmp_path, capsys):
     run_all([spec], tmp_path, progress=False)
     assert 0.1 < (time.perf_counter() - start) / many["seconds"].item() < 10
     assert benchmark.forecast([spec], store).empty
+
+
+@pytest.mark.parametrize("dataset", ["inat2018", "fmow"])
+def test_the_rehearsal_writes_an_archive_that_is_read_and_trained_on(dataset, tmp_path, monkeypatch, capsys):
+    import dataclasses
+
+    import rehearse_locbench
+
+    info = rehearse_locbench.DATASETS[dataset]
+    splits = {name: dataclasses.replace(facts, rows=60, missing=None, kept=None) for name, facts in info.splits.items()}
+    small = {dataset: dataclasses.replace(info, splits=splits, num_classes=30)}
+    monkeypatch.setattr(rehearse_locbench, "DATASETS", small)
+    assert rehearse_locbench.main([dataset, "--folder", str(tmp_path), "--encoders", "xyz", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "60 rows, 30 classes" in said and "GiB" in said and "60 rows evaluated" in said
 
 
 # --- trainings in the store ----------------------------------------------

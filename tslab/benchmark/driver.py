@@ -160,7 +160,12 @@ def load_run_task(spec: RunSpec, root: str | os.PathLike[str] | None = None) -> 
 
 
 def training_options(spec: RunSpec) -> dict[str, Any]:
-    """Arguments of `tslab.train` that the source and the protocol of a run ask for."""
+    """Arguments of `tslab.train` that the source and the protocol of a run ask for.
+
+    Of the paper's protocol, ``data/paper_protocol.json`` holds what the preset and the recorded hyper-parameters do
+    not: epochs where no log has them, every row for YFCC, the run scripts of Siren(SH), heads of the regressions. What
+    was not recorded (most learning rates of regressions) or cannot be asked for (the image branch) stays ours.
+    """
     if spec.source == "released-points":
         options = FAIR["training"] | FAIR["encoders"].get(spec.encoder, FAIR["network"])
         return options | ({"epochs": spec.epochs} if spec.epochs else {})
