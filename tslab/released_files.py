@@ -35,7 +35,7 @@ RELEASE = "9f8d833"
 INDEX = "released_files.csv"
 """tslab's list of the released files, among its data."""
 
-_NAMES = packaged_json("released_names.json")
+_NAMES = packaged_json("released_tokens.json")
 DATASET_TOKENS: dict[str, str] = _NAMES["datasets"]
 """How the released files call each dataset."""
 
