@@ -29,7 +29,7 @@ from tslab.benchmark.comparison import (
     write_comparisons,
 )
 from tslab.benchmark.driver import forecast, run_all
-from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
+from tslab.benchmark.leaderboard import leaderboard, read_fair_table
 from tslab.benchmark.recompute import measure
 from tslab.benchmark.records import find_record
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
@@ -51,7 +51,6 @@ __all__ = [
     "compare_hits",
     "compare_released",
     "draw_noise",
-    "fair_table",
     "find_record",
     "forecast",
     "holm",
@@ -71,5 +70,4 @@ __all__ = [
     "with_verdicts",
     "write_cells",
     "write_comparisons",
-    "write_fair_table",
 ]

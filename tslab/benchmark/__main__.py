@@ -26,7 +26,6 @@ from tslab.benchmark import sweeps
 from tslab.benchmark.cells import CELLS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import forecast, run_all
-from tslab.benchmark.leaderboard import FAIR_TABLE, fair_table, write_fair_table
 from tslab.benchmark.recompute import located_images
 from tslab.benchmark.runner import import_modules
 from tslab.benchmark.runs import PROTOCOLS, SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
@@ -95,10 +94,6 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     print(f"{path}: {state}. {len(table)} cells: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
     if state == "kept":
         print("The record holds numbers that this store lacks; run the missing tables first.")
-    points = fair_table(store)
-    if len(points):
-        state = write_fair_table(points, path.with_name(FAIR_TABLE))
-        print(f"{path.with_name(FAIR_TABLE)}: {state}. {len(points)} runs on the released points")
     if comparisons is not None:
         write_comparisons(comparisons, path.with_name(COMPARISONS))
         print(f"{path.with_name(COMPARISONS)}: pairs of encoders on the same images")

@@ -31,12 +31,6 @@ from tslab.tasks.locbench import training_mask
 from tslab.training import CHECKPOINT_FILE, resolve_device, train
 from tslab.training.options import PRESETS
 
-FAIR = packaged_json("fair_training.json")
-"""How every encoder is trained on the released points: one optimiser and as many passes for all (``training``), one
-network (``network``), and parameters of some encoders with theirs (``encoders``). Those with scales go down to the same
-wavelength, about 400 km (0.01 radians, 0.573 degrees, 2^-5 of the radius); cells of the tile are as wide. Nothing is
-tuned by encoder."""
-
 MEASURED_STEPS = 10
 """Steps of an epoch that `forecast` times."""
 
@@ -166,9 +160,6 @@ def training_options(spec: RunSpec) -> dict[str, Any]:
     not: epochs where no log has them, every row for YFCC, the run scripts of Siren(SH), heads of the regressions. What
     was not recorded (most learning rates of regressions) or cannot be asked for (the image branch) stays ours.
     """
-    if spec.source == "released-points":
-        options = FAIR["training"] | FAIR["encoders"].get(spec.encoder, FAIR["network"])
-        return options | ({"epochs": spec.epochs} if spec.epochs else {})
     if spec.protocol != "paper":
         return {"epochs": spec.epochs}
     facts = packaged_json("paper_protocol.json")
