@@ -32,8 +32,9 @@ from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.leaderboard import leaderboard, read_fair_table
 from tslab.benchmark.recompute import measure
 from tslab.benchmark.records import find_record
+from tslab.benchmark.runner import do_jobs, open_pool
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
-from tslab.benchmark.store import ResultStore
+from tslab.benchmark.store import JobStore, ResultStore
 from tslab.benchmark.verdicts import MARKS, REASONS, VERDICTS, draw_noise, judge
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "SOURCES",
     "TABLES",
     "VERDICTS",
+    "JobStore",
     "RankTest",
     "ResultStore",
     "RunSpec",
@@ -50,6 +52,7 @@ __all__ = [
     "cells_csv",
     "compare_hits",
     "compare_released",
+    "do_jobs",
     "draw_noise",
     "find_record",
     "forecast",
@@ -58,6 +61,7 @@ __all__ = [
     "leaderboard",
     "mcnemar",
     "measure",
+    "open_pool",
     "paired_bootstrap",
     "plan",
     "rank_test",

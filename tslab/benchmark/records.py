@@ -5,7 +5,6 @@ A run that recomputed fewer cells than a record holds, or none, leaves it as it 
 
 import datetime
 import os
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -55,13 +54,10 @@ def provenance(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def loses_numbers(
-    earlier: pd.DataFrame, table: pd.DataFrame, column: str, key: Sequence[str] = ("dataset", "encoder", "metric")
-) -> bool:
-    """Whether ``earlier`` has a number in ``column`` that ``table`` lacks, in the row of the same key."""
-    held, kept = (
-        set(rows.loc[rows[column].notna(), list(key)].itertuples(index=False, name=None)) for rows in (earlier, table)
-    )
+def loses_numbers(earlier: pd.DataFrame, table: pd.DataFrame, column: str) -> bool:
+    """Whether ``earlier`` has a number in ``column`` that ``table`` lacks, in the row of the same cell."""
+    key = ["dataset", "encoder", "metric"]
+    held, kept = (set(map(tuple, rows.loc[rows[column].notna(), key].to_numpy())) for rows in (earlier, table))
     return not held <= kept
 
 
