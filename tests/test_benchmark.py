@@ -58,6 +58,8 @@ def test_names_of_runs_are_distinct():
         ({"source": "synthetic", "scale": "huge"}, "no scale 'huge'"),
         ({"source": "synthetic", "split": "block"}, "of source 'released-points', not of 'synthetic'"),
         ({"split": "blocks"}, "no split 'blocks'"),
+        ({"protocol": "paper"}, "of source 'locbench', not of 'released'"),
+        ({"source": "locbench", "protocol": "thiers"}, "no protocol 'thiers'"),
         ({"encoders": ["baseline:forest"]}, "no encoder 'baseline:forest'"),
         ({"encoders": []}, "nothing to run"),
         ({"seeds": []}, "seeds are empty"),
@@ -119,6 +121,17 @@ def test_an_outcome_without_a_field_is_damaged(tmp_path, field):
     store.path(SPEC).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=field):
         store.load(SPEC)
+
+
+def test_a_run_that_was_kept_before_there_were_protocols_is_found(tmp_path):
+    store, spec = ResultStore(tmp_path), RunSpec("top1", "yfcc", "nerf", "locbench")
+    store.save(spec, OUTCOME)
+    content = json.loads(store.path(spec).read_text())
+    del content["spec"]["protocol"]
+    store.path(spec).write_text(json.dumps(content))
+    assert store.load(spec)["code"] == "x"
+    assert store.frame()["protocol"].tolist() == ["ours"]
+    assert store.load(RunSpec("top1", "yfcc", "nerf", "locbench", protocol="paper")) is None
 
 
 def test_two_commands_at_once_both_stand_in_the_manifest(tmp_path):
@@ -282,6 +295,101 @@ def test_there_is_nothing_to_record_in_an_empty_store(tmp_path, capsys):
     assert "no finished runs" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
+# --- the paper's protocol --------------------------------------------------
+
+
+def options_of(dataset, encoder, protocol="paper", **more):
+    from tslab.benchmark.driver import training_options
+
+    (spec,) = plan(list(benchmark.TABLES), datasets=[dataset], encoders=[encoder], source="locbench",
+                   protocol=protocol, **more)[:1]  # fmt: skip
+    return training_options(spec)
+
+
+def test_the_papers_protocol_is_asked_for_by_name_and_ours_is_not_it():
+    assert options_of("birdsnap", "nerf", "ours") == {"epochs": None}
+    bird, fmow, yfcc = (options_of(key, "sphere2vec_sphereC") for key in ("birdsnap", "fmow", "yfcc"))
+    assert bird["preset"] == fmow["preset"] == yfcc["preset"] == "locbench2024"
+    assert (bird["epochs"], fmow["epochs"], yfcc["epochs"]) == (30, 100, 100)
+    assert options_of("fmow", "space2vec_grid")["epochs"] == 120  # as its log says
+    assert options_of("yfcc", "nerf")["max_per_class"] == 0 and "max_per_class" not in bird  # YFCC takes every row
+    harmonics = options_of("inat2018", "siren_sh")
+    assert (harmonics["lr"], harmonics["num_hidden_layers"], harmonics["epochs"]) == (0.001, 3, 20)
+    assert options_of("mosaiks_elevation", "xyz")["head"] == [893, 881, 510]
+    assert options_of("birdsnap", "xyz", epochs=2)["epochs"] == 2
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A tiny LocBench archive with BirdSnap, some rows of which the paper does not train on."""
+    from tests.test_locbench import write_birds
+
+    write_birds(tmp_path / "archive")
+    return tmp_path / "archive"
+
+
+def test_both_protocols_train_on_an_archive_and_their_results_stand_apart(archive, tmp_path, capsys):
+    words = ["run", "--source", "locbench", "--root", str(archive), "--table", "top1", "--datasets", "birdsnap",
+             "--encoders", "xyz", "--epochs", "1", "--out", str(tmp_path / "s"), "--quiet"]  # fmt: skip
+    for protocol in ("ours", "paper"):
+        assert main([*words, "--protocol", protocol]) == 0
+    runs = ResultStore(tmp_path / "s").frame()
+    assert sorted(runs["protocol"]) == ["ours", "paper"]
+    trained = {
+        path.name: json.loads((path / "config.json").read_text()) for path in (tmp_path / "s/training").iterdir()
+    }
+    presets = {name.rsplit("-", 1)[-1]: config["preset"] for name, config in trained.items()}
+    assert presets == {"1epochs": None, "paper": "locbench2024"}
+    rows = benchmark.leaderboard(tmp_path / "s").query("source.str.startswith('trained:locbench')")
+    assert sorted(rows["source"]) == ["trained:locbench", "trained:locbench:paper"]
+    cell = benchmark.audit(ResultStore(tmp_path / "s")).query("dataset == 'birdsnap' and encoder == 'xyz'").iloc[0]
+    assert not math.isnan(cell["retrained"]) and not math.isnan(cell["retrained_paper"])
+
+
+def test_the_paper_trains_on_the_rows_it_trained_on(archive):
+    from tslab.benchmark.driver import load_run_task
+
+    ours, paper = (
+        load_run_task(RunSpec("top1", "birdsnap", "xyz", "locbench", protocol=key), archive)
+        for key in ("ours", "paper")
+    )
+    assert len(ours.train) == 2 and len(paper.train) == 1  # one has neither place nor user
+    assert len(ours.test) == len(paper.test)
+
+
+def test_the_estimate_comes_from_measured_steps(tmp_path, capsys):
+    """It grows with the epochs asked for, and a training takes about that long."""
+    import time
+
+    given = {"datasets": ["mosaiks_elevation"], "encoders": ["xyz", "baseline:mean"], "source": "synthetic"}
+    store = ResultStore(tmp_path)
+    few, many = (
+        benchmark.forecast(plan(["r2_mosaiks"], **given, scale="tiny", epochs=epochs), store) for epochs in (2, 200)
+    )
+    assert list(few["encoder"]) == ["xyz"] and few["trainings"].item() == 1  # a baseline is not trained
+    assert many["seconds"].item() > 10 * few["seconds"].item() > 0
+    (spec,) = plan(["r2_mosaiks"], **given | {"encoders": ["xyz"]}, scale="tiny", epochs=200)
+    start = time.perf_counter()
+    run_all([spec], tmp_path, progress=False)
+    assert 0.1 < (time.perf_counter() - start) / many["seconds"].item() < 10
+    assert benchmark.forecast([spec], store).empty
+
+
+@pytest.mark.parametrize("dataset", ["inat2018", "fmow"])
+def test_the_rehearsal_writes_an_archive_that_is_read_and_trained_on(dataset, tmp_path, monkeypatch, capsys):
+    import dataclasses
+
+    import rehearse_locbench
+
+    info = rehearse_locbench.DATASETS[dataset]
+    splits = {name: dataclasses.replace(facts, rows=60, missing=None, kept=None) for name, facts in info.splits.items()}
+    small = {dataset: dataclasses.replace(info, splits=splits, num_classes=30)}
+    monkeypatch.setattr(rehearse_locbench, "DATASETS", small)
+    assert rehearse_locbench.main([dataset, "--folder", str(tmp_path), "--encoders", "xyz", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "60 rows, 30 classes" in said and "GiB" in said and "60 rows evaluated" in said
+
+
 # --- trainings in the store ----------------------------------------------
 
 OWN = """
@@ -435,7 +543,7 @@ def _job(name):
 def test_on_dask_a_job_that_kills_its_workers_fails_alone_and_nobody_else_can_listen(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     psutil = pytest.importorskip("psutil")
-    from tslab.benchmark import do_jobs, open_pool
+    from tslab.benchmark.runner import do_jobs, open_pool
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_module_of_the_test.py").write_text("VALUE = 7\n")

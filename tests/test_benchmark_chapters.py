@@ -10,9 +10,7 @@ import nbformat
 import papermill
 import pytest
 
-from tslab.benchmark import TABLES, read_cells, read_fair_table
-from tslab.benchmark.leaderboard import write_fair_table
-from tslab.benchmark.records import find_record
+from tslab.benchmark import TABLES, read_cells
 from tslab.published import published_tables
 from tslab_book.oddities import GROUPS, read_oddities
 from tslab_book.reproduction import (
@@ -156,17 +154,6 @@ def test_the_species_average_is_over_test_and_validation_rows():
     assert split["avg_species"] == "test and validation"
 
 
-def test_the_fair_table_compares_the_same_places():
-    table = read_fair_table()
-    if table is None:
-        pytest.skip("no record of the fair table")
-    assert (table.groupby(["dataset", "split", "seed"])["n"].nunique() == 1).all()
-    assert table["value"].between(table["low"], table["high"]).all()
-    trees = table[table["encoder"] == "baseline:trees"].set_index(["dataset", "split", "seed"])["value"]
-    compared = table[table["gain"].notna()].set_index(["dataset", "split", "seed"])
-    assert ((compared["value"] - trees.reindex(compared.index) - compared["gain"]).abs() < 2e-4).all()
-
-
 # --- the chapters --------------------------------------------------------
 
 
@@ -222,21 +209,6 @@ def test_nbval_finds_the_same_numbers_again_and_notices_a_changed_one(tmp_path, 
     changed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert changed.returncode == 1 and "mismatch 'stdout'" in changed.stdout
     assert wrong.split(" r2 ")[1].strip() in changed.stdout  # the difference is shown
-
-
-def test_the_record_of_the_fair_table_only_grows(tmp_path):
-    table, path = read_fair_table().assign(seconds=1.0), tmp_path / "fair_table.csv"
-    elevation = table["dataset"] == "mosaiks_elevation"
-    assert write_fair_table(table[:5], path) == "written"
-    assert write_fair_table(table[elevation], path) == "written"
-    only_elevation = path.read_text()
-    assert write_fair_table(table[:3], path) == "kept" and path.read_text() == only_elevation
-    # another label, from a store that has nothing else, is added
-    assert write_fair_table(table[~elevation], path) == "written"
-    assert path.read_text() == Path(find_record("fair_table.csv")).read_text()
-    # a row that is lost keeps its group as it was; the other groups are the same anyway
-    assert write_fair_table(table[1:], path) == "written"
-    assert path.read_text() == Path(find_record("fair_table.csv")).read_text()
 
 
 @pytest.mark.parametrize("metric", ["top1", "r2", "geobias_base"])

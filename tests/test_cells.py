@@ -133,11 +133,11 @@ def test_a_record_of_before_there_was_a_column_of_noise_is_read_and_renewed(tmp_
 # --- from runs to the record ---------------------------------------------
 
 
-def fake_store(folder, source="released", values=(80.0,), **changes):
+def fake_store(folder, source="released", values=(80.0,), protocol="ours", **changes):
     """A store with made-up outcomes of nerf on yfcc, one for each value."""
-    store = ResultStore(folder)
+    store, cell = ResultStore(folder), {"datasets": ["yfcc"], "encoders": ["nerf"]}
     for seed, value in enumerate(values):
-        (spec,) = plan(["top1"], datasets=["yfcc"], encoders=["nerf"], source=source, seeds=[seed])
+        (spec,) = plan(["top1"], **cell, source=source, seeds=[seed], protocol=protocol)
         measured = {"value": value, "low": value - 1, "high": value + 1, "n": 100, "details": {}}
         outcome = {"metrics": {"top1": measured}, "reason": "", "file": "f.csv", "seconds": 1.0, "code": "x"}
         store.save(spec, outcome | changes)
@@ -178,6 +178,21 @@ def test_only_training_on_the_archive_counts_as_retrained(tmp_path):
     assert math.isnan(trained["recomputed"])
     for source in ("synthetic", "released"):
         assert math.isnan(cell_of(audit(fake_store(tmp_path / source, source, values[:1])))["retrained"])
+
+
+def test_the_two_protocols_have_columns_of_their_own(tmp_path):
+    fake_store(tmp_path, "locbench", [50.0, 51.0])
+    store = fake_store(tmp_path, "locbench", [60.0, 61.0, 62.0], protocol="paper")
+    table = audit(store)
+    cell = cell_of(table)
+    assert (cell["retrained"], cell["retrained_paper"]) == (50.5, 61)
+    assert cell["retrained_paper_low"] < 61 < cell["retrained_paper_high"]
+    path = tmp_path / "cells.csv"
+    assert write_cells(table, path) == "written"
+    assert cell_of(read_cells(path))["retrained_paper"] == 61
+    ours = fake_store(tmp_path / "ours", "locbench", [50.0, 51.0])
+    assert write_cells(audit(ours), path) == "kept"  # it holds no number of the paper's protocol
+    assert "retrained_paper" not in cells_csv(audit(ours))
 
 
 @pytest.mark.mirror

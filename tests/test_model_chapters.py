@@ -14,6 +14,7 @@ from tslab_book.background_map import (
     released_background_map,
     write_record,
 )
+from tslab_book.fair_record import LABEL_NAMES
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 
@@ -95,5 +96,8 @@ def test_kriging_has_nearly_all_of_the_gain_on_random_splits_and_half_of_it_on_b
 
 
 def test_the_chapters_name_the_labels_as_the_record_does() -> None:
-    page = (RESULTS.parent / "models" / "seeds.md").read_text(encoding="utf-8")
-    assert '"night lights"' not in page and page.count('"nightlights"') == 3
+    table = pd.read_csv(RESULTS / "fair_table.csv")
+    assert set(table["dataset"]) <= set(LABEL_NAMES)
+    for page in ("seeds", "baselines_first"):
+        text = (RESULTS.parent / "models" / f"{page}.md").read_text(encoding="utf-8")
+        assert f'"{LABEL_NAMES["mosaiks_nightlights"]}"' in text and '"night lights"' not in text

@@ -16,12 +16,10 @@ from tslab.benchmark import (
     cells_csv,
     find_record,
     read_cells,
-    read_provenance,
-    read_record,
-    recompute_or_read,
 )
 from tslab.benchmark.recompute import located_images
 from tslab.released_files import ReleasedFilesMissingError
+from tslab_book.records import computed_on, read_record, recompute_or_read
 from tslab_book.table1 import standard_error, table1
 
 REPOSITORY = Path(__file__).parents[1]
@@ -94,7 +92,7 @@ def test_recomputing_from_the_release_gives_the_committed_record(mirror):
     assert again.recomputed and len(again.cells) == 119
     rows = (committed["metric"] == "top1") & (committed["dataset"] != "avg_species")
     assert cells_csv(again.cells) == cells_csv(committed[rows])
-    assert located_images(mirror) == read_provenance(RECORD).located
+    assert located_images(mirror) == read_record(RECORD).about["located"]
 
 
 @pytest.mark.mirror
@@ -149,7 +147,7 @@ def test_without_released_files_the_chapter_shows_the_committed_record_and_says_
     before = RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()
     text = shown(run_chapter(tmp_path, monkeypatch))
     assert "The released files were not on the machine that ran this page" in text
-    assert str(read_provenance(RECORD)) in text
+    assert computed_on(read_record(RECORD).about) in text
     assert "Of the 112 cells (7 datasets × 16 rows), **53 are reproduced**" in text
     assert (RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()) == before
 

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 import tslab
-from tslab.benchmark import read_record
 from tslab.diagnostics import resolution_km
 from tslab.exporting import check_places, export_onnx, export_program
 from tslab.fusion import LateFusion, PriorProduct
@@ -33,6 +32,7 @@ from tslab_book.presence import (
     region_maps,
     threshold_at_omission,
 )
+from tslab_book.records import read_record
 
 BOOK = Path(__file__).parents[1] / "book" / "work"
 
@@ -125,7 +125,7 @@ def test_the_record_is_complete():
     guide = encoder_guide.read_guide()
     keys = {*encoder_guide.GUIDE_ENCODERS, encoder_guide.NEIGHBOURS}
     sizes = guide.groupby(["world", "n", "zone", "seed"])["encoder"].agg(set)
-    assert len(sizes) == (3 * 3 + 1) * len(encoder_guide.PLACES) * encoder_guide.SEEDS
+    assert len(sizes) == (4 * 3 + 1) * len(encoder_guide.PLACES) * encoder_guide.SEEDS
     assert (sizes == keys).all()
 
 
@@ -144,6 +144,22 @@ def test_fields_have_the_spread_that_errors_are_measured_in():
         spreads = [float(encoder_guide.WORLDS[world].field(seed)(places).square().mean().sqrt()) for seed in range(10)]
         assert np.mean(spreads) == pytest.approx(1, abs=0.15)
     assert set(encoder_guide.WORLDS["borders"].field(0)(places).unique().tolist()) == {-1.0, 1.0}
+
+
+def test_harmonics_write_waves_as_sums_but_patches_lie_outside_every_span():
+    assert encoder_guide.span("detailed", "siren_sh", 500) > 0.98
+    assert encoder_guide.span("smooth", "xyz", 500) < 0.5
+    for key in ("siren_sh", "sphere2vec_dfs", "rbf"):
+        assert encoder_guide.span("patches", key, 500) < 0.9
+
+
+def test_patches_have_spread_one_and_jump():
+    places = tslab.sample_sphere(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    field = encoder_guide.WORLDS["patches"].field(0)
+    assert float(field(places).std()) == pytest.approx(1, abs=0.03) and abs(float(field(places).mean())) < 0.03
+    line = torch.stack([torch.linspace(-180, 180, 36_001, dtype=torch.float64), torch.zeros(36_001)], dim=1)
+    steps = field(line).diff().abs()
+    assert float(steps.max()) > 100 * float(steps.median())
 
 
 def test_places_of_a_region_are_uniform_within_its_radius():

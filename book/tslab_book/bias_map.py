@@ -28,7 +28,7 @@ from tslab.released import load_released_results
 from tslab_book import RESULTS
 
 RECORD = "geobias_map.csv"
-"""For `tslab.benchmark.read_record`: the cells of all `PAIRS`, and ``totals`` by ``dataset/encoder`` beside them."""
+"""For `tslab_book.records.read_record`: the cells of all `PAIRS`, and ``totals`` by ``dataset/encoder`` beside them."""
 
 NUM_LON, NUM_LAT = 72, 36
 """Cells of equal area, 5 degrees of longitude wide: about 560 km by 350 km on the equator."""

@@ -1,7 +1,8 @@
 """Which encoder for which task: synthetic worlds with known answers, and what each encoder makes of them.
 
-Four worlds differ in what a reader's task may differ in: how far apart its values change, whether it has borders, and
-whether it covers the Earth or a region. Every encoder gets the same places, the same small network and the same
+The worlds differ in what a reader's task may differ in: how far apart its values change, whether it has borders, and
+whether it covers the Earth or a region. Four are waves, which harmonics fit well; the patches of the fifth lie outside
+the span of every encoder, as `span` measures. Every encoder gets the same places, the same small network and the same
 choice of three finest scales, made on held-out places; `resolved_at` turns a scale in kilometres into each encoder's
 own parameter. The chapter *Choosing an encoder* shows the record that
 
@@ -32,17 +33,17 @@ from torch import Tensor, nn
 from tslab import __version__
 from tslab._files import atomic_write
 from tslab.benchmark.comparison import holm
-from tslab.benchmark.records import read_record
 from tslab.coords import EARTH_RADIUS_KM, sample_sphere, unit_vectors
 from tslab.diagnostics import diagnose, resolution_km
 from tslab.encoders import PositionEncoder
 from tslab.encoders.registry import ENCODERS, position_encoder
 from tslab_book import RESULTS
+from tslab_book.records import read_record
 from tslab_book.waves import random_waves
 
 RECORD = RESULTS / "encoder_guide.csv"
 FACTS = RECORD.with_suffix(".json")
-"""What `write_facts` writes; `tslab.benchmark.read_record` reads it."""
+"""What `write_facts` writes; `tslab_book.records.read_record` reads it."""
 
 PLACES = (300, 3000)
 SEEDS = 5
@@ -60,6 +61,7 @@ class World:
     Attributes:
         shortest_km, longest_km: between which its wavelengths lie.
         borders: only the sign of the field is kept, so that it jumps.
+        patches: instead of waves, so many patches of irregular shape, each with a level and a slope of its own.
         radius_km: it lives within this distance of `CENTER`; None for the whole Earth.
         scales_km: finest scales that an encoder may choose from.
     """
@@ -67,12 +69,15 @@ class World:
     shortest_km: float
     longest_km: float
     borders: bool = False
+    patches: int = 0
     radius_km: float | None = None
     scales_km: tuple[float, ...] = (4000.0, 1500.0, 500.0)
 
     def field(self, seed: int) -> Callable[[Float[Tensor, "n 2"]], Float[Tensor, " n"]]:
-        """A random field of this kind: 64 waves in space, in random directions, read off on the unit sphere."""
+        """A random field of this kind: 64 waves in space in random directions, read off on the sphere, or patches."""
         generator = torch.Generator().manual_seed(seed)
+        if self.patches:
+            return _patches(self.patches, generator)
         waves, phase, km = random_waves(64, self.shortest_km, self.longest_km, generator)
         strength = km.sqrt() / km.mean().sqrt()
 
@@ -95,12 +100,27 @@ class World:
         return torch.rad2deg(torch.stack([lon0 + east, torch.asin(sin_lat)], dim=1))
 
 
+def _patches(count: int, generator: torch.Generator) -> Callable[[Float[Tensor, "n 2"]], Float[Tensor, " n"]]:
+    """Cells around random centres: in each a level and a cone, so that the field jumps at borders and has peaks."""
+    centers = unit_vectors(sample_sphere(count, generator=generator, dtype=torch.float64))
+    level, slope = torch.randn((2, count), generator=generator, dtype=torch.float64)
+
+    def raw(lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+        nearest, cell = (unit_vectors(lonlat.double()) @ centers.T).max(1)
+        return level[cell] + slope[cell] * torch.acos(nearest.clamp(-1, 1)) * math.sqrt(count / math.pi)
+
+    known = raw(sample_sphere(20_000, generator=generator, dtype=torch.float64))
+    mean, spread = known.mean(), known.std()
+    return lambda lonlat: (raw(lonlat) - mean) / spread
+
+
 CENTER = (10.0, 50.0)
 
 WORLDS: dict[str, World] = {
     "smooth": World(10_000, 30_000),
     "detailed": World(2_000, 10_000),
     "borders": World(5_000, 20_000, borders=True),
+    "patches": World(2_000, 10_000, patches=200),
     "region": World(200, 1_000, radius_km=1_000, scales_km=(400.0, 150.0, 50.0)),
 }
 
@@ -269,6 +289,27 @@ def nearest_neighbours(places: Float[Tensor, "n 2"], label: Float[Tensor, " n"],
         return (label[index] * weight).sum(1) / weight.sum(1)
 
     return predict
+
+
+def span(world_name: str, key: str, km: float, *, n: int = 3000, seed: int = 0) -> float:
+    """Share of the variance of a noise-free field that a least-squares fit of an encoder's features explains at places
+    that it has not seen; a tiny ridge keeps the fit apart from rounding. NaN if the encoder does not reach ``km``."""
+    world, how = WORLDS[world_name], resolved_at(key, km)
+    if how is None:
+        return math.nan
+    generator = torch.Generator().manual_seed(seed)
+    known, new = world.places(n, generator), world.places(n, generator)
+    field = world.field(seed)
+    if key == "rbf":
+        how = how | {"anchors": known[:200].float()}
+    encoder = guide_encoder(key, seed, **how)
+    with torch.no_grad():
+        inputs, asked = (torch.cat([encoder(at), torch.ones(n, 1, dtype=torch.float64)], 1) for at in (known, new))
+    gram = inputs.T @ inputs
+    ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    weights = torch.linalg.solve(gram + ridge, inputs.T @ field(known))
+    truth = field(new)
+    return 1 - float((truth - asked @ weights).square().mean() / truth.var(correction=0))
 
 
 def _rmse(prediction: Tensor, label: Tensor) -> float:

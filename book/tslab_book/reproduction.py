@@ -15,7 +15,6 @@ from tslab._checks import check_count
 from tslab.benchmark.cells import CELLS, SPECIES, audit, read_cells
 from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.leaderboard import EVALUATED_SPLIT, seed_means
-from tslab.benchmark.records import Record, find_record, read_provenance
 from tslab.benchmark.runs import RunSpec, plan
 from tslab.benchmark.store import ResultStore
 from tslab.benchmark.verdicts import REASONS, VERDICTS
@@ -23,6 +22,7 @@ from tslab.plot import sortable_table
 from tslab.plot.tables import SortableTable
 from tslab.published import published_tables
 from tslab.released_files import DATASET_TOKENS, REPOSITORY, has_released_results, released_root
+from tslab_book.records import Record, computed_on, read_record
 
 
 class Reproduction(Record):
@@ -100,7 +100,7 @@ def reproduce(
 
 
 def _from_record(specs: Sequence[RunSpec], why: str) -> Reproduction:
-    provenance = read_provenance(find_record(CELLS))
+    origin = computed_on(read_record(CELLS).about)
     because = {
         "missing": "**The released files were not on the machine that ran this page.** What follows is the committed "
         "record, {}. To recompute it yourself, run `python data_scripts/fetch_released.py` and then this page again.",
@@ -108,7 +108,7 @@ def _from_record(specs: Sequence[RunSpec], why: str) -> Reproduction:
         "from the released files; that takes a while.",
         "nothing": "**There is nothing to recompute from.** What follows is the committed record, {}.",
     }[why]
-    return Reproduction(_chosen(read_cells(), specs), because.format(provenance), False)
+    return Reproduction(_chosen(read_cells(), specs), because.format(origin), False)
 
 
 def _chosen(cells: pd.DataFrame, specs: Sequence[RunSpec]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ a rule.
 - `tslab.benchmark.cells`: the record of all 652 published numbers, with verdict and reason;
 - `tslab.benchmark.verdicts`: the rules that verdicts and reasons follow from;
 - `tslab.benchmark.comparison`: whether two encoders differ, which rankings survive, how far apart two runs may be;
-- `tslab.benchmark.records`: committed records, and where they come from.
+- `tslab.benchmark.records`: where committed records lie, and that they only grow.
 
 Published numbers come from `tslab.published` and are never changed.
 """
@@ -28,10 +28,10 @@ from tslab.benchmark.comparison import (
     run_noise,
     write_comparisons,
 )
-from tslab.benchmark.driver import Outcome, estimate, forecast, probe, produce, run_all
-from tslab.benchmark.leaderboard import fair_table, leaderboard, read_fair_table, write_fair_table
-from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
-from tslab.benchmark.records import Provenance, Record, find_record, read_provenance, read_record, recompute_or_read
+from tslab.benchmark.driver import forecast, run_all
+from tslab.benchmark.leaderboard import leaderboard, read_fair_table
+from tslab.benchmark.recompute import measure
+from tslab.benchmark.records import find_record
 from tslab.benchmark.runner import do_jobs, open_pool
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
 from tslab.benchmark.store import JobStore, ResultStore
@@ -44,12 +44,7 @@ __all__ = [
     "TABLES",
     "VERDICTS",
     "JobStore",
-    "Measured",
-    "NothingToRecomputeError",
-    "Outcome",
-    "Provenance",
     "RankTest",
-    "Record",
     "ResultStore",
     "RunSpec",
     "audit",
@@ -59,8 +54,6 @@ __all__ = [
     "compare_released",
     "do_jobs",
     "draw_noise",
-    "estimate",
-    "fair_table",
     "find_record",
     "forecast",
     "holm",
@@ -71,20 +64,14 @@ __all__ = [
     "open_pool",
     "paired_bootstrap",
     "plan",
-    "probe",
-    "produce",
     "rank_test",
     "ranking_survival",
     "read_cells",
     "read_comparisons",
     "read_fair_table",
-    "read_provenance",
-    "read_record",
-    "recompute_or_read",
     "run_all",
     "run_noise",
     "with_verdicts",
     "write_cells",
     "write_comparisons",
-    "write_fair_table",
 ]

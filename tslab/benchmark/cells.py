@@ -8,17 +8,16 @@ one.
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from tslab._files import atomic_write, read_csv
+from tslab._files import atomic_write, read_csv, read_json
 from tslab.benchmark.comparison import read_comparisons, run_noise
 from tslab.benchmark.recompute import top1_replicates
-from tslab.benchmark.records import Provenance, find_record, loses_numbers, read_provenance
+from tslab.benchmark.records import REMEDY, find_record, loses_numbers, provenance
 from tslab.benchmark.runs import TABLES, RunSpec
 from tslab.benchmark.store import ResultStore
 from tslab.benchmark.verdicts import ROUNDING, draw_noise, judge
@@ -29,11 +28,15 @@ CELLS = "cells.csv"
 SPECIES = ("birdsnap", "birdsnap_ebird", "nabirds", "inat2017", "inat2018")
 """The datasets that the paper's species column averages."""
 
+PAPER = ("retrained_paper", "retrained_paper_low", "retrained_paper_high")
 COLUMNS = (
     *("dataset", "encoder", "metric", "published", "recomputed", "recomputed_low", "recomputed_high"),
-    *("noise", "retrained", "retrained_low", "retrained_high", "n", "verdict", "reason", "source", "command"),
+    *("noise", "retrained", "retrained_low", "retrained_high", "n", "verdict", "reason", "source", "command", *PAPER),
 )
-NUMBERS = ("recomputed", "recomputed_low", "recomputed_high", "noise", "retrained", "retrained_low", "retrained_high")
+NUMBERS = (
+    *("recomputed", "recomputed_low", "recomputed_high", "noise", "retrained", "retrained_low", "retrained_high"),
+    *PAPER,
+)
 DIGITS = 4
 """Decimals of our numbers in the record; verdicts follow from what it says."""
 
@@ -53,8 +56,10 @@ def audit(store: ResultStore, comparisons: pd.DataFrame | None = None) -> pd.Dat
         noise: how far from print ``recomputed`` may lie by chance, rounding included. Top-1: the ``largest`` bound of
             `tslab.benchmark.run_noise` (the image alone has no runs; an average, the mean of its bounds); else
             `tslab.benchmark.verdicts.draw_noise`.
-        retrained, retrained_low, retrained_high: mean over the seeds of models trained on the LocBench archive, with
-            the 95 % interval of that mean; NaN where none was trained. Stand-ins and other data never enter.
+        retrained, retrained_low, retrained_high: mean over the seeds of models trained on the LocBench archive by our
+            protocol, with the 95 % interval of that mean; NaN where none was trained. Stand-ins and other data never
+            enter. retrained_paper and its interval: the same by the paper's
+            protocol (`tslab.benchmark.runs.PROTOCOLS`).
         n: rows (geo-bias: distinct centres) behind ``recomputed``.
         verdict, reason: see `judge`, `VERDICTS` and `REASONS`.
         source: the released file that was read.
@@ -62,10 +67,14 @@ def audit(store: ResultStore, comparisons: pd.DataFrame | None = None) -> pd.Dat
     """
     runs = store.frame()
     released = runs[runs["source"] == "released"].set_index(["metric", "dataset", "encoder"])
-    trained = _retrained(runs)
+    trained = {"retrained": _retrained(runs, "ours"), "retrained_paper": _retrained(runs, "paper")}
     rows = []
     for cell in published_tables().itertuples(index=False):
-        row = dict.fromkeys(COLUMNS) | {"dataset": cell.dataset, "encoder": cell.encoder, "metric": cell.metric}
+        row = dict.fromkeys(COLUMNS) | {
+            "dataset": cell.dataset,
+            "encoder": cell.encoder,
+            "metric": cell.metric,
+        }
         row |= {"published": cell.published, "source": "", "command": _command(cell.metric, cell.dataset, cell.encoder)}
         key = (cell.metric, cell.dataset, cell.encoder)
         if cell.dataset == "avg_species":
@@ -77,9 +86,8 @@ def audit(store: ResultStore, comparisons: pd.DataFrame | None = None) -> pd.Dat
         if cell.encoder == "gpt4v":
             few = cell.mark == "resampled_100"
             row |= {"verdict": "published only", "reason": "asked GPT-4V, 100 images" if few else "asked GPT-4V"}
-        if key in trained.index:
-            mean, low, high = trained.loc[key]
-            row |= {"retrained": mean, "retrained_low": low, "retrained_high": high}
+        for name, means in trained.items():
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), means.get(key, ()), strict=False))
         rows.append(row)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.astype(dict.fromkeys(NUMBERS, float) | {"n": "Int64"})
@@ -126,13 +134,13 @@ def write_cells(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
         if target.read_text(encoding="utf-8") == content:
             return "unchanged"
         earlier = read_cells(target)
-        if any(loses_numbers(earlier, table, column) for column in ("recomputed", "retrained")):
+        if any(loses_numbers(earlier, table, column) for column in ("recomputed", "retrained", "retrained_paper")):
             return "kept"
     atomic_write(target, content)
-    provenance = asdict(Provenance.now(table))
-    if not provenance["located"] and target.with_suffix(".json").is_file():
-        provenance["located"] = read_provenance(target).located  # a fact of the release
-    atomic_write(target.with_suffix(".json"), json.dumps(provenance, indent=2) + "\n")
+    about, beside = provenance(table), target.with_suffix(".json")
+    if not about["located"] and beside.is_file():
+        about["located"] = read_json(beside, remedy=REMEDY).get("located", {})  # a fact of the release
+    atomic_write(beside, json.dumps(about, indent=2) + "\n")
     return "written"
 
 
@@ -144,14 +152,17 @@ def read_cells(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         keep_default_na=False,
         na_values={name: [""] for name in (*NUMBERS, "n")},
     )
-    return table.reindex(columns=list(COLUMNS))
+    return table.reindex(columns=list(COLUMNS)).astype(dict.fromkeys(PAPER, float))
 
 
 def cells_csv(table: pd.DataFrame) -> str:
-    """The text of the record: published numbers as printed, ours with 4 decimals; equal tables give equal text."""
-    rows = table.copy()
+    """The text of the record: published numbers as printed, ours with 4 decimals; equal tables give equal text.
+
+    The columns of the paper's protocol are left out while nothing was trained by it.
+    """
+    rows = table.drop(columns=[name for name in PAPER if table[name].isna().all()])
     rows["published"] = rows["published"].map("{:.2f}".format)
-    for name in NUMBERS:
+    for name in rows.columns.intersection(NUMBERS):
         rows[name] = rows[name].map(lambda value: "" if pd.isna(value) else f"{value:.{DIGITS}f}")
     return rows.to_csv(index=False, lineterminator="\n")
 
@@ -190,17 +201,16 @@ def _average(encoder: str, released: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def _retrained(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds and its 95 % interval (Student's t; of one seed, its bootstrap interval), by cell."""
-    part = runs[(runs["source"] == "locbench") & runs["value"].notna()]
-    rows = {}
+def _retrained(runs: pd.DataFrame, protocol: str) -> dict[tuple[str, str, str], tuple[float, float, float]]:
+    """(metric, dataset, encoder) -> mean over seeds and its 95 % interval (Student's t; of one seed, its bootstrap
+    interval)."""
+    part = runs[(runs["source"] == "locbench") & (runs["protocol"] == protocol) & runs["value"].notna()]
+    means = {}
     for key, group in part.groupby(["metric", "dataset", "encoder"]):
-        mean, low, high = mean_interval(group["value"].to_numpy())
-        if len(group) == 1:
-            low, high = float(group["low"].iloc[0]), float(group["high"].iloc[0])
-        rows[key] = (mean, low, high)
-    index = pd.MultiIndex.from_tuples(list(rows), names=["metric", "dataset", "encoder"]) if rows else None
-    return pd.DataFrame(list(rows.values()), index=index, columns=["mean", "low", "high"])
+        one = group.iloc[0]
+        several = len(group) > 1
+        means[key] = mean_interval(group["value"].to_numpy()) if several else (one["value"], one["low"], one["high"])
+    return means
 
 
 def _command(metric: str, dataset: str, encoder: str) -> str:

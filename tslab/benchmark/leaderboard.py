@@ -5,25 +5,18 @@ sources or splits are not to be ranked against each other.
 """
 
 import os
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from tslab._files import DamagedFileError, atomic_write, read_csv
+from tslab._files import read_csv
 from tslab.benchmark.cells import read_cells
-from tslab.benchmark.comparison import holm, paired_bootstrap
-from tslab.benchmark.records import find_record, loses_numbers
-from tslab.benchmark.runs import RunSpec
+from tslab.benchmark.records import find_record
 from tslab.benchmark.store import ResultStore
 from tslab.metrics import mean_interval
 from tslab.published import published_tables
 
 FAIR_TABLE = "fair_table.csv"
-FAIR_GROUP = ("dataset", "split", "seed")
-FAIR_KEY = (*FAIR_GROUP, "encoder")
-REFERENCE = "baseline:trees"
 SPLIT_OVERLAP = 0.1 / 0.8
 """(Test rows) / (training rows) of the splits of the released points, for `tslab.metrics.mean_interval`."""
 LEADERBOARD_COLUMNS = ("dataset", "encoder", "metric", "source", "split", "value", "low", "high", "n", "seeds")
@@ -44,88 +37,25 @@ def leaderboard(store: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         split (test, validation, test and validation, test draw, random, block), value, low, high (95 % interval; NaN if
         unknown), n, seeds.
     """
-    printed = published_tables()
-    published = pd.DataFrame({name: printed[name] for name in ("dataset", "encoder", "metric")})
-    published["source"], published["split"] = "published", printed["dataset"].map(_split)
-    published["value"] = printed["published"]
+    published = published_tables().rename(columns={"published": "value"}).assign(source="published")
     cells = read_cells()
-    cells = cells[cells["recomputed"].notna()]
-    recomputed = cells[["dataset", "encoder", "metric", "n"]].assign(source="recomputed")
-    recomputed["split"] = cells["dataset"].map(_split)
-    recomputed[["value", "low", "high"]] = cells[["recomputed", "recomputed_low", "recomputed_high"]]
-    parts = [published, recomputed]
+    recomputed = cells[cells["recomputed"].notna()].assign(source="recomputed")
+    ours = {"recomputed": "value", "recomputed_low": "low", "recomputed_high": "high"}
+    released = pd.concat([published, recomputed.drop(columns="published").rename(columns=ours)])
+    parts = [released.assign(split=released["dataset"].map(_split))]
     if (fair := read_fair_table()) is not None:
-        parts.append(seed_means(fair.assign(source="trained:released-points")))
+        parts.append(fair.assign(source="trained:released-points"))
     if store is not None:
         runs = ResultStore(store).frame()
         runs = runs[(runs["source"] != "released") & runs["value"].notna()]
-        synthetic = runs["source"] == "synthetic"
-        runs = runs.assign(
-            split=runs["split"].where(runs["source"] == "released-points", "test"),
-            source="trained:" + runs["source"].where(~synthetic, runs["source"] + ":" + runs["scale"]),
-        )
+        more = (":" + runs["scale"]).where(runs["source"] == "synthetic", "")
+        more += (":" + runs["protocol"]).where(runs["protocol"] != "ours", "")
+        points = runs["source"] == "released-points"
+        runs = runs.assign(split=runs["split"].where(points, "test"), source="trained:" + runs["source"] + more)
         parts.append(seed_means(runs))
     kinds = {"value": float, "low": float, "high": float, "n": "Int64", "seeds": "Int64"}
     alike = [part.reindex(columns=list(LEADERBOARD_COLUMNS)).astype(kinds) for part in parts if len(part)]
     return pd.concat(alike, ignore_index=True)
-
-
-def fair_table(store: ResultStore) -> pd.DataFrame:
-    """The record of all encoders and baselines on the released points.
-
-    Returns:
-        one row for each run: dataset, encoder, split, seed, value (R2), low, high, n, gain (R2 minus that of the
-        trees on the coordinates, same rows), gain_low, gain_high (paired bootstrap), p_holm (corrected over the rows
-        of the same dataset, split and seed), seconds.
-    """
-    runs = store.frame()
-    runs = runs[(runs["source"] == "released-points") & runs["value"].notna()].reset_index(drop=True)
-    columns = ["dataset", "encoder", "metric", "split", "seed", "value", "low", "high", "n"]
-    table = runs[[*columns, "seconds"]].assign(gain=float("nan"), gain_low=float("nan"), gain_high=float("nan"))
-    table["p_holm"] = float("nan")
-    for _, part in runs.groupby(list(FAIR_GROUP)):
-        reference = part[part["encoder"] == REFERENCE]
-        if reference.empty:
-            continue
-        others = part[part["encoder"] != REFERENCE]
-        try:
-            trees = _samples(store, reference.iloc[0])
-            gains = [paired_bootstrap(_samples(store, run), trees) for _, run in others.iterrows()]
-        except (DamagedFileError, FileNotFoundError) as error:  # these rows are compared with each other
-            warnings.warn(f"left out with all runs that it is compared with: {error}", stacklevel=2)
-            table = table.drop(part.index)
-            continue
-        if gains:
-            table.loc[others.index, ["gain", "gain_low", "gain_high"]] = [gain[:3] for gain in gains]
-            table.loc[others.index, "p_holm"] = holm([gain[3] for gain in gains])
-    return table.sort_values(list(FAIR_KEY), ignore_index=True)
-
-
-def write_fair_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> str:
-    """Add to the record, with 4 decimals; it only grows.
-
-    The rows of one dataset, split and seed are compared with each other (``p_holm``), so they are taken together:
-    those of ``table``, unless the file holds an encoder there that ``table`` lacks. So labels may be trained on
-    several machines and recorded one after the other.
-
-    Returns:
-        ``written``, or ``kept`` if ``table`` has nothing that may be added.
-    """
-    new = table.drop(columns="seconds")
-    if Path(path).is_file():
-        earlier = read_csv(path)
-        kept = {group: rows for group, rows in earlier.groupby(list(FAIR_GROUP))}
-        offered = {group: rows for group, rows in new.groupby(list(FAIR_GROUP))}
-        taken = {
-            group: rows
-            for group, rows in offered.items()
-            if group not in kept or not loses_numbers(kept[group], rows, "value", FAIR_KEY)
-        }
-        if not taken:
-            return "kept"
-        new = pd.concat((kept | taken).values()).sort_values(list(FAIR_KEY))
-    atomic_write(path, new.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-    return "written"
 
 
 def read_fair_table() -> pd.DataFrame | None:
@@ -152,15 +82,6 @@ def seed_means(
         if len(group) > 1 and str(group["source"].iloc[0]).endswith("released-points"):
             means.loc[key, ["low", "high"]] = mean_interval(group["value"], overlap=SPLIT_OVERLAP)[1:]
     return means.reset_index()
-
-
-def _samples(store: ResultStore, run: pd.Series) -> pd.DataFrame:
-    epochs = None if pd.isna(run["epochs"]) else int(run["epochs"])
-    spec = RunSpec(
-        *(run["table"], run["dataset"], run["encoder"], run["source"], run["scale"]),
-        *(int(run["seed"]), epochs, run["split"]),
-    )
-    return store.samples(spec)
 
 
 def _split(dataset: str) -> str:

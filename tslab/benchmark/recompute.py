@@ -82,11 +82,8 @@ def released_samples(
 
 def located_images(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
     """Dataset -> how many of its evaluated images have a location, where the release says so."""
-    counts: dict[str, int] = {}
-    for dataset in CLASSIFICATION_DATASETS:
-        located = released_samples(dataset, "no_prior", root)[0].attrs["n_located"]
-        counts |= {dataset: located} if located else {}
-    return counts
+    samples = {key: released_samples(key, "no_prior", root)[0] for key in CLASSIFICATION_DATASETS}
+    return {key: table.attrs["n_located"] for key, table in samples.items() if table.attrs["n_located"]}
 
 
 def measure(samples: pd.DataFrame, metrics: tuple[str, ...], dataset: str, **geobias: Any) -> dict[str, Measured]:

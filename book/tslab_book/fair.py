@@ -1,0 +1,205 @@
+"""A fair table: every encoder, every baseline and their stacks on the released MOSAIKS points, on equal terms.
+
+    python -m tslab_book.fair run --out fair_store [--fast] [--workers 2]
+    python -m tslab_book.fair record --out fair_store
+
+Places are cut into six parts, at random or by blocks of 10 degrees. The seed says which of the first five is tested;
+its training places are drawn from the other five. The sixth is never tested: on it every method chooses one of its
+settings (`tslab_book.fair_methods`), as many for each method, after a fit to places of the other parts that no seed
+tests. With the chosen setting it is trained once for each seed and predicts the test places of that seed. On block
+splits the places that choose are blocks, as those of the test are.
+
+What was predicted is kept, so that means and stacks need no further training (`tslab_book.fair_record`), and a job that
+is done is not done again: start the command again after an interruption.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import tslab
+from tslab._files import atomic_path
+from tslab.benchmark import JobStore, do_jobs, open_pool
+from tslab.metrics import r2
+from tslab.tasks import Table
+from tslab.tasks.splits import block_folds, random_split
+from tslab.tasks.table import concatenate
+from tslab_book.fair_methods import BLOCK_DEG, METHODS, Setting, fit, settings_of
+
+LABELS = ("mosaiks_elevation", "mosaiks_forest_cover", "mosaiks_population", "mosaiks_nightlights")
+SPLITS = ("random", "block")
+SEEDS = 5
+PARTS = SEEDS + 1
+TRAIN, CHOOSE, TEST = 4000, 2000, 3000
+"""Places to train on, to choose on and to test on; the rest of the label's places is left aside, for time."""
+PREDICTIONS = "predictions.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One method on one label and kind of split, all seeds. ``fast`` is for tests: synthetic places, few of them, two
+    seeds and two epochs."""
+
+    label: str
+    split: str
+    method: str
+    fast: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the job's folder."""
+        parts = [self.label.removeprefix("mosaiks_"), self.split, self.method.replace(":", "-")]
+        return "-".join(parts + (["fast"] if self.fast else []))
+
+
+class Design(NamedTuple):
+    """The places of one label and kind of split, the same for every method: those that settings are fitted to and those
+    that choose, then training and test places of each seed."""
+
+    fitted: Table
+    chooses: Table
+    train: tuple[Table, ...]
+    test: tuple[Table, ...]
+
+
+def jobs(labels: Sequence[str] = LABELS, methods: Sequence[str] = METHODS, *, fast: bool = False) -> list[Job]:
+    """All jobs of the table, column by column, so that an unfinished store holds whole columns."""
+    return [Job(label, split, method, fast) for label in labels for split in SPLITS for method in methods]
+
+
+@cache
+def design(label: str, split: str, fast: bool = False) -> Design:
+    """The places of one label and kind of split.
+
+    Raises:
+        FileNotFoundError: the released files are not on this machine; says how to get them.
+    """
+    places = _places(label, fast)
+    if split == "random":
+        part = torch.empty(len(places), dtype=torch.long)
+        for i, rows in enumerate(random_split(len(places), [1 / PARTS] * PARTS)):
+            part[rows] = i
+    else:
+        part = block_folds(places.lonlat, PARTS, size_degrees=BLOCK_DEG)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(rows: Bool[Tensor, " n"], size: int) -> Int[Tensor, " m"]:
+        found = rows.nonzero()[:, 0]
+        return found[torch.randperm(len(found), generator=generator)[:size]]
+
+    smallest = int(torch.bincount(part).min())
+    train, choose, test = (len(places) // 2, smallest, smallest // 2) if fast else (TRAIN, CHOOSE, TEST)
+    tested = [draw(part == seed, test) for seed in range(2 if fast else SEEDS)]
+    free = part != SEEDS
+    free[torch.cat(tested)] = False
+    return Design(
+        places.where(draw(free, train)),
+        places.where(draw(part == SEEDS, choose)),
+        tuple(places.where(draw(part != seed, train)) for seed in range(len(tested))),
+        tuple(places.where(rows) for rows in tested),
+    )
+
+
+@cache
+def _places(label: str, fast: bool) -> Table:
+    if fast:
+        task = tslab.load_task(label, source="synthetic", scale="tiny")
+    else:
+        task = tslab.load_task(label, source="released")
+    whole = concatenate([Table(lonlat=table.lonlat, target=table.target) for table in task.tables.values()])
+    return whole.where(whole.has_location)
+
+
+def work(job: Job, folder: str) -> None:
+    """Choose a setting, train with it for each seed, and keep what that predicts; nothing if that is done."""
+    store = JobStore(folder)
+    if store.load(job) is not None:
+        return
+    torch.set_num_threads(1)
+    places = design(job.label, job.split, job.fast)
+    started, label = time.process_time(), places.chooses.target.double()
+    settings = settings_of(job.method)
+    tried = []
+    for setting in settings:
+        predicted = _fit(job, setting, places.fitted, seed=0)(places.chooses.lonlat)
+        tried.append((r2(predicted, label) if bool(predicted.isfinite().all()) else -np.inf, predicted))
+    best = max(range(len(settings)), key=lambda i: tried[i][0])
+    searched = time.process_time()
+    tests = []
+    for seed, (train, test) in enumerate(zip(places.train, places.test, strict=True)):
+        tests.append(_fit(job, settings[best], train, seed=seed)(test.lonlat))
+    done = time.process_time()
+    with atomic_path(store.path(job).with_name(PREDICTIONS)) as temporary, open(temporary, "wb") as file:
+        np.savez(file, chooses=tried[best][1].numpy(), test=torch.stack(tests).numpy())
+    outcome: dict[str, Any] = {
+        "metrics": {f"r2_{i}": r2(p, t.target) for i, (p, t) in enumerate(zip(tests, places.test, strict=True))},
+        "validation": [score if np.isfinite(score) else None for score, _ in tried],
+        "setting": best,
+        "chosen": settings[best],
+        "search_seconds": searched - started,
+        "seconds": (done - searched) / len(tests),
+    }
+    store.save(job, outcome)
+
+
+def _fit(job: Job, setting: Setting, table: Table, seed: int) -> Any:
+    short = setting | {"epochs": 2} if job.fast and "epochs" in setting else setting
+    return fit(job.method, short, table, job.split, seed)
+
+
+def predictions(store: JobStore, job: Job) -> dict[str, np.ndarray]:
+    """What a finished job predicted: ``chooses`` (n,), fitted without them, and ``test`` (seeds, n)."""
+    with np.load(store.path(job).with_name(PREDICTIONS)) as file:
+        return dict(file)
+
+
+def run(todo: Sequence[Job], folder: str | Path, *, workers: int | None = None, progress: bool = True) -> list[str]:
+    """Do the jobs that ``folder`` does not hold yet, in this process or in ``workers`` processes; the errors of those
+    that failed."""
+    missing = [job for job in todo if JobStore(folder).load(job) is None]
+    failed = []
+    with (
+        open_pool("local" if workers else None, workers) as client,
+        tqdm(total=len(missing), unit="job", disable=not progress, mininterval=60) as bar,
+    ):
+        for job, failure in do_jobs(missing, partial(work, folder=str(folder)), client):
+            if failure is not None:
+                failed.append(f"{job.name}: {failure.error}")
+            bar.update()
+    return failed
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command line; see the module."""
+    from tslab_book.fair_record import RECORD, write_record
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["run", "record"])
+    parser.add_argument("--out", type=Path, default=Path("fair_store"), help="folder of finished jobs")
+    parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=LABELS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--fast", action="store_true", help="synthetic places and two epochs: does it work at all?")
+    parser.add_argument("--workers", type=int, help="processes; default: this one")
+    parser.add_argument("--record", type=Path, default=RECORD, help="file of the record")
+    given = parser.parse_args(words)
+    todo = jobs(given.labels, given.methods, fast=given.fast)
+    if given.action == "record":
+        print(write_record(given.out, todo, given.record))
+        return 0
+    failed = run(todo, given.out, workers=given.workers)
+    print(*failed, f"{len(todo) - len(failed)} of {len(todo)} jobs are done", sep="\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
