@@ -83,7 +83,7 @@ def score(lonlat: torch.Tensor, hits: torch.Tensor, device: str) -> dict[str, An
     graph = geobias.neighbor_graph(lonlat, radius_rad=RADIUS_RAD, max_neighbors=MAX_NEIGHBORS, device=device)
     searched = time.perf_counter()
     columns = torch.cat([torch.ones((len(hits), 1), dtype=hits.dtype), hits.reshape(len(hits), -1)], 1)
-    scores = geobias.ssi_on_graph(graph, columns, k=K, marks="signed").score
+    scores = geobias.ssi(graph, columns, k=K, marks="signed").score
     mean_unmarked, *mean_signed = scores.nanmean(0).tolist()  # waits for the device
     end = time.perf_counter()
     return {
@@ -129,7 +129,7 @@ def loop(lonlat: torch.Tensor, hits: torch.Tensor) -> dict[str, Any]:
     values = torch.tensor([one_center(xyz, lonlat, hits.numpy(), int(i)) for i in sample], dtype=torch.float64)
     seconds = time.perf_counter() - begin
     graph = geobias.neighbor_graph(lonlat, radius_rad=RADIUS_RAD, max_neighbors=MAX_NEIGHBORS, centers=sample)
-    ours = geobias.ssi_on_graph(graph, None, marks="unmarked").statistic
+    ours = geobias.ssi(graph, None, marks="unmarked").statistic
     return {
         "sampled_centers": len(sample),
         "sample_seconds": seconds,

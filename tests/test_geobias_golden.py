@@ -85,7 +85,7 @@ def test_rows_without_ties_equal_the_golden_rows(folder: Path, name: str, monkey
         graph = given_graph(folder, name, lonlat, order)
         for mode, marks in MARKS.items():
             results[mode].append(
-                geobias.ssi_on_graph(graph, hits[order], k=k, density=density or "auto", marks=marks, **PUBLISHED)
+                geobias.ssi(graph, hits[order], k=k, density=density or "auto", marks=marks, **PUBLISHED)
             )
     for mode in MARKS:
         first = results[mode][0]
@@ -136,8 +136,8 @@ def test_published_eurosat_scores(folder: Path) -> None:
     agree, worst = [], 0.0
     for radius, rows in table.groupby("radius"):
         graph = neighbor_graph(lonlat, radius_rad=float(radius), centers=torch.tensor(rows["center"].to_numpy()))
-        unmarked = geobias.ssi_on_graph(graph, None, marks="unmarked", **PUBLISHED).score
-        marked = geobias.ssi_on_graph(graph, hits, marks="signed", **PUBLISHED).score
+        unmarked = geobias.ssi(graph, None, marks="unmarked", **PUBLISHED).score
+        marked = geobias.ssi(graph, hits, marks="signed", **PUBLISHED).score
         for name, score in [("unmarked", unmarked), *((m, marked[:, i]) for i, m in enumerate(models))]:
             published = column(rows, f"{name}_published")
             agree.append((score - published).abs() < 1e-6)

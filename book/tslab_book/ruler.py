@@ -28,7 +28,7 @@ from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.relative import sri
 from tslab.geobias.released import released_models
 from tslab.geobias.search import squared_chord
-from tslab.geobias.self_information import Marks, ssi_on_graph
+from tslab.geobias.self_information import Marks, ssi
 from tslab_book import RESULTS
 from tslab_book.walkthrough import marked
 
@@ -118,11 +118,11 @@ def ruler_facts(
         "saturated": float(graph.saturated[located].double().mean()),
         "reach": float(_reach(graph)[graph.saturated].nanmedian()) if bool(graph.saturated.any()) else math.nan,
     }
-    bare = [ssi_on_graph(graph, None, marks="unmarked", moments=kind) for kind in ("published", "exact")]
+    bare = [ssi(graph, None, marks="unmarked", moments=kind) for kind in ("published", "exact")]
     shared["sigma_unmarked"] = float((bare[0].sigma / bare[1].sigma)[bare[0].sigma > 0].nanmedian())
-    raw = ssi_on_graph(graph, hits, marks="raw", moments="published", form="density", overfull=True)
-    signed = ssi_on_graph(graph, hits, moments="published", form="density", overfull=True)
-    exact = ssi_on_graph(graph, hits)
+    raw = ssi(graph, hits, marks="raw", moments="published", form="density", overfull=True)
+    signed = ssi(graph, hits, moments="published", form="density", overfull=True)
+    exact = ssi(graph, hits)
     south = lonlat[:, 1] < 0
     by_side = {}
     for kind in ("correct", "published"):

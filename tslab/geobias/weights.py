@@ -28,7 +28,8 @@ that: of coincident samples the lowest k + 1 are returned for all of them.
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -76,8 +77,10 @@ class WeightChunk:
         target: nodes (positions in ``sample``) that each node points to, padded with ``len(sample)``.
         out_degree: k, or k + 1 for an overfull node.
         in_degree: number of nodes, background included, that point to each node.
+        mutual: number of targets of each node that point back.
         s1: W + number of edges whose reverse is an edge too, of each graph (Cliff and Ord's S1).
         s2: sum over all nodes of (out-degree + in-degree)^2, of each graph (Cliff and Ord's S2).
+        cache: what scores have derived from the chunk and may need again.
     """
 
     first: int
@@ -88,8 +91,10 @@ class WeightChunk:
     target: Int[Tensor, "e k"]
     out_degree: Int[Tensor, " e"]
     in_degree: Int[Tensor, " e"]
+    mutual: Int[Tensor, " e"]
     s1: Float[Tensor, " c"]
     s2: Float[Tensor, " c"]
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def weight_graphs(
@@ -253,11 +258,10 @@ class _Builder:
         edge = target < self.size
         in_degree = in_degree + torch.bincount(target[edge], minlength=self.size)
         padded = torch.cat([target, target.new_full((1, target.shape[1]), -1)])
-        back = torch.zeros(self.size, dtype=torch.double, device=device)
+        mutual = torch.zeros_like(node)
         for rows in blocks(node, target.shape[1] ** 2):
-            mutual = (padded[target[rows]] == rows[:, None, None]).any(-1) & edge[rows]
-            back[rows] = mutual.sum(1).double()
-        mutual_edges = mutual_edges + self._per_neighborhood(back)
+            mutual[rows] = ((padded[target[rows]] == rows[:, None, None]).any(-1) & edge[rows]).sum(1)
+        mutual_edges = mutual_edges + self._per_neighborhood(mutual.double())
         num_edges = k * (self.n + self.m) + self._per_neighborhood((out_degree - k).double()).long()
         return WeightChunk(
             first=self.first,
@@ -268,6 +272,7 @@ class _Builder:
             target=target.int(),
             out_degree=out_degree.int(),
             in_degree=in_degree.int(),
+            mutual=mutual.int(),
             s1=num_edges + mutual_edges,
             s2=background_squares + self._per_neighborhood((out_degree + in_degree).double() ** 2),
         )
