@@ -298,10 +298,7 @@ def test_chunks_do_not_change_the_result() -> None:
 
     graph = neighbor_graph(cluster(300), radius_rad=RADIUS, max_neighbors=40)
     z = torch.where(coin(300)[graph.order] > 0, 1.0, -1.0).double()[:, None]
-    whole, pieces = (
-        evaluate_joint(build_weights(graph, chunk_samples=size), z)[0]
-        for size in (10**6, 50)
-    )
+    whole, pieces = (evaluate_joint(build_weights(graph, chunk_samples=size), z)[0] for size in (10**6, 50))
     assert torch.equal(whole, pieces)
 
 
@@ -357,13 +354,18 @@ def test_signed_marks_refuse_graded_performance() -> None:
         geobias.ssi(cluster(10), torch.tensor([math.nan] + [1.0] * 9), radius_rad=RADIUS)
 
 
-def test_brute_force_search_finds_the_same_places() -> None:
-    from tslab.geobias.search import BruteForceFinder, PlaceFinder
+def test_the_search_orders_ties_by_place() -> None:
+    from tslab.geobias.search import PlaceFinder
 
     xyz = unit_vectors(cluster(150).round(decimals=1).unique(dim=0))
-    tree, brute = PlaceFinder(xyz), BruteForceFinder(xyz, torch.device("cpu"), block_bytes=20_000)
-    for a, b in zip(tree.nearest(xyz, 12), brute.nearest(xyz, 12), strict=True):
-        assert torch.equal(a[:, :8], b[:, :8])
+    d2 = (xyz[:, None] - xyz[None]).square().sum(-1)
+    d2_found, expected = torch.sort(d2, dim=1, stable=True)
+    index, found = PlaceFinder(xyz).nearest(xyz, 12)
+    apart = (d2_found[:, 1:13] - d2_found[:, :12] > 1e-12).all(1)  # rows in which rounding decides nothing
+    assert torch.equal(index[apart], expected[apart, :12]) and int(apart.sum()) > 5
+    assert (found[:, 1:] >= found[:, :-1]).all()
+    ties = found[:, 1:] == found[:, :-1]
+    assert (index[:, 1:] > index[:, :-1])[ties].all()
 
 
 # ---- spatial relative information

@@ -1,20 +1,16 @@
-"""The search behind every neighbourhood: nearest places, ties decided by one rule, on a tree or by brute force.
-
-The tree search runs on the CPU (SciPy's k-d tree); on a GPU, sets of up to a few hundred thousand places are
-searched there by blocked brute force, which gives the same neighbours.
-"""
+"""The search behind every neighbourhood: nearest places by SciPy's k-d tree, ties decided by one rule."""
 
 import math
+from collections.abc import Iterator
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 SEARCH_CHUNK = 20_000
-"""Places searched at a time on the CPU."""
-
-BRUTE_FORCE_LIMIT = 300_000
-"""On a GPU, more places than this are searched by the tree on the CPU instead."""
+"""Places searched at a time."""
 
 
 def squared_chord(a: Float[Tensor, "*#n 3"], b: Float[Tensor, "*#n 3"]) -> Float[Tensor, "*n"]:
@@ -30,68 +26,58 @@ class PlaceFinder:
     """Nearest places by a k-d tree, in the order (squared chord in float64, place)."""
 
     def __init__(self, places: Tensor) -> None:
-        from scipy.spatial import cKDTree
-
         self.places = places
         self.tree = cKDTree(places.numpy())
 
     def nearest(self, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        index = self.tree.query(points.numpy(), k=[*range(1, count + 1)], workers=-1)[1]
-        return self.sort(points, torch.from_numpy(index))
-
-    def within(self, points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-        from scipy.spatial import cKDTree
-
-        chord = 2 * math.sin(radius / 2) * (1 + 1e-9)
-        pairs = cKDTree(points.numpy()).sparse_distance_matrix(self.tree, chord, output_type="ndarray")
-        owner, place = torch.from_numpy(pairs["i"].copy()), torch.from_numpy(pairs["j"].copy())
-        order = torch.argsort(owner, stable=True)
-        return owner[order].long(), place[order].long()
-
-    def sort(self, points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Put each row in order; only rows with ties or rounding differences need it."""
+        """The ``count`` nearest places of each point and their squared chords."""
+        index = torch.from_numpy(self.tree.query(points.numpy(), k=[*range(1, count + 1)], workers=-1)[1])
         d2 = squared_chord(points[:, None], self.places[index])
-        rows = (d2[:, 1:] <= d2[:, :-1]).any(1).nonzero()[:, 0]
+        rows = (d2[:, 1:] <= d2[:, :-1]).any(1).nonzero()[:, 0]  # ties and rounding differences
         if len(rows):
             by_place, columns = torch.sort(index[rows], dim=1)
-            by_d2, columns_2 = torch.sort(d2[rows].gather(1, columns), dim=1, stable=True)
+            d2[rows], columns_2 = torch.sort(d2[rows].gather(1, columns), dim=1, stable=True)
             index[rows] = by_place.gather(1, columns_2)
-            d2[rows] = by_d2
         return index, d2
 
+    def count_within(self, points: Tensor, radius: float) -> Tensor:
+        """How many places lie within the radius of each point; a rounding error at the edge is possible."""
+        if len(self.places) == 0:
+            return torch.zeros(len(points), dtype=torch.long)
+        counts = self.tree.query_ball_point(points.numpy(), _chord(radius), return_length=True, workers=-1)
+        return torch.from_numpy(np.asarray(counts, dtype=np.int64))
 
-class BruteForceFinder(PlaceFinder):
-    """The same on a GPU: blocks of all distances, then the smallest of each row."""
-
-    def __init__(self, places: Tensor, device: torch.device, block_bytes: int = 1 << 30) -> None:
-        super().__init__(places)
-        self.on_device = places.to(device)
-        self.block = max(1, block_bytes // (24 * max(len(places), 1)))
-
-    def nearest(self, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        found = []
-        spare = min(count + 8, len(self.places))  # rounding may order near-equal distances differently
-        for block in points.to(self.on_device.device).split(self.block):
-            d2 = squared_chord(block[:, None], self.on_device[None])
-            found.append(torch.topk(d2, spare, dim=1, largest=False)[1].cpu())
-        index, d2 = self.sort(points, torch.cat(found))
-        return index[:, :count], d2[:, :count]
+    def within(self, points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+        """(point, place) of all places within the radius, and a hair more, by point."""
+        pairs = cKDTree(points.numpy()).sparse_distance_matrix(self.tree, _chord(radius), output_type="ndarray")
+        owner, place = (torch.from_numpy(pairs[name].astype(np.int64)) for name in ("i", "j"))
+        order = torch.argsort(owner, stable=True)
+        return owner[order], place[order]
 
 
-def place_finder(places: Tensor, device: torch.device) -> PlaceFinder:
-    if device.type == "cuda" and len(places) <= BRUTE_FORCE_LIMIT:
-        return BruteForceFinder(places, device)
-    return PlaceFinder(places)
+def _chord(radius: float) -> float:
+    return 2 * math.sin(radius / 2) * (1 + 1e-9)
+
+
+def ranges(cost: Int[Tensor, " c"], limit: int) -> Iterator[tuple[int, int]]:
+    """Ranges of items in turn, (first, end), whose costs add up to about the limit: at least one item each."""
+    total = torch.cumsum(cost, 0)
+    first = 0
+    while first < len(total):
+        spent = int(total[first - 1]) if first else 0
+        end = max(int(torch.searchsorted(total, spent + limit)), first + 1)
+        yield first, end
+        first = end
 
 
 def samples_within(
-    centers: Tensor, xyz: Tensor, starts: Tensor, radius: float, max_neighbors: int | None, device: torch.device
+    centers: Tensor, xyz: Tensor, starts: Tensor, radius: float, max_neighbors: int | None
 ) -> tuple[Tensor, Tensor]:
     """Compressed rows of internal samples near each centre, ascending within a row."""
     if len(xyz) == 0 or len(centers) == 0:
         return torch.zeros(len(centers) + 1, dtype=torch.long), torch.zeros(0, dtype=torch.int32)
     places = xyz[starts[:-1]]
-    finder = place_finder(places, device)
+    finder = PlaceFinder(places)
     sizes, parts = [], []
     for chunk in centers.split(SEARCH_CHUNK):
         owner, place = _places_within(finder, chunk, places, starts, radius, max_neighbors)

@@ -25,10 +25,10 @@ coincide the tree need not return the node itself, and such a node keeps k + 1 t
 that: of coincident samples the lowest k + 1 are returned for all of them.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ from tslab.geobias.patterns import (
     rounded,
     smallest,
 )
-from tslab.geobias.search import squared_chord
+from tslab.geobias.search import ranges, squared_chord
 
 SAMPLE_FIRST = 1 - 1e-9
 """Squared distances to samples are compared with those to background points after this factor."""
@@ -161,12 +161,12 @@ def build_weights(
     def build(bounds: tuple[int, int]) -> WeightChunk:
         return _Builder(graph, lattice, window, pattern_graph, pattern_of, k, *bounds).build(nearest, overfull)
 
-    ranges = _chunks(graph.indptr.cpu(), lattice.count[pattern_of].cpu(), limit)
-    yield from _in_threads(build, ranges, graph.device)
+    cost = (sizes + lattice.count[pattern_of] // 8 + 1).cpu()
+    yield from _in_threads(build, ranges(cost, 2 * limit), graph.device)
 
 
 def _in_threads(
-    build: Callable[[tuple[int, int]], WeightChunk], ranges: Iterator[tuple[int, int]], device: torch.device
+    build: Callable[[tuple[int, int]], WeightChunk], parts: Iterator[tuple[int, int]], device: torch.device
 ) -> Iterator[WeightChunk]:
     """Build chunks in order, on a CPU one per core, each with single-threaded tensor operations.
 
@@ -174,20 +174,13 @@ def _in_threads(
     """
     workers = torch.get_num_threads()
     if device.type != "cpu" or workers == 1:
-        yield from map(build, ranges)
+        yield from map(build, parts)
         return
-    pending: deque[Future[WeightChunk]] = deque()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for bounds in ranges:
-                pending.append(pool.submit(build, bounds))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            while some := list(islice(parts, 16 * workers)):  # a few at a time: they are kept until they are asked for
+                yield from pool.map(build, some)
     finally:
-        for future in pending:
-            future.cancel()
         torch.set_num_threads(workers)
 
 
@@ -204,17 +197,6 @@ def _chunk_samples(device: torch.device) -> int:
         return CHUNK_SAMPLES
     free = torch.cuda.mem_get_info(device)[0]
     return max(CHUNK_SAMPLES, min(free // (4 * CHUNK_BYTES_PER_SAMPLE), 2_000_000))
-
-
-def _chunks(indptr: Tensor, background: Tensor, limit: int) -> Iterator[tuple[int, int]]:
-    """Ranges of neighbourhoods with about ``limit`` samples each, and not too many background points."""
-    cost = torch.cumsum(indptr.diff() + background // 8 + 1, 0)
-    first, total = 0, len(cost)
-    while first < total:
-        spent = int(cost[first - 1]) if first else 0
-        last = max(int(torch.searchsorted(cost, spent + 2 * limit)), first + 1)
-        yield first, last
-        first = last
 
 
 class _Builder:
