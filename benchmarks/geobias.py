@@ -36,7 +36,8 @@ from processor import cpu_name, load_average, peak_bytes
 from tslab import geobias
 from tslab._files import atomic_write
 from tslab.coords import sample_sphere, unit_vectors
-from tslab.geobias.released import released_models
+from tslab_book.ruler import released_models
+from tslab_book.walkthrough import background_grid
 
 RADIUS_RAD = 0.05
 MAX_NEIGHBORS = 100
@@ -106,7 +107,7 @@ def one_center(
     d2 = ((xyz - xyz[center]) ** 2).sum(1)
     inside = np.flatnonzero(d2 <= 4 * math.sin(RADIUS_RAD / 2) ** 2)
     member = inside[np.argsort(d2[inside], kind="stable")[:MAX_NEIGHBORS]]
-    background = unit_vectors(geobias.background_grid(degrees[center], RADIUS_RAD, n=len(member))).numpy()
+    background = unit_vectors(background_grid(degrees[center], RADIUS_RAD, n=len(member))).numpy()
     points = np.concatenate([xyz[member], background])
     between = ((points[:, None] - points[None]) ** 2).sum(-1)
     np.fill_diagonal(between, np.inf)

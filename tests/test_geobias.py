@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tslab import geobias
 from tslab.coords import great_circle_distance, unit_vectors
-from tslab.geobias.background import background_grid
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.statistic import evaluate_joint
 from tslab.geobias.weights import weight_graphs
+from tslab_book.walkthrough import background_grid
 
 RADIUS = 0.05
 
@@ -130,7 +130,7 @@ def test_exact_moments_equal_those_over_all_permutations_of_a_small_graph() -> N
 @given(st.integers(2, 100), st.floats(0.01, 0.3))
 @settings(max_examples=30, deadline=None)
 def test_unmarked_published_moments_have_a_closed_form(n: int, radius: float) -> None:
-    m = int(geobias.background_count(geobias.background_density(n, radius), radius))
+    m = len(background_grid([0.0, 0.0], radius, n=n))
     total = n + m
     values, counts = torch.tensor([0.0, 1.0]), torch.tensor([m, n])
     mean, sigma = geobias.published_moments(values, counts)

@@ -263,7 +263,7 @@ def test_a_summary_asks_about_the_model_and_a_preset_keeps_its_score() -> None:
 @pytest.mark.mirror
 @pytest.mark.parametrize("dataset", ["yfcc", "inat2018"])
 def test_released_hits_dealt_anew_are_called_as_often_as_promised(mirror: Path, dataset: str) -> None:
-    from tslab.geobias.released import released_models
+    from tslab_book.ruler import released_models
 
     lonlat, hits, _ = released_models(dataset, at_most=1, root=mirror)
     located = ~lonlat.isnan().any(1)

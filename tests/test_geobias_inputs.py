@@ -12,6 +12,7 @@ from tests.test_geobias import cluster, coin, dense_weights
 from tslab import geobias, sample_sphere
 from tslab.geobias.neighbors import neighbor_graph
 from tslab.geobias.weights import weight_graphs
+from tslab_book.walkthrough import background_grid
 
 RADIUS = 0.05
 
@@ -266,9 +267,9 @@ def test_probabilities_weights_and_losses_out_of_range_are_named() -> None:
         (lambda: geobias.marked_ssi_loss(graph, p * math.nan), "performance is NaN"),
         (lambda: geobias.marked_ssi_loss(graph, p, null="odd"), "null"),  # type: ignore[arg-type]
         (lambda: geobias.density_weights(graph, strength=math.inf), "strength"),
-        (lambda: geobias.background_grid(torch.tensor([0.0, 95.0]), RADIUS, n=3), "latitude 95"),
-        (lambda: geobias.background_grid(torch.tensor([0.0, 9.0]), RADIUS, n=0), "n must"),
-        (lambda: geobias.background_count(1e30, RADIUS), "density"),
+        (lambda: background_grid(torch.tensor([0.0, 95.0]), RADIUS, n=3), "latitude 95"),
+        (lambda: background_grid(torch.tensor([0.0, 9.0]), RADIUS, n=0), "n must"),
+        (lambda: background_grid([0.0, 0.0], RADIUS, density=1e30), "density"),
         (lambda: geobias.background_density(5, math.nan), "radius_rad"),
         (lambda: geobias.local_moran(graph, torch.rand(10, 2)), "one model"),
     ):

@@ -12,25 +12,29 @@ computes the facts of the released classification results into ``book/results/ge
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tslab._checks import check_count
 from tslab._files import atomic_write
 from tslab.coords import unit_vectors
-from tslab.geobias.background import background_grid
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.relative import sri
-from tslab.geobias.released import released_models
+from tslab.geobias.released import released_hits
 from tslab.geobias.search import squared_chord
 from tslab.geobias.self_information import Marks, ssi
+from tslab.released import load_released_results
+from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 from tslab_book import RESULTS
-from tslab_book.walkthrough import marked
+from tslab_book.walkthrough import background_grid, marked
 
 PUBLISHED_SETTINGS = {"yfcc": 8, "inat2018": 8, "fmow": 12}
 """Datasets of `main` and the number of direction sectors: the published ones, and for YFCC those of iNat2018."""
@@ -159,6 +163,38 @@ def _reach(graph: NeighborGraph) -> Tensor:
 def _spearman(a: Tensor, b: Tensor) -> float:
     usable = ~(a.isnan() | b.isnan())
     return float(pd.Series(a[usable].cpu().numpy()).corr(pd.Series(b[usable].cpu().numpy()), method="spearman"))
+
+
+def released_models(
+    dataset: str, *, at_most: int | None = None, root: str | os.PathLike[str] | None = None
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n e"], list[str]]:
+    """Places, Top-1 hits and encoder keys of a classification data set's released models, which share their rows.
+
+    Args:
+        dataset: key of the data set.
+        at_most: stop after so many models.
+        root: where the released files are, see `tslab.load_released_results`.
+
+    Models whose file was released empty are left out. Errors: ``FileNotFoundError`` if a file is missing.
+    """
+    if at_most is not None:
+        check_count("at_most", at_most)
+    names: list[str] = []
+    columns: list[np.ndarray] = []
+    lonlat = torch.zeros((0, 2), dtype=torch.float64)
+    for encoder in ENCODER_TOKENS:
+        if at_most is not None and len(names) == at_most:
+            break
+        try:
+            table = load_released_results(dataset, encoder, root=root)
+        except ReleasedResultsError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            continue  # released empty
+        names.append(encoder)
+        columns.append(released_hits(table))
+        lonlat = torch.from_numpy(table[["lon", "lat"]].to_numpy(np.float64, copy=True))
+    return lonlat, torch.from_numpy(np.stack(columns, 1)), names
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from tslab.geobias.aggregate import (
     significance_map,
     summary,
 )
-from tslab.geobias.background import background_count, background_density, background_grid
+from tslab.geobias.background import background_density
 from tslab.geobias.fairness import density_weights, marked_ssi_loss, straight_through_marks
 from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran
 from tslab.geobias.moments import exact_moments, published_moments, surprisal
@@ -34,9 +34,7 @@ __all__ = [
     "SRIResult",
     "SSIResult",
     "SignificanceMap",
-    "background_count",
     "background_density",
-    "background_grid",
     "base_and_relative",
     "block_bootstrap",
     "density_weights",

@@ -136,7 +136,7 @@ def summary(
     The significance map always uses the exact moments, whatever the score uses.
     """
     check_number("alpha", alpha, above=0, below=1)
-    _check_bootstrap(block_km, num_resamples, 0.95, seed)
+    _check_bootstrap(block_km, num_resamples, seed)
     where = {name: score.pop(name) for name in (*Neighborhoods.__annotations__, "neighbors") if name in score}  # type: ignore[misc]
     preset, marks = score.get("preset"), score.get("marks")
     usual = score.get("null") or ("joint" if marks == "unmarked" else "conditional")
@@ -198,24 +198,20 @@ def block_bootstrap(
     *,
     block_km: float = BLOCK_KM,
     num_resamples: int = 1000,
-    confidence: float = 0.95,
-    weighted: bool = False,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean score, resampling blocks of the Earth's surface with replacement.
+    """95 % percentile interval of the mean score, resampling blocks of the Earth's surface with replacement.
 
     Blocks are the cells of equal area of `tslab.earth.spatial_blocks`, about ``block_km`` wide and high. Every block
     keeps all its centres. NaN if fewer than two blocks hold scores.
-    ``weighted=True`` gives the interval of the mean weighted with the size of the neighbourhood.
     """
-    _check_bootstrap(block_km, num_resamples, confidence, seed)
+    _check_bootstrap(block_km, num_resamples, seed)
     if result.score.ndim != 1:
         raise ValueError("the bootstrap is of one model; take one with result.select(i)")
     usable = ~result.score.isnan()
     values = result.score[usable].cpu()
-    weight = result.n[usable].double().cpu() if weighted else torch.ones_like(values)
     block = spatial_blocks(result.lonlat[usable].cpu(), size_km=block_km)
-    total, mass = torch.bincount(block, weights=values * weight), torch.bincount(block, weights=weight)
+    total, mass = torch.bincount(block, weights=values), torch.bincount(block)
     if len(total) < 2:
         return math.nan, math.nan
     generator = torch.Generator().manual_seed(seed)
@@ -223,11 +219,10 @@ def block_bootstrap(
     for _ in range(0, num_resamples, 100):  # a hundred resamples at a time
         drawn = torch.randint(len(total), (min(100, num_resamples), len(total)), generator=generator)
         means.append(total[drawn].sum(1) / mass[drawn].sum(1))
-    return interval_of(torch.cat(means)[:num_resamples], level=confidence)
+    return interval_of(torch.cat(means)[:num_resamples])
 
 
-def _check_bootstrap(block_km: float, num_resamples: int, confidence: float, seed: int) -> None:
+def _check_bootstrap(block_km: float, num_resamples: int, seed: int) -> None:
     check_number("block_km", block_km, at_least=1, at_most=math.pi * EARTH_RADIUS_KM)
     check_count("num_resamples", num_resamples, at_most=MOST_RESAMPLES)
-    check_number("confidence", confidence, above=0, below=1)
     check_seed(seed)

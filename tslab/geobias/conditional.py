@@ -39,9 +39,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab.geobias.patterns import blocks
-from tslab.geobias.statistic import moran_sum, segment_sum, value_counts
-from tslab.geobias.weights import WeightChunk
+from tslab.geobias.patterns import blocks, pick, segment_sum
+from tslab.geobias.statistic import moran_sum, value_counts
+from tslab.geobias.weights import WeightChunk, counted
 
 FEWEST_SAMPLES = 3
 """Below, an exchange of marks is no rearrangement worth a test: the score is zero."""
@@ -165,7 +165,7 @@ def _arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
     size, lengths, target = len(chunk.sample), chunk.n, chunk.target.long()
     edge = target < size
     degree, mutual = (chunk.out_degree + chunk.in_degree).double(), chunk.mutual.double()
-    both = edge.sum(1) + torch.bincount(target[edge], minlength=size).double()  # row sums of A + A'
+    both = edge.sum(1) + counted(target, edge, size).double()  # row sums of A + A'
     row, q, cubes = both / 2, (both + 2 * mutual) / 4, (both + 6 * mutual) / 8
 
     def total(values: Tensor) -> Tensor:
@@ -202,29 +202,23 @@ def _neighbor_sums(target: Tensor, edge: Tensor, values: Tensor) -> Tensor:
     """C times the values: half the sum over the nodes that each node points to and that point to it."""
     padded = torch.cat([values, values.new_zeros(1)])
     result = values.new_zeros(len(values) + 1)
-    for column in range(target.shape[1]):
-        result[:-1] += padded[target[:, column]]
-        result.index_add_(0, target[:, column], torch.where(edge[:, column], values, 0.0))
-    return result[:-1] / 2
+    result.index_add_(0, target.flatten(), torch.where(edge, values[:, None], 0.0).flatten())
+    return (result[:-1] + pick(padded, target).sum(1)) / 2
 
 
 def _triangles(target: Tensor, size: int) -> Tensor:
     """Of each node its share of the trace of C^3. With A' the transpose, trace (A + A')^3 = 2 trace A^3 +
     6 trace A A A'."""
     width = target.shape[1]
-    padded = torch.cat([target, target.new_full((1, width), -1)]).int()  # the last row is that of no node
-    node = torch.arange(size, device=target.device)
-    triangles = node.double()
-    for rows in blocks(node, width**2):
-        mine = padded[rows]
-        onward = padded[mine.flatten()].reshape(len(rows), width, width)
-        origin = rows[:, None, None].int()
-        mine = torch.where(mine < size, mine, -2)
-        shortcut, closed = (torch.zeros_like(onward, dtype=torch.bool), torch.zeros_like(onward, dtype=torch.bool))
-        for column in range(width):
-            shortcut |= onward == mine[:, column, None, None]
-            closed |= padded[:, column][onward] == origin
-        triangles[rows] = (6 * shortcut.sum((1, 2)) + 2 * closed.sum((1, 2))).double() / 8
+    padded = torch.cat([target, target.new_full((1, width), size)]).int()  # the last row is that of no node
+    triangles = torch.zeros(size, dtype=torch.float64, device=target.device)
+    for rows in blocks(torch.arange(size, device=target.device), width**3):
+        mine = pick(padded, rows)
+        onward = pick(padded, mine)
+        mine = torch.where(mine < size, mine, -1)
+        shortcut = (onward[..., None] == mine[:, None, None]).sum((1, 2, 3))
+        closed = (pick(padded, onward) == rows[:, None, None, None].int()).sum((1, 2, 3))
+        triangles[rows] = (6 * shortcut + 2 * closed).double() / 8
     return triangles
 
 
@@ -245,7 +239,7 @@ def mark_sums(chunk: WeightChunk, z: Float[Tensor, "v e"], levels: Float[Tensor,
             y = (levels - mu[..., None])[..., None, :]
             powers = (counts[..., None, :] * y ** torch.arange(2, 7, device=y.device)[:, None]).sum(-1)
             return MarkSums(n, mu, powers, equal, log_arrangements)
-    mine = z[chunk.sample.long()]
+    mine = pick(z, chunk.sample)
     owner = torch.repeat_interleave(torch.arange(len(chunk.n), device=z.device), chunk.n)
     mu = segment_sum(mine, chunk.n) / n.clamp_min(1)
     y = mine - mu[owner]

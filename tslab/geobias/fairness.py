@@ -73,7 +73,7 @@ def marked_ssi_loss(
     if len(graph.sizes) == 0:
         return performance.sum() * 0
     evaluate = evaluate_conditional if null == "conditional" else evaluate_joint
-    *_, standard, score, _ = evaluate(weight_graphs(graph, k), z)
+    *_, standard, score, _ = evaluate(weight_graphs(graph, k, sums=null == "joint"), z)
     centers = graph.neighborhood[graph.neighborhood >= 0]
     standard, score = standard[centers, 0], score[centers, 0]
     counted = ~score.isnan() & ((standard > 0) if clustering_only else True)

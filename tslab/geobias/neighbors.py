@@ -26,7 +26,7 @@ from tslab._checks import check_count
 from tslab._numbers import Numbers
 from tslab.coords import check_lonlat, has_location, unit_vectors
 from tslab.geobias.inputs import Pair, as_places, as_radius, as_rows, as_tensor
-from tslab.geobias.search import SEARCH_CHUNK, PlaceFinder, samples_within
+from tslab.geobias.search import SEARCH_CHUNK, PlaceFinder, samples_by_distance, samples_within, squared_chord
 
 
 @dataclass
@@ -164,32 +164,21 @@ def neighbor_graph(
 def nearest_samples(graph: NeighborGraph, count: int) -> tuple[Int[Tensor, "u count"], Float[Tensor, "u count"]]:
     """For each place the ``count`` nearest samples (its own first) and their squared chords; -1 and inf beyond.
 
-    A sample that ties with one beyond the list is left out, so what stands in the list is always decided. The lists
-    are kept with the graph.
+    The lists are kept with the graph.
     """
     key = ("nearest samples", count)
     if key in graph.cache:
         return graph.cache[key]
     xyz, location = graph.xyz.cpu(), graph.location.cpu()
     starts = torch.searchsorted(location, torch.arange(int(location.max()) + 2 if len(location) else 1))
-    places = xyz[starts[:-1]]
-    finder = PlaceFinder(places)
-    want = min(count + 1, len(places))
+    places, finder = xyz[starts[:-1]], PlaceFinder(xyz[starts[:-1]])
     ids = torch.full((len(places), count), -1, dtype=torch.int32)
     squared = torch.full((len(places), count), math.inf, dtype=torch.float64)
-    column = torch.arange(count)
-    for begin in range(0, len(places), SEARCH_CHUNK):
-        place, d2 = finder.nearest(places[begin : begin + SEARCH_CHUNK], want)
-        end = begin + len(place)
-        ends = torch.cumsum(starts[place + 1] - starts[place], 1)
-        decided = (d2 < d2[:, -1:]) | (want == len(places))
-        slot = torch.searchsorted(ends, column.expand(end - begin, count).contiguous(), right=True)
-        valid = slot < want
-        slot = slot.clamp_max(want - 1)
-        valid &= decided.gather(1, slot)
-        offset = column - torch.where(slot > 0, ends.gather(1, (slot - 1).clamp_min(0)), 0)
-        ids[begin:end] = torch.where(valid, starts[place.gather(1, slot)] + offset, -1).int()
-        squared[begin:end] = torch.where(valid, d2.gather(1, slot), math.inf)
+    for rows in torch.arange(len(places)).split(SEARCH_CHUNK) if len(places) else ():
+        owner, sample = samples_by_distance(finder, places[rows], starts, math.pi, count)
+        rank = torch.arange(len(owner)) - torch.searchsorted(owner, owner)
+        ids[rows[owner], rank] = sample.int()
+        squared[rows[owner], rank] = squared_chord(places[rows[owner]], xyz[sample])
     graph.cache[key] = ids.to(graph.device), squared.to(graph.device)
     return graph.cache[key]
 
@@ -246,8 +235,8 @@ def _given_neighbors(neighbors: Pair, located: Tensor, order: Tensor, num_sample
     fits = len(indptr) == len(located) + 1 and int(indptr[0]) == 0 and int(indptr[-1]) == len(rows)
     if not fits or bool((indptr.diff() < 0).any()):
         raise ValueError(
-            f"neighbors must be (indptr, indices) with one row per centre: {len(located)} centres need an indptr of "
-            f"{len(located) + 1} ascending entries from 0 to len(indices) = {len(rows)}, got {len(indptr)} entries"
+            f"neighbors must be (indptr, indices): {len(located)} centres need an indptr of {len(located) + 1} entries "
+            f"that ascend from 0 to len(indices) = {len(rows)}"
         )
     rows = as_rows("indices of neighbors", rows, num_samples)
     internal = torch.full((num_samples,), -1)

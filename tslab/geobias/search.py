@@ -76,57 +76,56 @@ def samples_within(
     """Compressed rows of internal samples near each centre, ascending within a row."""
     if len(xyz) == 0 or len(centers) == 0:
         return torch.zeros(len(centers) + 1, dtype=torch.long), torch.zeros(0, dtype=torch.int32)
-    places = xyz[starts[:-1]]
-    finder = PlaceFinder(places)
+    finder = PlaceFinder(xyz[starts[:-1]])
     sizes, parts = [], []
     for chunk in centers.split(SEARCH_CHUNK):
-        owner, place = _places_within(finder, chunk, places, starts, radius, max_neighbors)
-        owner, ids = _expand(owner, place, starts, max_neighbors)
-        key = torch.sort(owner * len(xyz) + ids)[0]
-        parts.append((key % len(xyz)).int())
+        owner, ids = samples_by_distance(finder, chunk, starts, radius, max_neighbors)
+        parts.append((torch.sort(owner * len(xyz) + ids)[0] % len(xyz)).int())
         sizes.append(torch.bincount(owner, minlength=len(chunk)))
     indptr = torch.zeros(len(centers) + 1, dtype=torch.long)
     torch.cumsum(torch.cat(sizes), 0, out=indptr[1:])
     return indptr, torch.cat(parts)
 
 
+def samples_by_distance(
+    finder: PlaceFinder, centers: Tensor, starts: Tensor, radius: float, max_neighbors: int | None
+) -> tuple[Tensor, Tensor]:
+    """(centre, sample) pairs within the radius, per centre by (distance, sample), cut at ``max_neighbors``.
+
+    The samples of place j are ``starts[j]`` to ``starts[j + 1]``. Without a cut, samples come in no order.
+    """
+    owner, place = _places_within(finder, centers, starts.diff(), radius, max_neighbors)
+    count = starts[place + 1] - starts[place]
+    before = torch.cumsum(count, 0) - count
+    if max_neighbors is not None:
+        taken = before - before[torch.searchsorted(owner, owner)]
+        count = torch.minimum(count, max_neighbors - taken).clamp_min(0)
+        before = torch.cumsum(count, 0) - count
+    ids = torch.repeat_interleave(starts[place] - before, count) + torch.arange(int(count.sum()))
+    return torch.repeat_interleave(owner, count), ids
+
+
 def _places_within(
-    finder: PlaceFinder, centers: Tensor, places: Tensor, starts: Tensor, radius: float, max_neighbors: int | None
+    finder: PlaceFinder, centers: Tensor, multiplicity: Tensor, radius: float, max_neighbors: int | None
 ) -> tuple[Tensor, Tensor]:
     """(owner, place) pairs within the radius, per owner ordered by distance; enough of them to fill the cut."""
     limit = 4 * math.sin(radius / 2) ** 2
     if max_neighbors is None:
         owner, place = finder.within(centers, radius)
-        d2 = squared_chord(centers[owner], places[place])
+        d2 = squared_chord(centers[owner], finder.places[place])
         keep = d2 <= limit
         return owner[keep], place[keep]
-    multiplicity = starts.diff()
-    want = min(max_neighbors + 1, len(places))
+    want = min(max_neighbors + 1, len(multiplicity))
     while True:
         place, d2 = finder.nearest(centers, want)
         filled = torch.cumsum(multiplicity[place] * (d2 <= limit), 1) >= max_neighbors
         cut = torch.where(filled.any(1), filled.int().argmax(1), want - 1)
         cut_d2 = d2.gather(1, cut[:, None])
         # a place beyond the list may tie with the last one that is needed
-        undecided = (cut_d2[:, 0] == d2[:, -1]) & (d2[:, -1] <= limit) & (want < len(places))
+        undecided = (cut_d2[:, 0] == d2[:, -1]) & (d2[:, -1] <= limit) & (want < len(multiplicity))
         if not bool(undecided.any()):
             break
-        want = min(4 * want, len(places))
+        want = min(4 * want, len(multiplicity))
     keep = (d2 <= limit) & (torch.arange(want) <= cut[:, None])
     owner = torch.arange(len(centers))[:, None].expand(-1, want)
     return owner[keep], place[keep]
-
-
-def _expand(owner: Tensor, place: Tensor, starts: Tensor, max_neighbors: int | None) -> tuple[Tensor, Tensor]:
-    """From places to samples: all of each place, in order, cut at ``max_neighbors`` samples per owner."""
-    count = starts[place + 1] - starts[place]
-    before = torch.cumsum(count, 0) - count
-    if max_neighbors is not None:
-        new = torch.ones(len(owner), dtype=torch.bool)
-        new[1:] = owner[1:] != owner[:-1]
-        base = torch.cummax(torch.where(new, before, 0), 0)[0]
-        count = torch.minimum(count, max_neighbors - (before - base)).clamp_min(0)
-        before = torch.cumsum(count, 0) - count
-    total = int(count.sum())
-    ids = torch.repeat_interleave(starts[place] - before, count) + torch.arange(total)
-    return torch.repeat_interleave(owner, count), ids

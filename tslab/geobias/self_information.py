@@ -197,7 +197,8 @@ def ssi(
         check_number("density", density, above=0, hint='points per steradian, or "auto"')
     graph = graph_of(samples, neighbors=neighbors, **where)
     marked, single = _mark_values(graph, performance, how.marks)
-    chunks = weight_graphs(graph, k, None if density == "auto" else density, overfull=how.overfull)
+    sums = (how.moments, how.null) == ("exact", "joint")
+    chunks = weight_graphs(graph, k, None if density == "auto" else density, overfull=how.overfull, sums=sums)
     columns, m = [marked.new_zeros((0, marked.shape[1]))] * 5, graph.indptr[:0]
     if len(graph.sizes):
         *columns, m = (
@@ -208,9 +209,8 @@ def ssi(
     crowded = int((graph.sizes > m).sum())
     if how.moments == "published" and crowded:
         warnings.warn(
-            f"{crowded} neighbourhoods have more samples than background points: their most frequent value need not "
-            "be the background's, which the published moments take for granted; raise the density, or use "
-            'density="auto"',
+            f"{crowded} neighbourhoods have more samples than background points, for which the published moments are "
+            'not made; raise the density, or use density="auto"',
             stacklevel=2,
         )
     statistic, mean, sigma, z, score = (graph.per_center(part[:, 0] if single else part) for part in columns)

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tslab.geobias.moments import Form, Moments, check_few_values, exact_moments, published_moments, surprisal
+from tslab.geobias.patterns import pick, segment_sum
 from tslab.geobias.weights import WeightChunk
 
 MomentKind = Literal["published", "exact"]
@@ -33,26 +34,18 @@ def evaluate_joint(
 
 def moran_sum(chunk: WeightChunk, z: Float[Tensor, "v e"]) -> Float[Tensor, "c e"]:
     """The Moran sum of the marks less their mean over all nodes."""
-    mine = z[chunk.sample.long()]
+    mine = pick(z, chunk.sample)
     padded = torch.cat([mine, mine.new_zeros((1, mine.shape[1]))])
-    target = chunk.target.long()
-    reached = torch.zeros_like(mine)
-    for column in range(target.shape[1]):
-        reached = reached + padded[target[:, column]]
+    reached = pick(padded, chunk.target).sum(1)
     weighted = segment_sum(mine * (chunk.out_degree + chunk.in_degree)[:, None], chunk.n)
     average = segment_sum(mine, chunk.n) / (chunk.n + chunk.m)[:, None].double()
     products = segment_sum(mine * reached, chunk.n)  # over the sample-to-sample edges
     return products - average * weighted + average**2 * chunk.num_edges[:, None].double()
 
 
-def segment_sum(values: Float[Tensor, "v *e"], lengths: Int[Tensor, " c"]) -> Float[Tensor, "c *e"]:
-    """Sum of the values of each neighbourhood, which lie one after another."""
-    return torch.segment_reduce(values.contiguous(), "sum", lengths=lengths)
-
-
 def value_counts(chunk: WeightChunk, z: Float[Tensor, "v e"], values: Float[Tensor, " l"]) -> Float[Tensor, "c e l"]:
     """How many samples of each neighbourhood hold each value."""
-    mine = z[chunk.sample.long()]
+    mine = pick(z, chunk.sample)
     return torch.stack([segment_sum((mine == value).double(), chunk.n) for value in values], -1)
 
 
@@ -63,7 +56,7 @@ def _moments(chunk: WeightChunk, z: Tensor, kind: MomentKind) -> Moments:
         counts = value_counts(chunk, z, values)
         counts[..., values == 0] += chunk.m[:, None, None].double()
         return published_moments(values, counts)
-    mine = z[chunk.sample.long()]
+    mine = pick(z, chunk.sample)
     square = mine * mine
     first, second, third, fourth = (
         segment_sum(part, chunk.n) for part in (mine, square, square * mine, square * square)
