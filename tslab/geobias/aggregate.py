@@ -143,13 +143,13 @@ def summary(
     if preset is None:
         score["null"] = usual
     how = formulation(preset, **{name: score.get(name) for name in ("marks", "moments", "form", "null", "overfull")})
-    graph = graph_of(samples, **where)  # type: ignore[arg-type]
+    graph = graph_of(samples, **where)
     scores = tested = ssi(graph, performance, **score)
     if scores.score.ndim != 1:
         raise ValueError(f"a summary is of one model, got {scores.score.shape[1]}; take one with performance[:, i]")
     if (how.moments, how.null) != ("exact", usual):
-        same = {name: score[name] for name in ("k", "density") if name in score}
-        tested = ssi(graph, performance, marks=how.marks, null=usual, **same)
+        k, density = score.get("k", 4), score.get("density", "auto")
+        tested = ssi(graph, performance, k=k, density=density, marks=how.marks, null=usual)
     significance = significance_map(tested, alpha=alpha)
     located, scored = graph.neighborhood >= 0, ~scores.score.isnan()
     local = performance is not None and _can_be_local(graph, performance)

@@ -113,13 +113,13 @@ def as_hits(values: Float[Tensor, "*v"], what: str) -> Bool[Tensor, "*v"]:
 
 def as_radius(radius_km: float | None, radius_rad: float | None) -> float:
     """The radius of a neighbourhood in radians, given once: in kilometres or in radians, below a quarter circle."""
-    if (radius_km is None) == (radius_rad is None):
-        raise ValueError("give the radius once: radius_km=100 or radius_rad=0.05")
     hint = "a quarter of the globe is 10,007 km (radius_km), pi/2 rad (radius_rad)"
-    if radius_km is None:
+    if radius_rad is not None and radius_km is None:
         return float(check_number("radius_rad", radius_rad, above=0, below=math.pi / 2, hint=hint))
-    check_number("radius_km", radius_km, above=0, below=math.pi / 2 * EARTH_RADIUS_KM, hint=hint)
-    return float(radius_km / EARTH_RADIUS_KM)
+    if radius_km is not None and radius_rad is None:
+        check_number("radius_km", radius_km, above=0, below=math.pi / 2 * EARTH_RADIUS_KM, hint=hint)
+        return float(radius_km / EARTH_RADIUS_KM)
+    raise ValueError("give the radius once: radius_km=100 or radius_rad=0.05")
 
 
 def check_seed(seed: int) -> None:

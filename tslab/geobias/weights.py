@@ -321,7 +321,8 @@ class _Builder:
         rank = torch.arange(k, device=key.device)
         in_cell = torch.zeros_like(self.cell_owner)
         accepted = torch.ones_like(target, dtype=torch.bool)
-        farthest, found = base.d2[:, k - 1].contiguous(), [(rank[:0], key.flatten()[:0], rank[:0].bool(), rank[:0])]
+        farthest = base.d2[:, k - 1].contiguous()
+        found: list[tuple[Tensor, ...]] = [(rank[:0], key.flatten()[:0], rank[:0].bool(), rank[:0])]
         for rows, candidate, d2 in candidates_near(self.lattice, base.window, self._local_places(), pattern):
             best, column = smallest(self.lattice, pattern[rows], candidate, d2, k, base.key_bits)
             # a sample of rank s stays if fewer than k - s background points are nearer
