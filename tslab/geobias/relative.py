@@ -20,6 +20,7 @@ from tslab._numbers import Numbers
 from tslab.coords import has_location, unit_vectors
 from tslab.geobias.inputs import as_hits, as_outcomes, as_places, as_radius
 from tslab.geobias.neighbors import distinct_places, places_in_order, read_centers, spread
+from tslab.geobias.patterns import pick
 from tslab.geobias.search import PlaceFinder, ranges, squared_chord
 
 Partition = Literal["scale_grid", "distance_lag", "direction_sector"]
@@ -237,17 +238,17 @@ def _partition(finder: PlaceFinder, degrees: Tensor, frames: Tensor, parting: _P
     """The places that are in a part of each centre or within the radius."""
     center = unit_vectors(frames)
     owner, place = finder.within(center, parting.reach)
-    chord = squared_chord(center[owner], finder.places[place]).sqrt()
+    chord = squared_chord(pick(center, owner), pick(finder.places, place)).sqrt()
     distance = 2 * torch.asin((chord / 2).clamp_max(1))
     inside = distance <= parting.radius
     if parting.kind == "distance_lag":
         part = torch.floor(distance / parting.size)
         usable = part < parting.steps
     elif parting.kind == "direction_sector":
-        part = _sectors(frames[owner], degrees[place], parting)
+        part = _sectors(pick(frames, owner), pick(degrees, place), parting)
         usable = inside & ((distance > 0) | (parting.azimuth == "published"))
     else:
-        offset = torch.deg2rad(degrees)[place] - torch.deg2rad(frames)[owner]
+        offset = pick(torch.deg2rad(degrees), place) - pick(torch.deg2rad(frames), owner)
         if parting.wrap:
             offset[:, 0] -= 2 * math.pi * torch.round(offset[:, 0] / (2 * math.pi))
         cell = torch.floor(offset / parting.size) + parting.steps
@@ -259,10 +260,10 @@ def _partition(finder: PlaceFinder, degrees: Tensor, frames: Tensor, parting: _P
 def _scores(pairs: _Pairs, counts: Tensor, num: int, num_parts: int, min_samples: int, histogram: Histogram) -> Tensor:
     """Score of each model, samples within the radius, and parts kept, side by side for ``num`` centres."""
     owner, place, part, inside = (values.to(counts.device) for values in pairs)
-    whole = counts.new_zeros((num, counts.shape[1])).index_add_(0, owner[inside], counts[place[inside]])
+    whole = counts.new_zeros((num, counts.shape[1])).index_add_(0, owner[inside], pick(counts, place[inside]))
     parts = counts.new_zeros((num * num_parts, counts.shape[1]))
     used = part >= 0
-    parts.index_add_(0, owner[used] * num_parts + part[used], counts[place[used]])
+    parts.index_add_(0, owner[used] * num_parts + part[used], pick(counts, place[used]))
     parts = parts.view(num, num_parts, -1)
     size, n = parts[..., :1], whole[:, :1]
     share, base = (
