@@ -1,5 +1,7 @@
 """Everything about the package stands in pyproject.toml, but for one thing that it cannot say: an installed tslab
-carries the committed results of the book and of the benchmarks, so that the chapters also show them where there is no clone (Colab)."""
+carries the committed results of the book and of the benchmarks, so that the chapters also show them where there is no
+clone (Colab).
+"""
 
 import shutil
 from pathlib import Path

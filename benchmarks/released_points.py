@@ -197,14 +197,15 @@ def trials(name: str, split: str) -> pd.DataFrame:
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """Mean R2 over seeds, its standard deviation, and the gain over the best of knn, knn10 and trees, taken seed
-    by seed, with a 95 % interval of its mean (Student's t)."""
+    by seed, with a 95 % interval of its mean (`tslab.metrics.mean_interval`): the splits of the seeds share rows."""
+    overlap = float((table["n_test"] / table["n_train"]).mean())
     wide = table.pivot_table(index=["task", "split", "seed"], columns="method", values="r2")
     gain = wide.sub(wide[["knn", "knn10", "trees"]].max(axis=1), axis=0)
     rows = []
     for (task, split), part in wide.groupby(["task", "split"]):
         for method in wide.columns:
             gains = gain.loc[part.index, method]
-            mean, low, high = mean_interval(gains.to_numpy())
+            mean, low, high = mean_interval(gains, overlap=overlap)
             interval = {"gain": mean, "gain_low": low, "gain_high": high}
             extremes = {"gain_min": gains.min(), "gain_max": gains.max(), "seeds": len(gains)}
             where = {"task": task, "split": split, "method": method}

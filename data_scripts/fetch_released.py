@@ -5,6 +5,7 @@
     python data_scripts/fetch_released.py --checkpoints        # the .pth.tar files as well
     python data_scripts/fetch_released.py --list               # what there is, and what is here
     python data_scripts/fetch_released.py --verify             # compare files with the checksums
+    python data_scripts/fetch_released.py --second-source      # iNat2017 results of four encoders, from PyGBS
 
 Files come from the official repository at pinned commits and are checked against SHA-256 sums that tslab
 ships. Files already here are skipped, so an interrupted run is resumed by running the command again. With
@@ -24,11 +25,10 @@ from tslab.released_files import (
     ENCODER_TOKENS,
     ReleasedFile,
     ReleasedResultsError,
-    fetch_released,
     released_files,
     released_root,
-    verify_released,
 )
+from tslab_book.fetching import fetch_released, fetch_second_source, verify_released
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         print("The release has no such file. See --list.", file=sys.stderr)
         return 1
     try:
+        if options.second_source:
+            return fetch_more()
         if options.list or options.verify or os.environ.get("TSLAB_MIRROR"):
             return show(chosen, every_file=options.list)
         return fetch(chosen)
@@ -59,8 +61,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoints", action="store_true", help="include the .pth.tar files")
     parser.add_argument("--list", action="store_true", help="list files and their state, fetch nothing")
+    parser.add_argument("--second-source", action="store_true", help="fetch what only a second repository has")
     parser.add_argument("--verify", action="store_true", help="compare files with the checksums, fetch nothing")
     return parser.parse_args(argv)
+
+
+def fetch_more() -> int:
+    """Download what only the second repository has; 0 if it has everything."""
+    outcome = fetch_second_source()
+    for path, state in outcome.items():
+        print(f"{state:8} {path}")
+    return int("absent" in outcome.values())
 
 
 def show(chosen: list[ReleasedFile], *, every_file: bool) -> int:

@@ -11,9 +11,9 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, ndtri
 
 from tslab._checks import check_choice
-from tslab.synthetic.classes import NO_FADE, ImageModel, draw_images, fade_tail, genera, predictions
+from tslab.synthetic.classes import class_world, genera
+from tslab.synthetic.images import NO_FADE, ImageModel, draw_images, fade_tail, predictions
 from tslab.synthetic.specs import CLASS_SPECS, calibration
-from tslab.synthetic.stand_ins import class_world
 from tslab.synthetic.world import random_stream
 from tslab.tasks.datasets import DATASETS
 from tslab.tasks.meta import SCALES, Scale
@@ -74,7 +74,7 @@ def fit_image_model(name: str, scale: Scale) -> ImageModel:
 
 
 def fade_of(classes: int) -> float:
-    """The logit below which stated probabilities fade, see `tslab.synthetic.classes.ImageModel`."""
+    """The logit below which stated probabilities fade, see `tslab.synthetic.images.ImageModel`."""
     return round(float(ndtri(1 - LIKELY_CLASSES / classes)), DECIMALS) if classes > MANY_CLASSES else NO_FADE
 
 

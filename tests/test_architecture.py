@@ -19,7 +19,7 @@ PACKAGE = ROOT / "tslab"
 
 #: Room -> its modules, as the first part of the name behind ``tslab.``; every module has one.
 ROOMS = {
-    "ground": ("_checks", "_numbers", "_files", "_optional", "coords", "land", "strata", "earth"),
+    "ground": ("_checks", "_numbers", "_files", "_optional", "_geometry", "coords", "land", "strata", "earth"),
     "encoders": ("encoders",),
     "models": ("models", "fusion", "losses"),
     "released": ("published", "released", "released_files"),
@@ -27,7 +27,7 @@ ROOMS = {
     "measures": ("metrics", "diagnostics", "evaluation", "_results", "baselines"),
     "training": ("training", "distributed", "hyperparameters", "kriging"),
     "geobias": ("geobias",),
-    "use": ("streaming", "_geometry", "_parquet", "_identity", "exporting"),
+    "use": ("streaming", "_parquet", "_identity", "exporting"),
     "show": ("plot", "widgets"),
     "benchmark": ("benchmark",),
 }
@@ -43,7 +43,7 @@ ALLOWED = {
     "training": ("encoders", "models", "tasks", "measures"),
     "geobias": ("released", "measures"),
     "use": ("encoders", "models"),
-    "show": ("encoders", "models", "tasks", "measures", "training", "use"),
+    "show": ("encoders", "measures"),
     "benchmark": ("encoders", "released", "tasks", "measures", "training", "geobias"),
 }
 

@@ -27,6 +27,7 @@ from tslab.benchmark import (
 )
 from tslab.benchmark.__main__ import main
 from tslab.benchmark.comparison import COMPARISONS
+from tslab.benchmark.leaderboard import seed_means
 from tslab_book.table1 import standard_error
 
 # --- which runs ----------------------------------------------------------
@@ -57,6 +58,8 @@ def test_names_of_runs_are_distinct():
         ({"source": "synthetic", "scale": "huge"}, "no scale 'huge'"),
         ({"source": "synthetic", "split": "block"}, "of source 'released-points', not of 'synthetic'"),
         ({"split": "blocks"}, "no split 'blocks'"),
+        ({"protocol": "paper"}, "of source 'locbench', not of 'released'"),
+        ({"source": "locbench", "protocol": "thiers"}, "no protocol 'thiers'"),
         ({"encoders": ["baseline:forest"]}, "no encoder 'baseline:forest'"),
         ({"encoders": []}, "nothing to run"),
         ({"seeds": []}, "seeds are empty"),
@@ -118,6 +121,17 @@ def test_an_outcome_without_a_field_is_damaged(tmp_path, field):
     store.path(SPEC).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=field):
         store.load(SPEC)
+
+
+def test_a_run_that_was_kept_before_there_were_protocols_is_found(tmp_path):
+    store, spec = ResultStore(tmp_path), RunSpec("top1", "yfcc", "nerf", "locbench")
+    store.save(spec, OUTCOME)
+    content = json.loads(store.path(spec).read_text())
+    del content["spec"]["protocol"]
+    store.path(spec).write_text(json.dumps(content))
+    assert store.load(spec)["code"] == "x"
+    assert store.frame()["protocol"].tolist() == ["ours"]
+    assert store.load(RunSpec("top1", "yfcc", "nerf", "locbench", protocol="paper")) is None
 
 
 def test_two_commands_at_once_both_stand_in_the_manifest(tmp_path):
@@ -281,6 +295,101 @@ def test_there_is_nothing_to_record_in_an_empty_store(tmp_path, capsys):
     assert "no finished runs" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
+# --- the paper's protocol --------------------------------------------------
+
+
+def options_of(dataset, encoder, protocol="paper", **more):
+    from tslab.benchmark.driver import training_options
+
+    (spec,) = plan(list(benchmark.TABLES), datasets=[dataset], encoders=[encoder], source="locbench",
+                   protocol=protocol, **more)[:1]  # fmt: skip
+    return training_options(spec)
+
+
+def test_the_papers_protocol_is_asked_for_by_name_and_ours_is_not_it():
+    assert options_of("birdsnap", "nerf", "ours") == {"epochs": None}
+    bird, fmow, yfcc = (options_of(key, "sphere2vec_sphereC") for key in ("birdsnap", "fmow", "yfcc"))
+    assert bird["preset"] == fmow["preset"] == yfcc["preset"] == "locbench2024"
+    assert (bird["epochs"], fmow["epochs"], yfcc["epochs"]) == (30, 100, 100)
+    assert options_of("fmow", "space2vec_grid")["epochs"] == 120  # as its log says
+    assert options_of("yfcc", "nerf")["max_per_class"] == 0 and "max_per_class" not in bird  # YFCC takes every row
+    harmonics = options_of("inat2018", "siren_sh")
+    assert (harmonics["lr"], harmonics["num_hidden_layers"], harmonics["epochs"]) == (0.001, 3, 20)
+    assert options_of("mosaiks_elevation", "xyz")["head"] == [893, 881, 510]
+    assert options_of("birdsnap", "xyz", epochs=2)["epochs"] == 2
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A tiny LocBench archive with BirdSnap, some rows of which the paper does not train on."""
+    from tests.test_locbench import write_birds
+
+    write_birds(tmp_path / "archive")
+    return tmp_path / "archive"
+
+
+def test_both_protocols_train_on_an_archive_and_their_results_stand_apart(archive, tmp_path, capsys):
+    words = ["run", "--source", "locbench", "--root", str(archive), "--table", "top1", "--datasets", "birdsnap",
+             "--encoders", "xyz", "--epochs", "1", "--out", str(tmp_path / "s"), "--quiet"]  # fmt: skip
+    for protocol in ("ours", "paper"):
+        assert main([*words, "--protocol", protocol]) == 0
+    runs = ResultStore(tmp_path / "s").frame()
+    assert sorted(runs["protocol"]) == ["ours", "paper"]
+    trained = {
+        path.name: json.loads((path / "config.json").read_text()) for path in (tmp_path / "s/training").iterdir()
+    }
+    presets = {name.rsplit("-", 1)[-1]: config["preset"] for name, config in trained.items()}
+    assert presets == {"1epochs": None, "paper": "locbench2024"}
+    rows = benchmark.leaderboard(tmp_path / "s").query("source.str.startswith('trained:locbench')")
+    assert sorted(rows["source"]) == ["trained:locbench", "trained:locbench:paper"]
+    cell = benchmark.audit(ResultStore(tmp_path / "s")).query("dataset == 'birdsnap' and encoder == 'xyz'").iloc[0]
+    assert not math.isnan(cell["retrained"]) and not math.isnan(cell["retrained_paper"])
+
+
+def test_the_paper_trains_on_the_rows_it_trained_on(archive):
+    from tslab.benchmark.driver import load_run_task
+
+    ours, paper = (
+        load_run_task(RunSpec("top1", "birdsnap", "xyz", "locbench", protocol=key), archive)
+        for key in ("ours", "paper")
+    )
+    assert len(ours.train) == 2 and len(paper.train) == 1  # one has neither place nor user
+    assert len(ours.test) == len(paper.test)
+
+
+def test_the_estimate_comes_from_measured_steps(tmp_path, capsys):
+    """It grows with the epochs asked for, and a training takes about that long."""
+    import time
+
+    given = {"datasets": ["mosaiks_elevation"], "encoders": ["xyz", "baseline:mean"], "source": "synthetic"}
+    store = ResultStore(tmp_path)
+    few, many = (
+        benchmark.forecast(plan(["r2_mosaiks"], **given, scale="tiny", epochs=epochs), store) for epochs in (2, 200)
+    )
+    assert list(few["encoder"]) == ["xyz"] and few["trainings"].item() == 1  # a baseline is not trained
+    assert many["seconds"].item() > 10 * few["seconds"].item() > 0
+    (spec,) = plan(["r2_mosaiks"], **given | {"encoders": ["xyz"]}, scale="tiny", epochs=200)
+    start = time.perf_counter()
+    run_all([spec], tmp_path, progress=False)
+    assert 0.1 < (time.perf_counter() - start) / many["seconds"].item() < 10
+    assert benchmark.forecast([spec], store).empty
+
+
+@pytest.mark.parametrize("dataset", ["inat2018", "fmow"])
+def test_the_rehearsal_writes_an_archive_that_is_read_and_trained_on(dataset, tmp_path, monkeypatch, capsys):
+    import dataclasses
+
+    import rehearse_locbench
+
+    info = rehearse_locbench.DATASETS[dataset]
+    splits = {name: dataclasses.replace(facts, rows=60, missing=None, kept=None) for name, facts in info.splits.items()}
+    small = {dataset: dataclasses.replace(info, splits=splits, num_classes=30)}
+    monkeypatch.setattr(rehearse_locbench, "DATASETS", small)
+    assert rehearse_locbench.main([dataset, "--folder", str(tmp_path), "--encoders", "xyz", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "60 rows, 30 classes" in said and "GiB" in said and "60 rows evaluated" in said
+
+
 # --- trainings in the store ----------------------------------------------
 
 OWN = """
@@ -434,7 +543,7 @@ def _job(name):
 def test_on_dask_a_job_that_kills_its_workers_fails_alone_and_nobody_else_can_listen(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     psutil = pytest.importorskip("psutil")
-    from tslab.benchmark import do_jobs, open_pool
+    from tslab.benchmark.runner import do_jobs, open_pool
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_module_of_the_test.py").write_text("VALUE = 7\n")
@@ -524,7 +633,7 @@ TWO = pd.DataFrame({"label": [1.0, 2.0], "prediction": [1.0, 2.0]})
         (lambda: paired_bootstrap(TWO, TWO, replicates=0), "replicates"),
         (lambda: paired_bootstrap(TWO, TWO, seed=-1), "seed"),
         (lambda: rank_test(pd.DataFrame(np.eye(4)), level=2), "level"),
-        (lambda: benchmark.judge("top1", "xyz", 1.0, math.nan, 0, 1), "recomputed"),
+        (lambda: benchmark.judge("top1", "xyz", 1.0, math.nan, 1), "recomputed"),
         (lambda: standard_error(50, 0), "n must"),
         (lambda: standard_error(120, 10), "top1"),
         (lambda: benchmark.measure(pd.DataFrame({"hit1": []}), ("top1",), "x"), "no rows"),
@@ -570,6 +679,49 @@ def test_the_paired_bootstrap_sees_a_difference_that_two_intervals_hide():
     assert same[:3] == (0, 0, 0) and same[3] == 1
     with pytest.raises(ValueError, match="same rows"):
         paired_bootstrap(a, b.iloc[::-1])
+
+
+def test_blocks_widen_intervals_and_two_models_that_differ_in_one_region_are_not_told_apart():
+    """A model that is better in two of twenty blocks and as good elsewhere: rows are sure of it, blocks are not."""
+    rng = np.random.default_rng(2)
+    block = np.repeat(np.arange(20), 100)
+    label, noise = rng.normal(size=2000), rng.normal(size=2000)
+    a = pd.DataFrame({"label": label, "prediction": label + noise * np.where(block < 2, 0.3, 0.6)})
+    b = pd.DataFrame({"label": label, "prediction": label + noise * 0.6})
+    _, low, _, p = paired_bootstrap(a, b, replicates=500)
+    assert low > 0 and p < 0.01
+    difference, low, high, p = paired_bootstrap(a.assign(block=block), b, replicates=500)
+    assert difference > 0 and low <= 0 < high and p > 0.01
+    rows, blocks = (benchmark.measure(t, ("r2",), "")["r2"] for t in (a, a.assign(block=block)))
+    assert rows.value == blocks.value and blocks.high - blocks.low > 1.5 * (rows.high - rows.low)
+
+
+def test_samples_of_a_block_split_know_their_blocks(tmp_path):
+    """Also those that were kept before samples said so."""
+    store, samples = (
+        ResultStore(tmp_path),
+        pd.DataFrame({"lon": [1.0, 2, 55], "lat": 3.0, "prediction": 0.0, "label": 1.0}),
+    )
+    for split in ("random", "block"):
+        spec = RunSpec("r2_mosaiks", "mosaiks_elevation", "xyz", "released-points", split=split)
+        store.samples_path(spec).parent.mkdir(exist_ok=True)
+        samples.to_csv(store.samples_path(spec), index=False)
+        kept = store.samples(spec)
+        assert ("block" in kept) == (split == "block")
+    assert kept["block"].nunique() == 2 and kept["block"][0] == kept["block"][1]
+
+
+def test_seeds_that_split_the_same_rows_are_not_independent():
+    """Nadeau and Bengio: s sqrt(1/n + r), r the test rows by the training rows; seeds of weights alone have no r."""
+    runs = pd.DataFrame(
+        {"dataset": "d", "encoder": "e", "metric": "r2", "source": "trained:released-points"}, index=range(5)
+    )
+    runs = runs.assign(split="block", seed=range(5), value=[0.5, 0.6, 0.4, 0.55, 0.45], low=0.1, high=0.9, n=10)
+    row = seed_means(runs).iloc[0]
+    half = stats.t.ppf(0.975, 4) * runs["value"].std() * math.sqrt(1 / 5 + 1 / 8)
+    assert (row["low"], row["high"]) == pytest.approx((0.5 - half, 0.5 + half))
+    row = seed_means(runs.assign(source="trained:synthetic")).iloc[0]
+    assert (row["low"], row["high"]) == (0.1, 0.9)
 
 
 def test_labels_that_are_all_equal_have_no_r2_and_no_difference():

@@ -13,7 +13,16 @@ import pytest
 from tslab.benchmark import TABLES, read_cells
 from tslab.published import published_tables
 from tslab_book.oddities import GROUPS, read_oddities
-from tslab_book.reproduction import cell_table, over_no_prior, reproduce, verdict_sentence
+from tslab_book.reproduction import (
+    BOLD,
+    cell_table,
+    geobias_as_printed,
+    geobias_noise,
+    over_no_prior,
+    reproduce,
+    species_averages,
+    verdict_sentence,
+)
 
 BOOK = Path(__file__).parents[1] / "book" / "reproduction"
 TABLE_CHAPTERS = ["r2_mosaiks", "r2_sustainbench", "geobias_classification", "geobias_regression"]
@@ -104,6 +113,36 @@ def test_bold_is_what_lies_more_than_30_percent_above_no_prior():
     assert over["inat2018", "wrap", "geobias_base"] == pytest.approx(30.78 / 18.20 - 1)
     assert (over.xs("no_prior", level="encoder").dropna() == 0).all()
     assert over[cells["metric"] == "top1"].isna().all()
+
+
+def test_the_tables_of_the_slides_are_bold_where_the_rule_says():
+    cells = read_cells()
+    over = over_no_prior(cells)
+    for metric in ("geobias_base", "geobias_relative"):
+        table = geobias_as_printed(cells, metric)
+        assert table.count("**") == 2 * ((over > BOLD) & (cells["metric"] == metric)).sum() > 0
+    base = geobias_as_printed(cells, "geobias_base").splitlines()
+    assert base[0].startswith("| Row | BirdSnap | BirdSnap† | NABirds† |") and len(base) == 2 + 17
+    (theory,) = [line for line in base if line.startswith("| Space2Vec-theory")]
+    assert "| **36.78** |" in theory and "| 382.49 |" in theory  # 36.78 is 30.3 % above 28.22
+
+
+def test_noise_of_geobias_is_stated_for_every_column():
+    cells = read_cells()
+    rows = geobias_noise(cells[cells["metric"].str.startswith("geobias")]).splitlines()[2:]
+    assert len(rows) == 20
+    (fmow,) = [row for row in rows if row.startswith("| fMoW | base")]
+    assert "375.43 … 382.49 (7.06)" in fmow and fmow.endswith("| 0 | 15 | 0 |")
+
+
+def test_the_average_column_is_taken_apart_by_split():
+    averages = species_averages(read_cells())
+    alone = averages.loc["no_prior"]
+    assert alone["printed"] == pytest.approx(alone["five"], abs=0.005)
+    assert alone["test"] == pytest.approx((70.07 + 70.07 + 76.08) / 3)
+    assert alone["validation"] == pytest.approx((63.27 + 60.20) / 2)
+    assert alone["five"] == pytest.approx((3 * alone["test"] + 2 * alone["validation"]) / 5)
+    assert averages["test_recomputed"].drop("gpt4v").notna().all()
 
 
 def test_the_species_average_is_over_test_and_validation_rows():

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from tslab.benchmark import read_record
 from tslab.published import published_tables
 from tslab.released import load_released_results
 from tslab.synthetic.values import linear_quantiles
@@ -16,6 +15,7 @@ from tslab.tasks import DATASETS, Table, load_task
 from tslab.tasks.meta import TaskMeta
 from tslab.tasks.task import Task as TaskOf
 from tslab_book import overview, split_study
+from tslab_book.records import read_record
 
 NEIGHBORS = {"knn": split_study.METHODS["knn"]}
 

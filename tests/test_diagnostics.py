@@ -121,8 +121,6 @@ def test_the_table_has_a_row_for_every_encoder_and_names_the_spherical_ones():
     ("call", "name"),
     [
         (lambda: diagnostics.typical_distance(XYZ, n=0), "n must"),
-        (lambda: diagnostics.seam_gap(XYZ, lat_deg=[91.0]), "lat_deg"),
-        (lambda: diagnostics.seam_gap(XYZ, epsilon_deg=0.0), "epsilon_deg"),
         (lambda: diagnostics.pole_spread(XYZ, n_meridians=0), "n_meridians"),
         (lambda: diagnostics.anisotropy(XYZ, steps=0), "steps"),
         (lambda: diagnostics.anisotropy(XYZ, max_km=-1.0), "max_km"),

@@ -188,6 +188,13 @@ def test_parameters_are_those_with_a_name():
             tslab.position_encoder("xyz", **{name: 3})
 
 
+def test_an_encoder_shows_the_arguments_it_was_built_with():
+    assert repr(tslab.position_encoder("xyz")) == "XYZ()"
+    assert repr(tslab.position_encoder("nerf", num_scales=4)) == "NeRF(num_scales=4)"
+    shown = repr(tslab.position_encoder("rbf", anchors=torch.zeros(3, 2), kernel_size=5.0))
+    assert shown == "RBF(num_anchors=3, kernel_size=5.0)"  # how many anchors, not where they are
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_state_dict_carries_every_random_part(key):
     encoder, lonlat = small(key), places()

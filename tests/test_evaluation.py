@@ -152,3 +152,27 @@ def test_the_row_and_the_cause_are_named() -> None:
 def test_parameters_are_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):
         evaluate(Latitude(), NUMBERS, **{name: value})
+
+
+def test_a_table_that_was_split_by_blocks_is_resampled_by_blocks() -> None:
+    """Errors that are alike within a block: the interval over blocks is several times as wide."""
+    places = tslab.sample_sphere(3000, generator=torch.Generator().manual_seed(0))
+    table = Table(places, places[:, 1] + 40 * torch.sin(places[:, 0] // 10 * 7 + places[:, 1] // 10 * 3))
+    whole = Task("mine", table, table.where([]), table.where([]), TaskMeta(kind="regression", image_kind="none"))
+    split = whole.resplit((0.5, 0.25, 0.25), size_degrees=10.0)
+    assert not set(split.train.block.tolist()) & set(split.test.block.tolist())
+    found = tslab.evaluate(Latitude(), split.test)
+    assert (found.results["block"].to_numpy() == split.test.block.numpy()).all()
+    rows = tslab.evaluate(Latitude(), split.resplit((0.5, 0.25, 0.25)).test)
+    assert "block" not in rows.results
+
+    def width(evaluation: tslab.Evaluation) -> float:
+        return evaluation.metrics["mae_high"] - evaluation.metrics["mae_low"]
+
+    assert width(found) > 1.8 * width(rows)
+    everywhere = found.strata.set_index("stratum").loc["all"]
+    assert everywhere["mae_high"] - everywhere["mae_low"] == pytest.approx(width(found), rel=0.3)
+    again = Table.from_pandas(split.test.to_pandas())
+    assert again.block.equal(split.test.block)
+    validated = whole.with_validation(0.2, size_km=1000.0)
+    assert int(validated.val.block.min()) >= 0 and int(validated.with_validation().train.block.min()) >= 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from tslab import plot
 from tslab.encoders import ENCODERS
+from tslab.plot.colors import DARK_LINE, FAMILY_DASHES, STYLE, THEMES, css_tokens
 
 TO_XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
@@ -56,7 +59,7 @@ def test_family_colors_differ_for_every_kind_of_colour_vision(vision: str) -> No
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colors_stand_out_from_the_page(theme: str) -> None:
-    tokens = plot.THEMES[theme]
+    tokens = THEMES[theme]
     assert all(contrast(color, tokens["page"]) > 2.7 for color in plot.FAMILY_COLORS.values())
     for background in ("page", "raised"):
         assert all(contrast(tokens[name], tokens[background]) > 4.5 for name in ("text", "muted", "accent", "danger"))
@@ -64,10 +67,19 @@ def test_colors_stand_out_from_the_page(theme: str) -> None:
 
 
 def test_every_encoder_has_the_color_of_its_family() -> None:
-    assert set(plot.FAMILY_COLORS) == set(plot.FAMILY_DASHES)
+    assert set(plot.FAMILY_COLORS) == set(FAMILY_DASHES)
     for key, info in ENCODERS.items():
         assert plot.encoder_color(key) == plot.FAMILY_COLORS[info.family]
     assert plot.encoder_color("no_prior") == plot.NEUTRAL
+
+
+def test_the_style_sheet_names_no_other_colours_than_the_palette() -> None:
+    """Transparent, a shade of the neutral colour, or the neutral colour itself: readable on both pages."""
+    named = set(re.findall(r'"(#[0-9a-f]{6}|rgba\([^)]*\))"', json.dumps(STYLE["template"] | STYLE["map_axes"])))
+    neutral = ",".join(str(int(plot.NEUTRAL[i : i + 2], 16)) for i in (1, 3, 5))
+    assert plot.NEUTRAL in named
+    assert all(c == plot.NEUTRAL or c == "rgba(0,0,0,0)" or c.startswith(f"rgba({neutral},") for c in named)
+    assert {theme["coast"] for theme in THEMES.values()} == {DARK_LINE}
 
 
 def test_field_scale_grows_lighter_evenly() -> None:
@@ -226,7 +238,7 @@ def test_static_map_needs_no_network(projection: Any, displayed: list[Any], monk
 
 
 def test_css_carries_the_same_tokens() -> None:
-    css = plot.css_tokens(".x")
+    css = css_tokens(".x")
     assert f"--tslab-family-sphere2vec: {plot.FAMILY_COLORS['sphere2vec']};" in css
     light, dark = css.split('.x[data-theme="dark"]')
-    assert plot.THEMES["light"]["text"] in light and plot.THEMES["dark"]["text"] in dark
+    assert THEMES["light"]["text"] in light and THEMES["dark"]["text"] in dark

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from tslab.benchmark import read_record
 from tslab.geobias import released_geobias, ssi, summary
 from tslab.released_files import has_released_results
 from tslab_book.bias_map import (
@@ -19,6 +18,7 @@ from tslab_book.bias_map import (
     bias_map,
     centers_table,
 )
+from tslab_book.records import read_record
 from tslab_book.walkthrough import neighborhood, neighborhood_figure
 
 

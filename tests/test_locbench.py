@@ -250,7 +250,9 @@ def test_dhs_keeps_country_and_year_and_leaves_out_unlabelled_clusters(archive: 
 
 
 def test_image_input_is_a_choice(archive: Path) -> None:
-    assert load_locbench("inat2018", archive, image="none").test.image is None
+    bare = load_locbench("inat2018", archive, image="none")
+    assert bare.test.image is None and bare.meta.image_kind == "none" and bare.meta.image_model == ""
+    assert load_locbench("birdsnap", archive).meta.image_model.startswith("InceptionV3 fine-tuned")
     with pytest.raises(FileNotFoundError, match="net_feats"):
         load_locbench("inat2018", archive, image="feats")
     with pytest.raises(ValueError, match="no image input 'probs'"):
@@ -351,7 +353,7 @@ class TestBadInput:
     def test_words_in_place_of_coordinates(self, archive: Path) -> None:
         path = archive / "inat_2018/val2018_locations.json"
         path.write_text(path.read_text().replace("-77.0", '"west"'))
-        with pytest.raises(TaskDataError, match=r"coordinate or date is no number.*west"):
+        with pytest.raises(TaskDataError, match=r"val2018_locations.json: column lon holds .*west"):
             load_locbench("inat2018", archive)
 
     def test_missing_columns(self, archive: Path) -> None:
@@ -387,7 +389,7 @@ class TestBadInput:
         rows = pd.read_csv(path)
         rows.loc[3, "elevation"] = np.nan
         rows.to_csv(path, index=False)
-        with pytest.raises(TaskDataError, match=r"1 rows have no label .*row 3"):
+        with pytest.raises(TaskDataError, match=r"Y_elevation.csv: column elevation, row 3: nan is missing"):
             load_locbench("mosaiks_elevation", archive)
 
     def test_no_label_at_all(self, archive: Path) -> None:
@@ -514,7 +516,7 @@ def test_every_dataset_states_its_terms() -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "said"),
     [
-        ("train2018_locations.json", lambda text: "[]", "have no entry among the locations"),
+        ("train2018_locations.json", lambda text: "[]", "have no entry in train2018_locations.json"),
         (
             "train2018_locations.json",
             lambda text: text.replace('"lon"', '"longitude"'),

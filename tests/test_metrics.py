@@ -9,6 +9,8 @@ import torch
 from sklearn import metrics as sk
 
 from tslab import metrics
+from tslab.coords import EARTH_RADIUS_KM, sample_sphere, unit_vectors
+from tslab.earth import spatial_blocks
 
 
 def test_ranks_without_ties_are_positions_in_the_sorted_list() -> None:
@@ -182,3 +184,45 @@ def test_a_class_without_a_score_is_named_with_its_row() -> None:
 def test_text_is_no_prediction() -> None:
     with pytest.raises(ValueError, match="expected numbers, got list"):
         metrics.mae(["1", "2"], [1, 2])
+
+
+def a_block_split_of_correlated_errors(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(errors, blocks) at the places of some 10 degree blocks; the errors are a smooth field with mean 0."""
+    places = sample_sphere(6000, generator=generator).double()
+    blocks = spatial_blocks(places, size_degrees=10.0)
+    chosen = torch.randperm(int(blocks.max()) + 1, generator=generator)[:60]
+    kept = torch.isin(blocks, chosen)
+    waves = torch.randn((3, 100), generator=generator, dtype=torch.float64) * EARTH_RADIUS_KM / 400  # alike to 400 km
+    phase = 2 * torch.pi * torch.rand(100, generator=generator, dtype=torch.float64)
+    return (unit_vectors(places[kept]) @ waves + phase).cos().mean(1), blocks[kept]
+
+
+def test_blocks_cover_the_truth_where_errors_resemble_their_neighbours_and_rows_do_not() -> None:
+    generator, trials = torch.Generator().manual_seed(0), 250
+    covered = {"rows": 0, "blocks": 0}
+    for _ in range(trials):
+        error, blocks = a_block_split_of_correlated_errors(generator)
+        for name, unit in (("rows", None), ("blocks", blocks)):
+            low, high = metrics.bootstrap_interval(error[:, None], lambda m: m[..., 0], blocks=unit, replicates=160)
+            covered[name] += low <= 0 <= high
+    assert 0.90 <= covered["blocks"] / trials <= 0.98
+    assert covered["rows"] / trials < 0.60
+
+
+def test_blocks_of_one_row_are_rows_and_few_blocks_are_as_uncertain_as_students_t_says() -> None:
+    values = torch.randn((400, 1), generator=torch.Generator().manual_seed(1))
+    mean = lambda m: m[..., 0]  # noqa: E731
+    rows = metrics.bootstrap_interval(values, mean, replicates=4000)
+    each = metrics.bootstrap_interval(values, mean, blocks=torch.full((400,), -1), replicates=4000)
+    assert each == pytest.approx(rows, abs=0.01)
+    few = values[:8].repeat_interleave(50, 0)  # eight places, fifty times each: t with 7 degrees of freedom
+    low, high = metrics.bootstrap_interval(few, mean, blocks=np.repeat(np.arange(8), 50), replicates=4000)
+    _, t_low, t_high = metrics.mean_interval(values[:8, 0])
+    assert high - low == pytest.approx(t_high - t_low, rel=0.15)
+    assert all(math.isnan(end) for end in metrics.bootstrap_interval(few, mean, blocks=torch.zeros(400).long()))
+
+
+@pytest.mark.parametrize("blocks", [torch.zeros(4).long(), torch.zeros(5), torch.zeros((5, 1)).long()])
+def test_blocks_are_one_whole_number_for_each_row(blocks: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="blocks must be a whole number for each of the 5 rows"):
+        metrics.bootstrap_interval(torch.rand(5, 1), lambda m: m[..., 0], blocks=blocks)

@@ -157,7 +157,7 @@ def test_model_parts_that_contradict_each_other_are_refused() -> None:
         (lambda e: Regressor(e, 3, dropout=float("nan")), "dropout"),
         (lambda e: Regressor(e, 3, location_activation="relu"), "location_activation"),
         (lambda e: ScalarFeatures(1), "num_anchors"),
-        (lambda e: mlp((2, 3), activation="swish"), "activation"),
+        (lambda e: mlp((2, 3), dropout=1.0), "dropout"),
         (lambda e: LateFusion(torch.nn.Identity(), 0, e, 2), "width"),
         (lambda e: LateFusion(torch.nn.Identity(), 2, e, 0), "num_classes"),
         (lambda e: LateFusion(torch.nn.Identity(), 2, e, 2, missing_rate=float("nan")), "missing_rate"),

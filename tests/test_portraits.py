@@ -11,6 +11,7 @@ import torch
 import tslab
 from tslab import diagnostics, plot
 from tslab.plot import Curve
+from tslab.plot.colors import with_missing
 from tslab.published import CLASSIFICATION_DATASETS
 from tslab_book import encoder_pages
 
@@ -43,7 +44,7 @@ def test_a_map_keeps_its_values_to_a_byte_and_shows_missing_ones_apart():
 
 
 def test_the_zero_of_a_diverging_map_is_the_middle_of_its_colours():
-    scale = plot.with_missing(plot.DIVERGING_SCALE)
+    scale = with_missing(plot.DIVERGING_SCALE)
     zero = (0 + 128) / 255
     stops = [(float(stop), color) for stop, color in scale]
     nearest = min(stops, key=lambda stop: abs(stop[0] - zero))

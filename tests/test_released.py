@@ -6,6 +6,7 @@ The synthetic files below have the layout of the released ones and made-up numbe
 import errno
 import hashlib
 import importlib.util
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,20 +21,23 @@ from tslab.released import load_released_results
 from tslab.released_files import (
     DATASET_TOKENS,
     ENCODER_TOKENS,
-    SOURCES,
     DamagedReleasedFileError,
     EmptyFileError,
-    FetchError,
     NotReleasedError,
     ReleasedFile,
     ReleasedFilesMissingError,
     ReleasedResultsError,
-    Source,
-    fetch_released,
     has_released_results,
     released_files,
     released_root,
     result_path,
+)
+from tslab_book.fetching import (
+    SOURCES,
+    FetchError,
+    Source,
+    fetch_released,
+    fetch_second_source,
     verify_released,
 )
 
@@ -434,6 +438,87 @@ def test_a_full_disk_or_ctrl_c_leaves_nothing(server, tmp_path, monkeypatch, fau
 def test_addresses_are_pinned_to_full_commits():
     assert all(len(source.commit) == 40 and int(source.commit, 16) for source in SOURCES)
     assert Source("c" * 40).url("eval_results/x copy.csv").endswith(f"{'c' * 40}/eval_results/x%20copy.csv")
+
+
+# --- the second source -----------------------------------------------------------
+
+PIN = "d" * 40
+LIST = f"/repos/seai-lab/PyGBS/git/trees/{PIN}?recursive=1"
+PLACE = f"/seai-lab/PyGBS/{PIN}/some/folder/eval_inat_2017__val_NeRF.csv"
+KEPT = "eval_results/PyGBS/eval_inat_2017__val_NeRF.csv"
+
+
+@pytest.fixture
+def second(server, tmp_path, monkeypatch):
+    """A server with results of nerf, and a call that fetches from it into an empty folder."""
+    monkeypatch.delenv("TSLAB_MIRROR", raising=False)
+    (_, (probability, rank), lonlat) = synthetic_classification()
+    table = pd.DataFrame({"lon": lonlat[:, 0], "lat": lonlat[:, 1], "true_class_prob": probability})
+    table = table.assign(reciprocal_rank=1 / rank, **{"hit@1": 1.0 * (rank == 1), "hit@3": 1.0 * (rank <= 3)})
+    content = table.to_csv().encode()
+    tree = [{"path": "some/folder/eval_inat_2017__val_NeRF.csv", "size": len(content)}, {"path": "some/folder"}]
+    server.pages = {LIST: json.dumps({"tree": tree}).encode(), PLACE: content}
+    server.call = lambda: fetch_second_source(tmp_path, commits=[PIN], host=server.host, api=server.host, retries=0)
+    return server
+
+
+def test_results_of_the_second_repository_are_found_by_name_and_their_checksum_is_recorded(second, tmp_path):
+    states = second.call()
+    assert states[KEPT] == "fetched" and list(states.values()).count("absent") == 3
+    recorded = json.loads((tmp_path / "eval_results/PyGBS/checksums.json").read_text())
+    assert recorded == {"eval_inat_2017__val_NeRF.csv": hashlib.sha256(second.pages[PLACE]).hexdigest()}
+    asked = len(second.seen)
+    assert second.call()[KEPT] == "skipped" and PLACE not in second.seen[asked:]
+    table = load_released_results("inat2017", "nerf", tmp_path)
+    assert len(table) == N and "seai-lab/PyGBS" in table.attrs["notes"][0]
+
+
+def test_a_file_that_is_another_than_at_first_is_refused(second, tmp_path):
+    second.call()
+    (tmp_path / KEPT).write_bytes(second.pages[PLACE][:-20])
+    with pytest.raises(DamagedReleasedFileError, match="SHA-256"):
+        load_released_results("inat2017", "nerf", tmp_path)
+    second.pages[PLACE] = second.pages[PLACE].replace(b"1.0", b"0.0", 1)
+    with pytest.raises(FetchError, match="expected checksum"):
+        second.call()
+    assert not (tmp_path / KEPT).exists()
+
+
+def test_what_is_no_table_of_results_is_not_kept(second, tmp_path):
+    second.pages[PLACE] = b"lat,lon,hit@1,score\n" + b"1,2,0.0,9\n" * 500
+    with pytest.raises(FetchError, match="has no columns true_class_prob"):
+        second.call()
+    assert everything_under(tmp_path) == []
+    with pytest.raises(NotReleasedError, match="--second-source"):
+        load_released_results("inat2017", "nerf", tmp_path)
+
+
+def test_no_list_of_files_is_said(second, tmp_path):
+    second.pages = {}
+    with pytest.raises(FetchError, match="lists no files"):
+        second.call()
+
+
+def test_the_image_alone_takes_no_places_from_another_repository(second, tmp_path, monkeypatch):
+    second.call()
+    monkeypatch.setenv("TSLAB_OWN_RESULTS", "1")
+    (tmp_path / "eval_results" / "classification").mkdir()
+    write(tmp_path, "inat_2017__val_no_prior", synthetic_classification()[0], None)
+    assert load_released_results("inat2017", "no_prior", tmp_path).attrs["n_located"] == 0
+
+
+def test_the_record_fills_where_somebody_has_the_files(second, tmp_path):
+    from tslab.benchmark import ResultStore, audit, plan, run_all
+
+    second.call()
+    specs = plan(["top1"], datasets=["inat2017"], encoders=["nerf", "xyz"])
+    run_all(specs, tmp_path / "store", root=tmp_path, progress=False)
+    cells = audit(ResultStore(tmp_path / "store")).query("dataset == 'inat2017' and metric == 'top1'")
+    cells = cells.set_index("encoder")
+    assert cells.loc["nerf", "source"] == KEPT
+    hits = load_released_results("inat2017", "nerf", tmp_path)["hit1"]
+    assert cells.loc["nerf", "recomputed"] == pytest.approx(100 * hits.mean())
+    assert cells.loc["xyz", "reason"] == "no file"
 
 
 # --- the command line ------------------------------------------------------------

@@ -104,6 +104,13 @@ def test_an_old_result_stays_until_the_new_one_is_whole(source, encoder, tmp_pat
     assert target.read_text() == "old"
 
 
+def test_numbers_of_numpy_are_counts(source, places, encoder, tmp_path):
+    how = {"batch_rows": np.int64(100), "part_rows": np.int64(300), "progress": False}
+    assert encode_parquet(source, tmp_path / "out.parquet", encoder, **how).rows == 1000
+    frame = pd.DataFrame(places.numpy(), columns=["lon", "lat"])
+    assert len(encode_frame(frame, encoder, batch_rows=np.int64(100))) == 1000
+
+
 def test_memory_holds_a_batch_not_the_table(source, encoder, tmp_path):
     sizes = []
 

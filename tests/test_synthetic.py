@@ -23,17 +23,9 @@ from synthetic_calibration import Simulation, fade_of, genus_mates
 from tslab import sample_sphere, unit_vectors
 from tslab.earth import continents
 from tslab.synthetic import CLASS_SPECS, VALUE_SPECS, synthetic_task
-from tslab.synthetic.classes import (
-    NO_FADE,
-    ImageModel,
-    draw_images,
-    drop_small,
-    evidence,
-    genera,
-    predictions,
-)
+from tslab.synthetic.classes import class_rows, genera
+from tslab.synthetic.images import NO_FADE, ImageModel, draw_images, drop_small, evidence, predictions
 from tslab.synthetic.specs import calibration
-from tslab.synthetic.stand_ins import class_rows
 from tslab.synthetic.values import GeneratedRows
 from tslab.synthetic.world import (
     GENERATOR_VERSION,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tslab.plot import readable, sortable_table
+from tslab.plot import sortable_table
+from tslab_book.prose import readable
 
 MADE_UP = pd.DataFrame(
     {"name": ["b <i>", "a", "c"], "value": [2.0, 10.0, float("nan")], "kind": ["odd", "even", "odd"]}

@@ -198,7 +198,7 @@ def test_the_kind_of_label_can_be_said() -> None:
     assert Table.from_pandas(frame(target=[3.0, 4.0]), kind="classification").target.dtype == torch.int64
     with pytest.raises(TaskDataError, match=r"row 0: 3\.5 is no whole number"):
         Table.from_pandas(frame(target=[3.5, 4.0]), kind="classification")
-    with pytest.raises(ValueError, match="kind must be"):
+    with pytest.raises(ValueError, match="kind 'classes' is not known"):
         Table.from_pandas(frame(target=[3]), kind="classes")  # type: ignore[arg-type]
 
 
@@ -217,7 +217,7 @@ def test_series_with_an_index_of_their_own_are_columns_and_masks() -> None:
     )
     assert table.lonlat.tolist() == [[1, 3], [2, 4]] and table.user.tolist() == [5, -1]
     assert table.where(pd.Series([False, True], index=index)).target.tolist() == [0]
-    with pytest.raises(TaskDataError, match="whole numbers, got float64"):
+    with pytest.raises(TaskDataError, match=r"mask must be .* whole numbers, got float64"):
         table.where([0.5])
     with pytest.raises(TaskDataError, match=r"make a mask of it with \.bool"):
         Table(torch.ones(4, 2), torch.zeros(4)).where(pd.Series([0, 1, 0, 1]))

@@ -109,6 +109,22 @@ def test_geoparquet(table: Table, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(*frames, check_column_type=False)  # type: ignore[arg-type]
 
 
+@pytest.mark.skipif(not HAS_GEOPARQUET, reason="needs geopandas and pyarrow: pip install 'tslab[geo]'")
+def test_geoparquet_is_read_in_its_own_coordinate_system(tmp_path: Path) -> None:
+    import geopandas
+
+    path = tmp_path / "places.parquet"
+    points = geopandas.GeoDataFrame({"target": [0, 1]}, geometry=geopandas.points_from_xy([10, 11.5], [50, 48.25]))
+    points.set_crs(4326).to_crs("EPSG:32632").to_parquet(path)
+    torch.testing.assert_close(Table.from_geoparquet(path).lonlat, torch.tensor([[10.0, 50.0], [11.5, 48.25]]))
+    points.to_parquet(path)
+    with pytest.raises(CoordinateError, match=r"places\.parquet: .* no coordinate system.*set_crs"):
+        Table.from_geoparquet(path)
+    points.set_crs(3857).buffer(1).to_frame("geometry").assign(target=0).to_parquet(path)
+    with pytest.raises(CoordinateError, match=r"places\.parquet: row 0: geometry Polygon is not a point"):
+        Table.from_geoparquet(path)
+
+
 def test_columns_must_have_the_same_length(table: Table) -> None:
     with pytest.raises(TaskDataError, match="user has 3 rows but lonlat has 4"):
         replace(table, user=table.user[:3])
@@ -303,7 +319,7 @@ class TestReleasedPoints:
         task = load_task("mosaiks_elevation", source="released", root=mirror, split="block", size_km=1000)
         assert len(task.test) / RELEASED_COUNTS["mosaiks_elevation"] == pytest.approx(0.1, abs=0.01)
         assert "equal-area" in task.meta.notes[1]
-        with pytest.raises(ValueError, match="'random' or 'block'"):
+        with pytest.raises(ValueError, match="split 'spatial' is not known; choose one of random, block"):
             load_task("mosaiks_elevation", source="released", root=mirror, split="spatial")
 
 

@@ -17,8 +17,8 @@ import torch
 from tslab._files import FolderInUseError, only_writer
 from tslab.coords import CoordinateError
 from tslab.tasks import Table, Task, TaskDataError, TaskMeta
-from tslab.tasks.arrays import open_npy, read_csr, read_npz
 from tslab.tasks.native import read_task, write_task
+from tslab.tasks.records import open_npy, read_csr, read_npz
 
 
 def task(rows: int = 4, name: str = "mine") -> Task:
@@ -60,6 +60,14 @@ class TestFoldersOfOthers:
         write_task(task(6), tmp_path)
         assert (folder / "notes.txt").read_text() == "mine" and (folder / "plots").is_dir()
         assert len(read_task(folder).train) == 6 and os.listdir(tmp_path) == ["mine"]
+
+    def test_hidden_folders_beside_a_task_stay(self, tmp_path: Path) -> None:
+        """A backup under a name like that of a temporary folder is nobody's leftover."""
+        write_task(task(), tmp_path)
+        for name in (".mine-20240101", ".mine.lock-old", ".mine-other.staging-abcdefgh"):
+            (tmp_path / name).mkdir()
+        write_task(task(), tmp_path)
+        assert len(os.listdir(tmp_path)) == 4
 
     def test_old_image_files_do_not_stay(self, tmp_path: Path) -> None:
         folder = write_task(task(), tmp_path)

@@ -16,12 +16,10 @@ from tslab.benchmark import (
     cells_csv,
     find_record,
     read_cells,
-    read_provenance,
-    read_record,
-    recompute_or_read,
 )
 from tslab.benchmark.recompute import located_images
 from tslab.released_files import ReleasedFilesMissingError
+from tslab_book.records import computed_on, read_record, recompute_or_read
 from tslab_book.table1 import standard_error, table1
 
 REPOSITORY = Path(__file__).parents[1]
@@ -42,8 +40,6 @@ def test_unknown_keys_are_named():
         table1(datasets=["mosaiks_population"])
     with pytest.raises(ValueError, match="must be a list"):
         table1(encoders="nerf")
-    with pytest.raises(ValueError, match="tolerance"):
-        table1(tolerance=-1)
 
 
 # --- the record ----------------------------------------------------------
@@ -82,11 +78,12 @@ def test_numbers_are_recomputed_where_the_files_are_and_read_where_not():
     assert read.about["places"] == 53487
 
 
-def test_a_wider_tolerance_reproduces_more(tmp_path, monkeypatch):
+def test_reproduced_is_what_prints_as_published(tmp_path, monkeypatch):
     hide_released_files(tmp_path, monkeypatch)
-    strict, wide = (table1(tolerance=tolerance).cells["verdict"] for tolerance in (0.01, 100))
-    assert (strict == "reproduced").sum() == 53 and (wide == "reproduced").sum() == 96
-    assert (table1(tolerance=0.011).cells["verdict"] == strict).all()
+    cells = table1().cells
+    done = cells[cells["recomputed"].notna()]
+    prints_alike = done["recomputed"].map("{:.2f}".format) == done["published"].map("{:.2f}".format)
+    assert (prints_alike == (done["verdict"] == "reproduced")).all() and prints_alike.sum() == 53
 
 
 @pytest.mark.mirror
@@ -95,7 +92,7 @@ def test_recomputing_from_the_release_gives_the_committed_record(mirror):
     assert again.recomputed and len(again.cells) == 119
     rows = (committed["metric"] == "top1") & (committed["dataset"] != "avg_species")
     assert cells_csv(again.cells) == cells_csv(committed[rows])
-    assert located_images(mirror) == read_provenance(RECORD).located
+    assert located_images(mirror) == read_record(RECORD).about["located"]
 
 
 @pytest.mark.mirror
@@ -150,7 +147,7 @@ def test_without_released_files_the_chapter_shows_the_committed_record_and_says_
     before = RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()
     text = shown(run_chapter(tmp_path, monkeypatch))
     assert "The released files were not on the machine that ran this page" in text
-    assert str(read_provenance(RECORD)) in text
+    assert computed_on(read_record(RECORD).about) in text
     assert "Of the 112 cells (7 datasets × 16 rows), **53 are reproduced**" in text
     assert (RECORD.read_bytes(), RECORD.with_suffix(".json").read_bytes()) == before
 

@@ -18,7 +18,6 @@ from tslab._files import DamagedFileError, FolderInUseError
 from tslab.tasks import Table, Task, TaskMeta
 from tslab.training import TrainConfig, TrainOptions, load_run, train
 from tslab.training.folder import data_digest
-from tslab.training.loop import save_state
 from tslab.training.options import OPTION_NAMES, resolve_device, resolve_options
 
 SMALL: dict[str, Any] = {"epochs": 1, "embedding_dim": 8, "hidden_dim": 8, "progress": False, "device": "cpu"}
@@ -166,7 +165,7 @@ KILLED = """
 import sys, tslab
 from tests.test_training_options import SMALL, task
 from tslab.training import loop
-loop._run_epoch = lambda *a, **k: __import__("os")._exit(9)
+loop._Steps.run_epoch = lambda *a, **k: __import__("os")._exit(9)
 tslab.train(task(), "xyz", run_dir=sys.argv[1], **SMALL)
 """
 
@@ -268,15 +267,16 @@ def test_an_encoder_of_ones_own_that_is_not_registered_is_named(finished: Path) 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
 def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tslab.training import loop
-    from tslab.training.loop import LoopState, make_optimizer
+    from tslab.training import checkpoint
+    from tslab.training.checkpoint import LoopState, save_state
+    from tslab.training.loop import make_optimizer
 
     model, cpu = torch.nn.Linear(100, 100), torch.device("cpu")
     optimizer = make_optimizer(list(model.parameters()), TrainOptions(epochs=1, lr=1, batch_size=1), cpu)
     opened = Path.open
-    monkeypatch.setattr(loop.Path, "open", lambda self, mode: opened(Path("/dev/full"), mode))
+    monkeypatch.setattr(checkpoint.Path, "open", lambda self, mode: opened(Path("/dev/full"), mode))
     with pytest.raises(OSError, match=r"no space left to write .*checkpoint\.pt"):
-        save_state(tmp_path / "checkpoint.pt", model, optimizer, torch.Generator(), LoopState(), cpu)
+        save_state(tmp_path / "checkpoint.pt", model, optimizer, torch.Generator(), LoopState())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ import torch
 import tslab
 from tslab import diagnostics, plot
 from tslab.encoders import ENCODERS
-from tslab.widgets import EncoderExplorer, Laboratory, explorer, frontend, trained
+from tslab.widgets import EncoderExplorer, explorer, frontend
 from tslab.widgets.parametric import (
     CONTROLS,
     MEASURES,
@@ -27,6 +27,8 @@ from tslab.widgets.parametric import (
     grid_places,
     meter_places,
 )
+from tslab_book import trained
+from tslab_book.laboratory import Laboratory
 
 WIDGETS = Path(explorer.__file__).parent
 PLACES = torch.cat([grid_places(15.0), torch.tensor([[180.0, 90.0], [-180.0, -90.0], [2.35, 48.85]])]).double()
@@ -129,7 +131,7 @@ def check_graph(key: str, graph: bytes) -> None:
 @pytest.mark.parametrize("key", ["xyz", "sphere2vec_sphereC+"])
 def test_onnx_graph_is_the_torch_encoder(key: str) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
-    from tslab.widgets.export import encoder_graph
+    from tslab_book.widget_graphs import encoder_graph
 
     graph = encoder_graph(key)
     check_graph(key, graph)
@@ -138,7 +140,7 @@ def test_onnx_graph_is_the_torch_encoder(key: str) -> None:
 
 def test_onnx_similarity_is_the_torch_similarity() -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
-    from tslab.widgets.export import similarity_graph
+    from tslab_book.widget_graphs import similarity_graph
 
     features, _ = ParametricEncoder("sphere2vec_sphereC").encode(PLACES, {})
     [similarity] = run_graph(similarity_graph(), {"features": features, "place": features[-1:]})
@@ -147,7 +149,7 @@ def test_onnx_similarity_is_the_torch_similarity() -> None:
 
 def test_onnx_trained_model_is_the_torch_model() -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
-    from tslab.widgets.export import presence_graph
+    from tslab_book.widget_graphs import presence_graph
 
     [presence] = run_graph(presence_graph("xyz"), {"lonlat": PLACES})
     torch.testing.assert_close(presence, trained.Presence("xyz").predict(PLACES), rtol=0, atol=1e-6)
@@ -158,7 +160,7 @@ def test_export_writes_what_the_manifest_says(tmp_path: Path, capfd: pytest.Capt
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'tslab[onnx]'")
     import hashlib
 
-    from tslab.widgets.export import export
+    from tslab_book.widget_graphs import export
 
     export(tmp_path)
     assert capfd.readouterr() == ("", "")  # what an exporter says ends up on a page of the book

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 import tslab
-from tslab.benchmark import read_record
 from tslab.diagnostics import resolution_km
 from tslab.exporting import check_places, export_onnx, export_program
 from tslab.fusion import LateFusion, PriorProduct
@@ -33,6 +32,7 @@ from tslab_book.presence import (
     region_maps,
     threshold_at_omission,
 )
+from tslab_book.records import read_record
 
 BOOK = Path(__file__).parents[1] / "book" / "work"
 

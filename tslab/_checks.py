@@ -80,7 +80,5 @@ def check_finite(what: str, values: Tensor, rows: Tensor | None = None) -> None:
         return
     first = int(bad.nonzero()[0, 0])
     row = first if rows is None else int(rows[first])
-    raise ValueError(
-        f"{what} in row {row} of the table: NaN or infinite ({int(bad.sum())} such rows); "
-        "leave those rows out with table.where(...), or fill them"
-    )
+    hint = "leave those rows out with table.where(...), or fill them"
+    raise ValueError(f"{what} in row {row} of the table: NaN or infinite ({int(bad.sum())} such rows); {hint}")

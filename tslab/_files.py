@@ -38,16 +38,24 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the disk is full (ENOSPC or a quota); names ``path``.
     """
     target = Path(path)
-    with _full_disk_says_so(target):
+    temporary: Path | None = None
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
-        try:
-            yield temporary
-            _restore_default_mode(temporary)
-            os.replace(temporary, target)
-        finally:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # as an ordinary new file, not mkstemp's 600
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"no space left to write {target}; nothing was changed there; free some space and run it again"
+        raise OSError(error.errno, message) from error
+    finally:
+        if temporary:
             temporary.unlink(missing_ok=True)
 
 
@@ -116,9 +124,8 @@ def only_writer(path: str | os.PathLike[str], *, hint: str, wait: float = 0.0, k
     try:
         held.acquire(timeout=wait)
     except Timeout as error:
-        raise FolderInUseError(
-            f"{lock.parent} is being written by another process (lock file {lock.name}); {hint}"
-        ) from error
+        message = f"{lock.parent} is being written by another process (lock file {lock.name}); {hint}"
+        raise FolderInUseError(message) from error
     try:
         yield
     finally:
@@ -126,21 +133,3 @@ def only_writer(path: str | os.PathLike[str], *, hint: str, wait: float = 0.0, k
             with suppress(OSError):
                 lock.unlink()
         held.release()
-
-
-@contextmanager
-def _full_disk_says_so(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        message = f"no space left to write {target}; nothing was changed there; free some space and run it again"
-        raise OSError(error.errno, message) from error
-
-
-def _restore_default_mode(path: Path) -> None:
-    """Give a ``mkstemp`` file (mode 600) the mode that an ordinary new file would have."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)

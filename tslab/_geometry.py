@@ -34,45 +34,43 @@ def places_of_frame(frame: pd.DataFrame, lon: str, lat: str) -> Places:
     geometries: Any = getattr(getattr(frame, "geometry", None), "array", None)
     if getattr(getattr(geometries, "dtype", None), "name", "") == "geometry":
         if geometries.crs is None:
-            raise CoordinateError(
-                "the geometries have no coordinate system; say which one they are in with frame.set_crs(...)"
-            )
+            hint = "say which one they are in with frame.set_crs(...)"
+            raise CoordinateError(f"the geometries have no coordinate system; {hint}")
         return to_degrees(_coordinates(np.asarray(geometries, dtype=object)), geometries.crs.to_json())
-    return np.stack([_numbers(frame, name) for name in (lon, lat)], axis=1)
+    for name in (lon, lat):
+        if name not in frame:
+            raise KeyError(f"no column {name!r} in the frame; it has {', '.join(map(str, frame.columns))}")
+        if frame[name].ndim != 1:
+            raise KeyError(f"{frame[name].shape[1]} columns of the frame are called {name!r}; keep one of them")
+    return np.stack([_numbers(frame[name], name) for name in (lon, lat)], axis=1)
 
 
-def places_of_table(table: Any, lon: str, lat: str, geometry: str | None) -> Places:
-    """Places of an Arrow table, float64: from the column ``geometry`` if it is given, else from ``lon`` and ``lat``.
+def places_of_table(table: Any, columns: list[str]) -> Places:
+    """Places of an Arrow table, float64: from two ``columns`` of degrees, or from one of point geometries.
 
     Raises:
         CoordinateError: geometries that are no points or in an unknown coordinate system; columns that are no numbers.
     """
-    if geometry is None:
-        return np.stack([_arrow_numbers(table, name) for name in (lon, lat)], axis=1)
-    pa = require("pyarrow", "geo")
-    crs = crs_of(table.schema, geometry)
-    column = table[geometry].combine_chunks()
-    if isinstance(column.type, pa.ExtensionType):
-        column = column.storage
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
+    pa, pc = require("pyarrow", "geo"), require("pyarrow.compute", "geo")
+    plain = []
+    for name in columns:
+        column = table[name].combine_chunks()
+        if isinstance(column.type, pa.ExtensionType):
+            column = column.storage
+        plain.append(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
+    if len(columns) == 2:
+        return np.stack([_numbers(*both) for both in zip((c.to_pandas() for c in plain), columns, strict=True)], axis=1)
+    points, kind, crs = plain[0], plain[0].type, crs_of(table.schema, columns[0])
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return to_degrees(_coordinates(_from_wkb(column)), crs)
-    names = [kind.field(i).name for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
-    if names[:2] == ["x", "y"]:
-        flat = column.flatten()  # null where the point is
+        return to_degrees(_coordinates(_from_wkb(points)), crs)
+    if pa.types.is_struct(kind) and [kind.field(i).name for i in range(min(2, kind.num_fields))] == ["x", "y"]:
+        xy = points.flatten()[:2]  # null where the point is
     elif pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type) and kind.list_size >= 2:
-        values = column.values.slice(column.offset * kind.list_size, len(column) * kind.list_size)
-        xy = values.to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)[:, :2].astype(np.float64)
-        xy[column.is_null().to_numpy(zero_copy_only=False)] = np.nan
-        return to_degrees(xy, crs)
+        xy = [pc.list_element(points, i) for i in (0, 1)]
     else:
-        raise CoordinateError(
-            f"column {geometry!r} holds {_short(kind)}, not points; give a column of points as well-known binary or "
-            "as GeoArrow points"
-        )
-    return to_degrees(np.stack([v.to_numpy(zero_copy_only=False).astype(np.float64) for v in flat[:2]], 1), crs)
+        hint = "give a column of points as well-known binary or as GeoArrow points"
+        raise CoordinateError(f"column {columns[0]!r} holds {_short(kind)}, not points; {hint}")
+    return to_degrees(np.stack([v.to_numpy(zero_copy_only=False).astype(np.float64) for v in xy], axis=1), crs)
 
 
 def crs_of(schema: Any, name: str) -> str:
@@ -89,15 +87,12 @@ def crs_of(schema: Any, name: str) -> str:
         raise CoordinateError(f"the metadata of column {name!r} say {_short(about)}; write the file again")
     crs = about.get("crs", DEGREES[0])
     if crs is None:
-        raise CoordinateError(
-            f"column {name!r} has no coordinate system; say which one it is in (with geopandas: "
-            "frame.set_crs(...).to_parquet(...))"
-        )
-    if isinstance(crs, str):
-        return crs
-    identity = crs.get("id", {}) if isinstance(crs, dict) else {}
-    short = f"{identity.get('authority')}:{identity.get('code')}" if isinstance(identity, dict) else ""
-    return short if short in DEGREES else json.dumps(crs)
+        hint = "say which one it is in (with geopandas: frame.set_crs(...).to_parquet(...))"
+        raise CoordinateError(f"column {name!r} has no coordinate system; {hint}")
+    identity = crs.get("id") if isinstance(crs, dict) else None
+    if isinstance(identity, dict) and f"{identity.get('authority')}:{identity.get('code')}" in DEGREES:
+        return DEGREES[0]
+    return crs if isinstance(crs, str) else json.dumps(crs)
 
 
 def geo_metadata(schema: Any) -> dict[str, Any]:
@@ -121,11 +116,8 @@ def kept_geo_metadata(schema: Any, kept: list[str]) -> dict[str, str]:
             if all(box[0] in kept for box in covering["bbox"].values()):
                 about["covering"] = covering
     primary = geo.get("primary_column")
-    return {
-        "geo": json.dumps(
-            geo | {"columns": columns, "primary_column": primary if primary in columns else next(iter(columns))}
-        )
-    }
+    primary = primary if primary in columns else next(iter(columns))
+    return {"geo": json.dumps(geo | {"columns": columns, "primary_column": primary})}
 
 
 def to_degrees(xy: Places, crs: str) -> Places:
@@ -143,9 +135,9 @@ def to_degrees(xy: Places, crs: str) -> Places:
     lost = known & ~np.isfinite(out).all(axis=1)
     if lost.any():
         row = int(lost.argmax())
+        place = f"({xy[row, 0]:.10g}, {xy[row, 1]:.10g})"
         raise CoordinateError(
-            f"row {row}: ({xy[row, 0]:.10g}, {xy[row, 1]:.10g}) lies outside its coordinate system {_name(crs)}; "
-            "is that the right one?"
+            f"row {row}: {place} lies outside its coordinate system {_name(crs)}; is that the right one?"
         )
     return out
 
@@ -168,21 +160,14 @@ def _transformer(crs: str) -> Any:
 def _from_wkb(column: Any) -> Any:
     """Geometries of an Arrow array of well-known binary."""
     shapely = require("shapely", "geo")
-    content = column.to_numpy(zero_copy_only=False)
-    try:
-        points = shapely.from_wkb(content)
-    except (shapely.errors.GEOSException, TypeError):
-        readable = ~shapely.is_missing(shapely.from_wkb(content, on_invalid="ignore"))
-        bad = [row for row, value in enumerate(content) if value is not None and not readable[row]]
-        raise CoordinateError(
-            f"row {bad[0] if bad else 0}: the geometry is no well-known binary; is the file damaged?"
-        ) from None
+    points = shapely.from_wkb(column.to_numpy(zero_copy_only=False), on_invalid="ignore")
+    bad = shapely.is_missing(points) & column.is_valid().to_numpy(zero_copy_only=False)
+    if bad.any():
+        raise CoordinateError(f"row {bad.argmax()}: the geometry is no well-known binary; is the file damaged?")
     systems = set(shapely.get_srid(points).tolist()) - {-1, 0, 4326}
     if systems:
-        raise CoordinateError(
-            f"the geometries are marked as EPSG:{min(systems)}; bring them to degrees first (with geopandas: "
-            'frame.to_crs("EPSG:4326"))'
-        )
+        hint = 'bring them to degrees first (with geopandas: frame.to_crs("EPSG:4326"))'
+        raise CoordinateError(f"the geometries are marked as EPSG:{min(systems)}; {hint}")
     return points
 
 
@@ -192,39 +177,19 @@ def _coordinates(points: Any) -> Places:
     wrong = ~np.isin(shapely.get_type_id(points), (-1, 0))
     if wrong.any():
         row = int(wrong.argmax())
-        raise CoordinateError(
-            f"row {row}: geometry {points[row].geom_type} is not a point; use frame.representative_point() or "
-            "frame.explode() first"
-        )
+        hint = "use frame.representative_point() or frame.explode() first"
+        raise CoordinateError(f"row {row}: geometry {points[row].geom_type} is not a point; {hint}")
     known = ~(shapely.is_missing(points) | shapely.is_empty(points))
     xy = np.full((len(points), 2), np.nan)
     xy[known] = np.stack([shapely.get_x(points[known]), shapely.get_y(points[known])], axis=1)
     return xy
 
 
-def _numbers(frame: pd.DataFrame, name: str) -> Float[np.ndarray, " n"]:
-    if name not in frame:
-        raise KeyError(f"no column {name!r} in the frame; it has {', '.join(map(str, frame.columns))}")
-    column = frame[name]
-    if column.ndim != 1:
-        raise KeyError(f"{column.shape[1]} columns of the frame are called {name!r}; keep one of them")
+def _numbers(column: pd.Series, name: str) -> Float[np.ndarray, " n"]:
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind not in ("floating", "integer", "mixed-integer-float", "decimal", "empty"):
-        raise CoordinateError(f"column {name!r} holds {kind}, not degrees; convert it with pandas.to_numeric")
+        raise CoordinateError(f"column {name!r} holds {kind}, not degrees; convert it to numbers")
     return column.to_numpy(np.float64, na_value=np.nan)
-
-
-def _arrow_numbers(table: Any, name: str) -> Float[np.ndarray, " n"]:
-    pa = require("pyarrow", "geo")
-    column = table[name].combine_chunks()
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind, types = column.type, pa.types
-    if types.is_float16(kind):
-        return column.to_numpy(zero_copy_only=False).astype(np.float64)
-    if not (types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind)):
-        raise CoordinateError(f"column {name!r} holds {_short(kind)}, not degrees; write it as a column of numbers")
-    return column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
 
 
 def _json(content: bytes, what: str) -> Any:

@@ -8,7 +8,7 @@ methods. What cannot be read in this way has no identity: a lambda, a closure, a
 import hashlib
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ BOOKKEEPING = {*vars(nn.Module()), "_is_torch_compile", "_compiled_call_impl"}
 """Attributes that every module has, or that a compiler adds; weights, buffers and submodules are read in their own
 way."""
 
+PLAIN = bool | int | float | complex | str | bytes | np.generic | torch.dtype | torch.device
+"""What its own text says all about."""
+
 
 class NoIdentityError(ValueError):
     """Something whose behaviour cannot be told from outside."""
@@ -29,13 +32,11 @@ class NoIdentityError(ValueError):
 
 def identity_of(encoder: Callable[..., Any]) -> str | None:
     """A hash of a module, or of a method of one; None for a function without identity."""
-    digest = hashlib.sha256()
-    owner = owner_of(encoder)
+    digest, owner = hashlib.sha256(), owner_of(encoder)
     if owner is None:
         return None
     try:
-        _add(digest, getattr(encoder, "__name__", "") if owner is not encoder else "")
-        _add(digest, owner)
+        _add(digest, ("" if owner is encoder else getattr(encoder, "__name__", ""), owner))
     except (NoIdentityError, RecursionError):
         return None
     return digest.hexdigest()
@@ -48,6 +49,7 @@ def owner_of(encoder: Callable[..., Any]) -> nn.Module | None:
 
 
 def _add(digest: Any, value: Any) -> None:
+    """Put a value with all its parts into the hash."""
     if isinstance(value, nn.Module):
         value = unwrap(value)
     digest.update(f"{type(value).__name__}(".encode())
@@ -56,44 +58,32 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, np.ndarray) and value.dtype != object:
         digest.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, nn.Module):
-        _add_module(digest, value)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            _add(digest, field.name)
-            _add(digest, getattr(value, field.name))
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _add(digest, key)
-            _add(digest, item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _add(digest, item)
     elif isinstance(value, types.FunctionType) and value.__closure__ is None and "<" not in value.__qualname__:
         digest.update(f"{value.__module__}.{value.__qualname__}{_source(value)}".encode())
     elif isinstance(value, type | types.BuiltinFunctionType):
         digest.update(f"{value.__module__}.{value.__qualname__}".encode())
-    elif value is None or isinstance(
-        value, bool | int | float | complex | str | bytes | np.generic | torch.dtype | torch.device
-    ):
+    elif value is None or isinstance(value, PLAIN):
         digest.update(repr(value).encode())
     else:
-        raise NoIdentityError(type(value).__name__)
+        for part in _parts_of(digest, value):
+            _add(digest, part)
     digest.update(b")")
 
 
-def _add_module(digest: Any, module: nn.Module) -> None:
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise NoIdentityError("a hook")
-    _add_class(digest, type(module))
-    parts: tuple[Mapping[str, Any], ...] = (
-        module._parameters,
-        module._buffers,
-        {name: value for name, value in vars(module).items() if name not in BOOKKEEPING},
-        module._modules,
-    )
-    for part in parts:
-        _add(digest, dict(part))
+def _parts_of(digest: Any, value: Any) -> Iterable[Any]:
+    if isinstance(value, nn.Module):
+        if value._forward_hooks or value._forward_pre_hooks:
+            raise NoIdentityError("a hook")
+        _add_class(digest, type(value))
+        own = {name: part for name, part in vars(value).items() if name not in BOOKKEEPING}
+        return [value._parameters, value._buffers, own, value._modules]
+    if is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, list | tuple):
+        return value
+    raise NoIdentityError(type(value).__name__)
 
 
 def _add_class(digest: Any, kind: type) -> None:

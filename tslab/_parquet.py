@@ -6,8 +6,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,27 +47,24 @@ class ParquetSource:
             DamagedFileError: a file that is no Parquet file; names it.
             ValueError: geometries in two coordinate systems.
         """
+        files: list[tuple[Path, dict[str, Any]]] = [(path, {})]
         if path.is_dir():
             dataset = require("pyarrow.dataset", "geo")
-            table = _readable(path, lambda: dataset.dataset(path, format="parquet", partitioning="hive"))
+            table = _readable(path, dataset.dataset, path, format="parquet", partitioning="hive")
             files = [
                 (Path(piece.path), dataset.get_partition_keys(piece.partition_expression))
                 for piece in table.get_fragments()
             ]
             files.sort(key=lambda file: _in_order(file[0]))
-        else:
-            files = [(path, {})]
         if not files or not files[0][0].is_file():
             raise FileNotFoundError(f"no Parquet file at {path}")
         opened = [_open(file) for file, _ in files]
-        if any(geo_metadata(file.schema_arrow) != geo_metadata(opened[0].schema_arrow) for file in opened):
-            systems = [geo_metadata(file.schema_arrow).get("columns", {}) for file in opened]
-            if any(_systems(one) != _systems(systems[0]) for one in systems):
-                raise ValueError(f"the files in {path} have different coordinate systems; encode them one by one")
         schema = opened[0].schema_arrow
+        if any(_systems(file.schema_arrow) != _systems(schema) for file in opened):
+            raise ValueError(f"the files in {path} have different coordinate systems; encode them one by one")
         for name in files[0][1]:
             if name not in schema.names:
-                schema = schema.append(require("pyarrow", "geo").field(name, table.schema.field(name).type))
+                schema = schema.append(table.schema.field(name))
         unread = sorted({name for file in opened for name in file.schema_arrow.names} - set(schema.names))
         return cls(path, tuple(files), schema, tuple(unread), sum(file.metadata.num_rows for file in opened))
 
@@ -76,31 +74,37 @@ class ParquetSource:
         return [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
 
     def pieces(self, columns: list[str], batch_rows: int, part_rows: int, start: int) -> Iterator[tuple[int, Any]]:
-        """(first row, Arrow table) from row ``start`` on, in order; no piece is longer than ``batch_rows`` or reaches
-        over the end of a part. A table without rows gives one piece without rows."""
+        """(first row, Arrow table) from row ``start`` on, where a part begins, in order; no piece is longer than
+        ``batch_rows`` or reaches over the end of a part. A table without rows gives one piece without rows."""
         if self.rows == 0:
             yield 0, self.schema.empty_table().select(columns)
         row = 0
         for path, values in self.files:
             file = _open(path)
-            if row + file.metadata.num_rows > start:
-                for first, batch in _batches(path, file, columns, batch_rows, (row, start)):
-                    table = self._as_table(batch, columns, values, path)
-                    yield from _cut(table, first, part_rows, start)
-            row += file.metadata.num_rows
+            groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+            first = 0
+            while first < len(groups) and row + groups[first] <= start:
+                row, first = row + groups[first], first + 1
+            if first == len(groups):  # nothing left; older pyarrow cannot iterate over no row group
+                continue
+            stored = [name for name in columns if name in file.schema_arrow.names]
+            batches = file.iter_batches(batch_rows, row_groups=[*range(first, len(groups))], columns=stored)
+            while (batch := _readable(path, next, batches, None)) is not None:
+                table = self._as_table(batch, columns, values, path)
+                while len(table):
+                    piece = table.slice(0, part_rows - row % part_rows)
+                    if row >= start:
+                        yield row, piece
+                    row, table = row + len(piece), table.slice(len(piece))
 
     def _as_table(self, batch: Any, columns: list[str], values: dict[str, Any], path: Path) -> Any:
         """The batch with the values of its folders, in the types of the whole table."""
         pa = require("pyarrow", "geo")
         table = pa.Table.from_batches([batch])
-        if len(self.files) == 1 and not values:
-            return table.select(columns)
         for name, value in values.items():
             if name not in table.column_names:
-                kind = self.schema.field(name).type
-                plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-                column = pa.array([value] * len(table), type=plain).cast(kind)
-                table = table.append_column(self.schema.field(name), column)
+                field = self.schema.field(name)
+                table = table.append_column(field, pa.repeat(pa.scalar(value, field.type), len(table)))
         try:
             wanted = pa.schema([self.schema.field(name) for name in columns], metadata=self.schema.metadata)
             return table.select(columns).cast(wanted)
@@ -136,8 +140,19 @@ class Parts:
             atomic_write(record, json.dumps(plan, indent=1) + "\n")
         return whole
 
-    def join(self, target: Path) -> None:
-        """Write all parts one after the other into ``target``, which appears when it is complete.
+    def write(self, number: int, tables: Iterator[Any]) -> None:
+        """Write a part, of one Arrow table at least; it is there when the last is written."""
+        pq = require("pyarrow.parquet", "geo")
+        first = next(tables)
+        with (
+            atomic_path(self.path(number)) as temporary,
+            pq.ParquetWriter(temporary, first.schema, write_page_checksum=True) as writer,
+        ):
+            for table in chain([first], tables):
+                writer.write_table(table)
+
+    def join(self, target: Path) -> Any:
+        """Write all parts one after the other into ``target``, which appears when it is complete; return its schema.
 
         Raises:
             DamagedFileError: a part was changed since it was written; the next run computes it anew.
@@ -149,17 +164,15 @@ class Parts:
                 for number in range(self.count):
                     for table in self._groups(number):
                         if table.schema != schema:
-                            raise ValueError(
-                                f"the encoder gives {table.schema.types[-1]} from row {number * self.part_rows:,} "
-                                f"on and {schema.types[-1]} before; it must always return the same width"
-                            )
+                            later = f"{table.schema.types[-1]} from row {number * self.part_rows:,} on"
+                            raise ValueError(f"the encoder gives {schema.types[-1]} and {later}; its width must stay")
                         writer.write_table(table)
             written = pq.read_metadata(temporary).num_rows
             if written != self.rows:
-                raise DamagedFileError(
-                    f"{self.folder} holds {written:,} rows for {self.rows:,}; delete it and run the same call again"
-                )
+                hint = "delete it and run the same call again"
+                raise DamagedFileError(f"{self.folder} holds {written:,} rows for {self.rows:,}; {hint}")
         os.replace(self.folder / "joined.parquet", target)
+        return schema
 
     def _groups(self, number: int) -> Iterator[Any]:
         pa, pq = require("pyarrow", "geo"), require("pyarrow.parquet", "geo")
@@ -179,54 +192,23 @@ class Parts:
             return False
 
 
-def _batches(
-    path: Path, file: Any, columns: list[str], batch_rows: int, rows: tuple[int, int]
-) -> Iterator[tuple[int, Any]]:
-    """(first row, record batch) of a file whose first row is ``rows[0]``; row groups that end before ``rows[1]`` are
-    not read."""
-    row, start = rows
-    groups: list[int] = []
-    for index in range(file.num_row_groups):
-        end = row + file.metadata.row_group(index).num_rows
-        if groups or end > start:
-            groups.append(index)
-        else:
-            row = end
-    if not groups:  # nothing left; older pyarrow cannot iterate over no row group
-        return
-    stored = [name for name in columns if name in file.schema_arrow.names]
-    batches = file.iter_batches(batch_rows, row_groups=groups, columns=stored)
-    while (batch := _readable(path, lambda: next(batches, None))) is not None:
-        yield row, batch
-        row += len(batch)
-
-
-def _cut(table: Any, row: int, part_rows: int, start: int) -> Iterator[tuple[int, Any]]:
-    """The rows of ``table`` from row ``start`` of the whole on, cut where a part ends."""
-    end, first = row + len(table), max(row, start)
-    while first < end:
-        size = min(end, (first // part_rows + 1) * part_rows) - first
-        yield first, table.slice(first - row, size)
-        first += size
-
-
 def _open(path: Path) -> Any:
-    pq = require("pyarrow.parquet", "geo")
-    return _readable(path, lambda: pq.ParquetFile(path))
+    return _readable(path, require("pyarrow.parquet", "geo").ParquetFile, path)
 
 
-def _readable(path: Path, read: Any) -> Any:
-    pa = require("pyarrow", "geo")
+def _readable(path: Path, read: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What ``read(*args, **options)`` gives; an error names the file."""
     try:
-        return read()
+        return read(*args, **options)
     except FileNotFoundError:
         raise FileNotFoundError(f"no Parquet file at {path}") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, require("pyarrow", "geo").ArrowException) as error:
         raise DamagedFileError(f"{path} is no Parquet file, or a damaged one ({error}); write it again") from error
 
 
-def _systems(columns: dict[str, Any]) -> dict[str, Any]:
-    return {name: about.get("crs", "") for name, about in columns.items()}
+def _systems(schema: Any) -> dict[str, Any]:
+    """The coordinate system of every geometry column."""
+    return {name: about.get("crs", "") for name, about in geo_metadata(schema).get("columns", {}).items()}
 
 
 def _in_order(path: Path) -> list[tuple[int, str]]:

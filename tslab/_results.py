@@ -4,7 +4,8 @@
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -257,18 +258,14 @@ def _rows_at_a_time(model: Any, table: Table) -> int:
     return max(256, BATCH_ELEMENTS // max(int(width), 256))
 
 
-class _evaluating:
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
     """Inference mode with the module switched to evaluation, and back to what it was afterwards."""
-
-    def __init__(self, model: Any) -> None:
-        self.module: nn.Module = model if isinstance(model, nn.Module) else nn.Identity()
-        self.inference = torch.inference_mode()
-
-    def __enter__(self) -> None:
-        self.was_training = self.module.training
-        self.module.eval()
-        self.inference.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.inference.__exit__(*error)
-        self.module.train(self.was_training)
+    module = model if isinstance(model, nn.Module) else nn.Identity()
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.train(was_training)

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from tslab._checks import check_choice, check_count, check_finite, check_number
+from tslab._optional import require
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
 from tslab.earth import check_grid, grid_cells
 from tslab.tasks.table import Table
@@ -94,12 +95,8 @@ class NearestNeighbors:
         self.neighbors = SphereNeighbors(located.lonlat, k)
         self.target = located.target.cpu()
         self.world = ClassFrequency(located, num_classes).log_p.exp()
-        self.num_classes, self.weights, self.softening_km, self.smoothing = (
-            num_classes,
-            weights,
-            softening_km,
-            smoothing,
-        )
+        self.num_classes, self.smoothing = num_classes, smoothing
+        self.weights, self.softening_km = weights, softening_km
 
     def log_prior(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
         out = lonlat.new_full((len(lonlat), self.num_classes), torch.nan)
@@ -182,15 +179,16 @@ class NeighborAverage:
         out = torch.full((len(lonlat),), self.mean, dtype=torch.float64)
         located = has_location(lonlat).cpu()
         distance, index = self.neighbors.query(lonlat.cpu()[located])
-        out[located] = self._average(distance, index)
+        out[located] = self.average(distance, index)
         return out.to(lonlat.device)
 
     def leave_one_out(self) -> Float[Tensor, " m"]:
         """The prediction at each located training place from its neighbours, itself left out."""
         distance, index = self.neighbors.query_self()
-        return self._average(distance, index)
+        return self.average(distance, index)
 
-    def _average(self, distance: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    def average(self, distance: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        """The weighted average of neighbours at these distances in km; ``index`` are their rows."""
         weight = (distance + self.softening_km) ** -self.power
         return (weight * self.label[index]).sum(1) / weight.sum(1)
 
@@ -207,13 +205,10 @@ class CoordinateTrees:
         check_choice("coordinates", coordinates, ("lonlat", "both"))
         check_count("seed", seed, at_least=0, at_most=2**32 - 1)
         check_finite("the label", table.target)
-        try:
-            from sklearn.ensemble import HistGradientBoostingRegressor
-        except ImportError as error:
-            raise ImportError("CoordinateTrees needs scikit-learn: pip install 'tslab[ml]'") from error
+        regressor: Any = require("sklearn.ensemble", "ml").HistGradientBoostingRegressor
         self.coordinates = coordinates
         defaults = {"max_iter": 1000, "learning_rate": 0.1, "max_leaf_nodes": 63, "early_stopping": True}
-        self.trees = HistGradientBoostingRegressor(random_state=seed, **(defaults | options))
+        self.trees = regressor(random_state=seed, **(defaults | options))
         self.trees.fit(self._features(table.lonlat), table.target.double().cpu().numpy())
 
     def predict(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
@@ -249,10 +244,8 @@ class SphereNeighbors:
         own = index == np.arange(len(index))[:, None]
         own[~own.any(1), -1] = True  # more coinciding places than k: drop the last
         keep = ~own
-        return (
-            _kilometres(chord[keep].reshape(-1, self.k)),
-            torch.from_numpy(index[keep].reshape(-1, self.k).astype(np.int64)),
-        )
+        rows = torch.from_numpy(index[keep].reshape(-1, self.k).astype(np.int64))
+        return _kilometres(chord[keep].reshape(-1, self.k)), rows
 
 
 CLASS_BASELINES: dict[str, Callable[..., Any]] = {

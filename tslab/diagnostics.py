@@ -34,25 +34,18 @@ def typical_distance(encoder: Encoder, *, n: int = 2048, seed: int = 0) -> float
     return math.sqrt(2 * float(features.var(dim=0, unbiased=False).sum()))
 
 
-def seam_gap(
-    encoder: Encoder, *, lat_deg: Iterable[float] | None = None, epsilon_deg: float = EPSILON_DEG, n: int = 2048
-) -> float:
+def seam_gap(encoder: Encoder, *, n: int = 2048) -> float:
     """How far the encoding jumps at the date line: 0 is continuous, 1 is as far as two random places.
 
-    Root mean square over latitudes of |Enc(180 - e, lat) - Enc(-180 + e, lat)|, divided by
-    `typical_distance`. The latitudes are 181 values from -89.5 to 89.5 weighted by the length of their
-    parallel, unless ``lat_deg`` is given.
+    Root mean square over latitudes of |Enc(180 - e, lat) - Enc(-180 + e, lat)|, e = `EPSILON_DEG`, divided by
+    `typical_distance`. The latitudes are 181 values from -89.5 to 89.5 weighted by the length of their parallel.
     """
-    lat = torch.linspace(-89.5, 89.5, 181) if lat_deg is None else torch.as_tensor(list(lat_deg))
-    check_number("epsilon_deg", epsilon_deg, above=0, below=180)
-    if not len(lat) or bool((~(lat.abs() <= 90)).any()):
-        raise ValueError(f"lat_deg must be latitudes between -90 and 90 degrees, got {lat.tolist()}")
-    lat = lat.double()
+    lat = torch.linspace(-89.5, 89.5, 181).double()
+    lon = torch.full_like(lat, 180 - EPSILON_DEG)
+    east, west = (encodings(encoder, torch.stack([side * lon, lat], dim=-1)) for side in (1, -1))
     weight = torch.cos(torch.deg2rad(lat))
-    east = encodings(encoder, torch.stack([torch.full_like(lat, 180 - epsilon_deg), lat], dim=-1))
-    west = encodings(encoder, torch.stack([torch.full_like(lat, -180 + epsilon_deg), lat], dim=-1))
-    squared = (east - west).square().sum(-1)
-    return math.sqrt(float((weight * squared).sum() / weight.sum())) / _scale(encoder, n)
+    squared = (weight * (east - west).square().sum(-1)).sum() / weight.sum()
+    return math.sqrt(float(squared)) / _scale(encoder, n)
 
 
 def pole_spread(encoder: Encoder, *, n_meridians: int = 360, n: int = 2048) -> float:
@@ -66,7 +59,7 @@ def pole_spread(encoder: Encoder, *, n_meridians: int = 360, n: int = 2048) -> f
     lon = torch.arange(n_meridians, dtype=torch.float64) * (360 / n_meridians) - 180
     spreads = []
     for pole in (-90.0, 90.0):
-        features = encodings(encoder, torch.stack([lon, torch.full_like(lon, pole)], dim=-1))
+        features = encodings(encoder, _places(lon, pole))
         spreads.append(2 * float(features.var(dim=0, unbiased=False).sum()))
     return math.sqrt(sum(spreads) / 2) / _scale(encoder, n)
 
@@ -104,14 +97,11 @@ def places_at_distance(
     if direction == "parallel":
         cos_lat = math.cos(math.radians(lat_deg))
         turn = torch.rad2deg(2 * torch.asin(torch.sin(angle / 2) / cos_lat))  # NaN beyond the far side
-        lon, lat = lon_deg + turn, torch.where(turn.isnan(), turn, torch.full_like(turn, lat_deg))
-    else:
-        sign = -1.0 if lat_deg > 0 else 1.0
-        lat = lat_deg + sign * torch.rad2deg(angle)
-        over = lat.abs() > 90
-        lat = torch.where(over, sign * 180 - lat, lat)
-        lon = torch.where(over, torch.full_like(lat, lon_deg + 180), torch.full_like(lat, lon_deg))
-    return torch.stack([(lon + 180) % 360 - 180, lat], dim=-1)
+        return _places(lon_deg + turn, lat_deg + 0 * turn)
+    sign = -1.0 if lat_deg > 0 else 1.0
+    lat = lat_deg + sign * torch.rad2deg(angle)
+    over = lat.abs() > 90
+    return _places(lon_deg + 180 * over.double(), torch.where(over, sign * 180 - lat, lat))
 
 
 def anisotropy(encoder: Encoder, *, lat_deg: float = 60.0, max_km: float = 3000.0, steps: int = 300) -> float:
@@ -126,11 +116,9 @@ def anisotropy(encoder: Encoder, *, lat_deg: float = 60.0, max_km: float = 3000.
     distances = torch.linspace(0, max_km, steps, dtype=torch.float64)
     gaps = []
     for lon in (-135.0, -45.0, 45.0, 135.0):
-        along = [
-            kernel_profile(encoder, distances, lon_deg=lon, lat_deg=lat_deg, direction=direction)
-            for direction in ("parallel", "meridian")
-        ]
-        gaps.append((along[0] - along[1]).abs().nanmean())
+        east = kernel_profile(encoder, distances, lon_deg=lon, lat_deg=lat_deg, direction="parallel")
+        poleward = kernel_profile(encoder, distances, lon_deg=lon, lat_deg=lat_deg, direction="meridian")
+        gaps.append((east - poleward).abs().nanmean())
     return float(torch.stack(gaps).mean())
 
 
@@ -189,7 +177,7 @@ def diagnose(encoder: Encoder) -> dict[str, Any]:
     ``continuous`` means a seam gap below 1e-3, ``single_valued_poles`` a pole spread below 1e-3,
     ``isotropic`` an anisotropy below 1e-3; ``spherical`` means all three.
     """
-    row: dict[str, Any] = {
+    row = {
         "seam_gap": seam_gap(encoder),
         "pole_spread": pole_spread(encoder),
         "anisotropy": anisotropy(encoder),
@@ -197,11 +185,9 @@ def diagnose(encoder: Encoder) -> dict[str, Any]:
         "effective_rank": effective_rank(encoder),
         "resolution_km": resolution_km(encoder),
     }
-    row["continuous"] = row["seam_gap"] < 1e-3
-    row["single_valued_poles"] = row["pole_spread"] < 1e-3
-    row["isotropic"] = row["anisotropy"] < 1e-3
-    row["spherical"] = row["continuous"] and row["single_valued_poles"] and row["isotropic"]
-    return row
+    names = {"continuous": "seam_gap", "single_valued_poles": "pole_spread", "isotropic": "anisotropy"}
+    verdicts = {verdict: row[measure] < 1e-3 for verdict, measure in names.items()}
+    return row | verdicts | {"spherical": all(verdicts.values())}
 
 
 def diagnostics_table(
@@ -229,25 +215,22 @@ def encodings(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "
     """Encodings in float64, without gradients and without dropout; on whatever device the encoder lives."""
     if not callable(encoder):
         raise TypeError(f"encoder must be a function of places (n, 2), got {type(encoder).__name__}")
-    features = _features(encoder, lonlat)
+    features = _of_module(encoder, lonlat) if isinstance(encoder, nn.Module) else encoder(lonlat)
+    got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(lonlat):
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ValueError(f"encoder must return features (n, d), got {got} for {len(lonlat)} places")
     return features.detach().double().cpu()
 
 
-def _features(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Any:
-    if not isinstance(encoder, nn.Module):
-        return encoder(lonlat)
-    tensors = [*encoder.parameters(), *encoder.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
+@torch.no_grad()
+def _of_module(encoder: nn.Module, lonlat: Float[Tensor, "n 2"]) -> Any:
+    """What a module answers in evaluation mode, where it lies; a position encoder computes in float64."""
+    tensor = next(iter([*encoder.parameters(), *encoder.buffers()]), lonlat)
     weights = next((p.dtype for p in encoder.parameters()), torch.float64)
-    dtype = torch.float64 if isinstance(encoder, PositionEncoder) else weights
     was_training = encoder.training
-    encoder.eval()
     try:
-        with torch.no_grad():
-            return encoder(lonlat.to(device, dtype))
+        dtype = torch.float64 if isinstance(encoder, PositionEncoder) else weights
+        return encoder.eval()(lonlat.to(tensor.device, dtype))
     finally:
         encoder.train(was_training)
 
@@ -255,9 +238,7 @@ def _features(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Any:
 def _scale(encoder: Encoder, n: int) -> float:
     scale = typical_distance(encoder, n=n)
     if scale == 0:
-        raise ValueError(
-            "the encoder gives every place the same features, so that no distance between them has a meaning"
-        )
+        raise ValueError("the encoder gives every place the same features, so no distance between them has a meaning")
     return scale
 
 
@@ -276,6 +257,10 @@ def _destination(origins: Float[Tensor, "n 2"], bearing: Float[Tensor, " n"], an
     new_lat = torch.asin(sin_lat.clamp(-1, 1))
     across = torch.sin(bearing) * math.sin(angle) * torch.cos(lat)
     new_lon = lon + torch.atan2(across, math.cos(angle) - torch.sin(lat) * sin_lat)
-    degrees = torch.rad2deg(torch.stack([new_lon, new_lat], dim=-1))
-    degrees[:, 0] = (degrees[:, 0] + 180) % 360 - 180
-    return degrees
+    return _places(torch.rad2deg(new_lon), torch.rad2deg(new_lat))
+
+
+def _places(lon: Tensor | float, lat: Tensor | float) -> Float[Tensor, "n 2"]:
+    """Places from longitudes and latitudes, one of which may be a number; longitudes may be beyond the date line."""
+    x, y = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (lon, lat)))
+    return torch.stack([(x + 180) % 360 - 180, y], dim=-1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tslab._checks import check_choice, check_count
 from tslab._results import classification_results, model_of, predicts_numbers, regression_results
 from tslab.earth import cell_corner, check_grid, grid_cells, strata
-from tslab.metrics import expected_calibration_error, reliability, summarise
+from tslab.metrics import HITS, expected_calibration_error, reliability, summarise
 from tslab.tasks.table import Table
 
 
@@ -25,10 +25,11 @@ class Evaluation:
 
     Attributes:
         metrics: name to value; classification: n, top1, top3, mrr, ece; regression: n, r2, mae, rmse; with
-            intervals also ``<name>_low`` and ``<name>_high`` (bootstrap over rows); ``<name>_blocks``: mean
-            over spatial blocks, each block counting the same.
+            intervals also ``<name>_low`` and ``<name>_high`` (`tslab.metrics.bootstrap_interval`);
+            ``<name>_blocks``: mean over spatial blocks, each block counting the same.
         results: one row for each evaluated row, indexed by its row in the table; columns lon, lat (degrees)
-            and true_class_prob, reciprocal_rank, hit1, hit3 (classification) or prediction, label (regression).
+            and true_class_prob, reciprocal_rank, hit1, hit3 (classification) or prediction, label (regression);
+            block where the table was split by blocks.
         strata: one row for each stratum of `tslab.earth.strata` with its metrics and intervals; "all" first.
         blocks: one row for each occupied spatial block: lon, lat of its south-west corner, n, metrics.
         reliability: data of the reliability diagram (`tslab.metrics.reliability`); None for regression.
@@ -72,7 +73,8 @@ def evaluate(
             `tslab.baselines`, or "no_prior".
         table: a split of a task, for example ``task.test``.
         use_image: None means: if the table has image predictions, one column for each class.
-        intervals: add 95 % bootstrap intervals.
+        intervals: add 95 % bootstrap intervals. They resample the blocks that the table was split by
+            (``table.block``), and rows where it was not split by blocks.
         block_deg: size of the spatial blocks, in degrees.
         bins: bins of the reliability diagram.
 
@@ -89,11 +91,9 @@ def evaluate(
     model = model_of(run_or_model)
     if len(table) == 0:
         raise ValueError("the table is empty; check its filter, or choose another split of the task")
-    confidence = None
-    if predicts_numbers(model, table):
-        results = regression_results(model, table)
-    else:
-        results, confidence = classification_results(model, table, use_image)
+    results, confidence = _results(model, table, use_image)
+    if bool((table.block >= 0).any()):
+        results["block"] = table.block.cpu().numpy()[results.index]
     metrics = summarise(results, intervals=intervals)
     diagram = None
     if confidence is not None:
@@ -108,13 +108,8 @@ def evaluate(
 
 def quick_metrics(model: Any, table: Table) -> dict[str, float]:
     """The metrics of `evaluate` without intervals, strata and blocks; top1 or r2 first."""
-    if predicts_numbers(model, table):
-        results = regression_results(model, table)
-    else:
-        results, _ = classification_results(model, table, None)
-    metrics = summarise(results)
-    del metrics["n"]
-    return metrics
+    metrics = summarise(_results(model, table, None)[0])
+    return {name: value for name, value in metrics.items() if name != "n"}
 
 
 def stratum_metrics(results: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
@@ -131,20 +126,23 @@ def block_metrics(results: pd.DataFrame, block_deg: float = 10.0) -> pd.DataFram
     top3, mrr or mae, rmse."""
     block = grid_cells(_lonlat(results), block_deg).numpy()
     if "reciprocal_rank" in results:
-        values = results[["hit1", "hit3", "reciprocal_rank"]].astype(float)
-        values.columns = pd.Index(["top1", "top3", "mrr"])
+        values = results[list(HITS.values())].astype(float).set_axis(list(HITS), axis=1)
     else:
         error = results["prediction"] - results["label"]
         values = pd.DataFrame({"mae": error.abs(), "rmse": error**2})
     grouped = values[block >= 0].groupby(block[block >= 0])
-    table = grouped.mean()
-    if "rmse" in table:
-        table["rmse"] = table["rmse"] ** 0.5
-    corners = [cell_corner(int(b), block_deg) for b in table.index]
-    table.insert(0, "n", grouped.size())
-    table.insert(0, "lat", [lat for _, lat in corners])
-    table.insert(0, "lon", [lon for lon, _ in corners])
-    return table.rename_axis("block").reset_index()
+    means = grouped.mean()
+    if "rmse" in means:
+        means["rmse"] **= 0.5
+    corners = pd.DataFrame([cell_corner(int(b), block_deg) for b in means.index], means.index, ["lon", "lat"])
+    return corners.assign(n=grouped.size()).join(means).rename_axis("block").reset_index()
+
+
+def _results(model: Any, table: Table, use_image: bool | None) -> tuple[pd.DataFrame, Tensor | None]:
+    """Per-sample results; of classes also the largest normalised score, row by row."""
+    if predicts_numbers(model, table):
+        return regression_results(model, table), None
+    return classification_results(model, table, use_image)
 
 
 def _lonlat(results: pd.DataFrame) -> Float[Tensor, "n 2"]:

@@ -5,14 +5,12 @@ values, so whoever calls them has to keep longitudes and latitudes in range; a m
 is compared with the module before it is handed over. The chapter *Exporting a model* uses this module.
 """
 
-import contextlib
 import inspect
-import io
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +74,7 @@ def export_onnx(
             of range.
     """
     onnx, onnxruntime = (require(package, "onnx") for package in ("onnx", "onnxruntime"))
-    check_number("tolerance", tolerance, above=0)
+    module, inputs, expected = _prepared(module, path, dtype, tolerance)
     about = {
         "tslab": __version__,
         "torch": torch.__version__,
@@ -84,24 +82,17 @@ def export_onnx(
         "input": "longitude, latitude in degrees",
     }
     facts = _as_text(about | dict(metadata or {}))
-    module = _on_cpu(module)
-    _check_file(path)
-    inputs = example_inputs(module, dtype)
     if not isinstance(output, str) or not output or output in inputs:
         raise ValueError(f"output must be a name other than {' and '.join(inputs)}, got {output!r}")
-    expected = _expected(module, inputs)
-    places = torch.export.Dim("places", min=1, max=MAX_PLACES)
     graph = onnx_graph(
         module,
         tuple(value[:7] for value in inputs.values()),
-        dynamic_shapes=_shapes(module, inputs, places),
+        dynamic_shapes=_shapes(module, inputs, at_least=1),
         input_names=list(inputs),
         output_names=[output],
     )
     model = onnx.load_from_string(graph)
-    for name, value in facts.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = name, value
+    onnx.helper.set_model_props(model, facts)
     content = model.SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     taken = {entry.name for entry in session.get_inputs()}
@@ -118,16 +109,11 @@ def export_program(
 
     Arguments and errors as in `export_onnx`; loading needs torch, but not tslab.
     """
-    check_number("tolerance", tolerance, above=0)
     if Path(path).suffix != ".pt2":
         raise ValueError(f"an exported program is a file that ends in .pt2, got {Path(path).name}")
-    module = _on_cpu(module)
-    _check_file(path)
-    inputs = example_inputs(module, dtype)
-    expected = _expected(module, inputs)
-    places = torch.export.Dim("places", min=2, max=MAX_PLACES)
+    module, inputs, expected = _prepared(module, path, dtype, tolerance)
     args = tuple(value[:7] for value in inputs.values())
-    program = torch.export.export(module, args, dynamic_shapes=_shapes(module, inputs, places))
+    program = torch.export.export(module, args, dynamic_shapes=_shapes(module, inputs, at_least=2))
     with atomic_path(path) as temporary:
         with warnings.catch_warnings():  # about weights that are a view, and might not be on the CPU: they are
             warnings.simplefilter("ignore")
@@ -148,16 +134,22 @@ def onnx_graph(module: nn.Module, args: tuple[Tensor, ...], **options: Any) -> b
     """
     for package in ("onnx", "onnxscript"):
         require(package, "onnx")
-    with _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            args,
-            dynamo=True,
-            opset_version=OPSET,
-            custom_translation_table={torch.ops.aten.scalar_tensor.default: _exact_constant},
-            verbose=False,
-            **options,
-        )
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the exporter also warns a lot; errors still come through as exceptions
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                args,
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table={torch.ops.aten.scalar_tensor.default: _exact_constant},
+                verbose=False,
+                **options,
+            )
+    finally:
+        logging.disable(disabled)
     assert program is not None
     model = program.model_proto
     model.doc_string = model.graph.doc_string = ""
@@ -196,13 +188,34 @@ def example_inputs(module: nn.Module, dtype: torch.dtype = torch.float32) -> dic
     return inputs
 
 
-def _check_file(path: str | os.PathLike[str]) -> None:
+def _prepared(
+    module: nn.Module, path: str | os.PathLike[str], dtype: torch.dtype, tolerance: float
+) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
+    """The module without wrappers, the inputs that it is compared on, and what it answers; all refusals come from here,
+    in their own words, and not from the depths of an exporter."""
+    check_number("tolerance", tolerance, above=0)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"a torch module is exported, got {type(module).__name__}")
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the file to write")
+    module = unwrap(module).eval()
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type != "cpu":
+            raise ValueError(f"the module is on {tensor.device}; export it from the CPU with module.cpu()")
+    inputs = example_inputs(module, dtype)
+    with torch.no_grad():
+        out = module(*inputs.values())
+    if not isinstance(out, Tensor) or out.ndim not in (1, 2) or len(out) != len(inputs["lonlat"]):
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"the module must answer n places with (n,) or (n, k) numbers, got {got}")
+    if bool(out.isnan().all()):
+        raise ValueError("the module answers every place with NaN; was it trained?")
+    return module, inputs, out
 
 
-def _shapes(module: nn.Module, inputs: Mapping[str, Tensor], places: Any) -> tuple[Any, ...]:
+def _shapes(module: nn.Module, inputs: Mapping[str, Tensor], *, at_least: int) -> tuple[Any, ...]:
     """The open number of rows of each input, in the structure that the signature of the module asks for."""
+    places = torch.export.Dim("places", min=at_least, max=MAX_PLACES)
     shapes = tuple({0: places} for _ in inputs)
     first = next(iter(inspect.signature(module.forward).parameters.values()))
     return (shapes,) if first.kind == inspect.Parameter.VAR_POSITIONAL else shapes
@@ -224,45 +237,6 @@ def _exact_constant(value: float, dtype: int = 1, **_: Any) -> Any:
     return opset20.Constant(value=onnx.helper.make_tensor("", dtype if dtype > 0 else 1, (), [value]))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what the exporter prints, warns and logs; errors still come through as exceptions."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-def _on_cpu(module: nn.Module) -> nn.Module:
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"a torch module is exported, got {type(module).__name__}")
-    module = unwrap(module)
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.device.type != "cpu":
-            raise ValueError(f"the module is on {tensor.device}; export it from the CPU with module.cpu()")
-    return module.eval()
-
-
-def _expected(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """What the module answers; a refusal comes from here, in its own words, and not from the depths of an exporter."""
-    with torch.no_grad():
-        out = module(*inputs.values())
-    if not isinstance(out, Tensor) or out.ndim not in (1, 2) or len(out) != len(inputs["lonlat"]):
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"the module must answer n places with (n,) or (n, k) numbers, got {got}")
-    if bool(out.isnan().all()):
-        raise ValueError("the module answers every place with NaN; was it trained?")
-    return out
-
-
 def _compared(expected: Tensor, found: Tensor, path: Path, size: int, tolerance: float) -> ExportReport:
     present = ~expected.isnan()
     if found.shape != expected.shape or not torch.equal(found.isnan(), expected.isnan()):
@@ -271,6 +245,6 @@ def _compared(expected: Tensor, found: Tensor, path: Path, size: int, tolerance:
     relative = error / (float(expected[present].abs().max()) or 1.0)
     if not relative <= tolerance:
         raise ValueError(
-            f"{path.name} differs from the module by {relative:.1e} of the largest output, over {tolerance:.0e}"
+            f"{path.name} differs from the module by {relative:.1e} of the largest output, over {tolerance:g}"
         )
     return ExportReport(path, size, expected[:1].numel(), error, relative)

@@ -49,13 +49,8 @@ def hyperparameters(
     match = table[(table["dataset"] == dataset) & (table["encoder"] == encoder)]
     if len(match):
         recorded = {k: _plain(k, v) for k, v in match.iloc[0].dropna().items() if k not in ("dataset", "encoder")}
-        inert = {"cell_size"} if encoder == "tile" else set()
-        if encoder == "wrap":
-            inert |= {"activation", "num_hidden_layers", "hidden_dim"}
-        if encoder == "sphere2vec_dfs" and preset is None:
-            inert |= {"num_scales", "min_radius"}
-        if encoder == "nerf":
-            inert |= {"num_scales"}
+        sets = ("never_reached",) if preset is not None else ("never_reached", "reached_with_preset_only")
+        inert = {name for which in sets for name in rules[which].get(encoder, [])}
         chosen |= {k: v for k, v in recorded.items() if k not in inert}
     return chosen
 

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tslab._checks import check_count, check_finite, check_number
-from tslab.baselines import SphereNeighbors
-from tslab.coords import EARTH_RADIUS_KM, has_location, lonlat_from_unit_vectors
+from tslab.baselines import NeighborAverage, SphereNeighbors
+from tslab.coords import EARTH_RADIUS_KM, lonlat_from_unit_vectors
 from tslab.metrics import r2
 from tslab.tasks.splits import block_folds
 from tslab.tasks.table import Table
@@ -27,8 +27,9 @@ LENGTHS_KM = (100.0, 300.0, 1000.0, 3000.0)
 NUGGETS = (0.02, 0.1, 0.3, 1.0)
 
 
-class LocalKriging:
-    """Ordinary kriging from the k nearest training places, with the covariance exp(-d / L) and a nugget.
+class LocalKriging(NeighborAverage):
+    """Ordinary kriging from the k nearest training places, with the covariance exp(-d / L) and a nugget: an average of
+    neighbours with other weights.
 
     The weights w of the neighbours solve (K + g I) w + m 1 = c with sum w = 1, K_ij = exp(-d_ij / L), c_i =
     exp(-d_i / L), g the nugget: the best linear unbiased prediction if labels covary like that around an
@@ -79,13 +80,8 @@ class LocalKriging:
         self.label = label - self.mean
         self.length_km, self.nugget = self._choose(length_km, nugget, folds, seed)
 
-    def predict(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-        """Predictions (float64); the mean label for a missing place."""
-        located = has_location(lonlat).cpu()
-        out = torch.zeros(len(lonlat), dtype=torch.float64)
-        distance, index = self.neighbors.query(lonlat.cpu()[located])
-        out[located] = self._krige(distance, index, self.length_km, self.nugget)
-        return (out + self.mean).to(lonlat.device)
+    def average(self, distance: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        return self._krige(distance, index, self.length_km, self.nugget) + self.mean
 
     def _krige(
         self, distance: Float[Tensor, "n k"], index: Int[Tensor, "n k"], length_km: float, nugget: float
@@ -98,11 +94,10 @@ class LocalKriging:
             covariance = torch.exp(-between / length_km) + nugget * torch.eye(i.shape[1], dtype=torch.float64)
             factor, failed = torch.linalg.cholesky_ex(covariance)
             if bool(failed.any()):
-                row = int(failed.nonzero()[0, 0])
+                where = f"around located row {int(i[failed.nonzero()[0, 0], 0])}"
                 raise ValueError(
-                    f"the kriging equations have no solution with nugget={nugget:g}: neighbours coincide, or nearly "
-                    f"(around training row {int(i[row, 0])} of the located ones); pass a nugget above 0, such as 0.02, "
-                    "or average the labels of equal places first"
+                    f"the kriging equations have no solution with nugget={nugget:g}: neighbours coincide ({where}); "
+                    "pass a nugget above 0, such as 0.02, or average the labels of equal places first"
                 )
             right = torch.stack([torch.exp(-d / length_km), torch.ones_like(d)], dim=-1)
             solved = torch.cholesky_solve(right, factor)
@@ -159,9 +154,7 @@ def _check_folds(folds: Int[Tensor, " n"], table: Table) -> Int[Tensor, " m"]:
         )
     folds = folds[table.has_location].long().cpu()
     if len(folds) - int(torch.bincount(folds).max()) < 2:
-        raise ValueError(
-            "nearly all rows lie in one fold, so that nothing is left to predict them from; use more or smaller blocks"
-        )
+        raise ValueError("nearly all rows lie in one fold, nothing is left to predict them from; use smaller blocks")
     return folds
 
 
@@ -227,21 +220,16 @@ def train_stack(
         raise ValueError(f"train_stack predicts numbers, and {task.name} has classes; use tslab.train")
     table = task.train.where(task.train.has_location)
     if len(table) < 3 * folds:
-        raise ValueError(
-            f"{task.name} has {len(table)} training rows with a location; {folds} folds need at least {3 * folds}"
-        )
+        needed = f"{folds} folds need at least {3 * folds}"
+        raise ValueError(f"{task.name} has {len(table)} training rows with a location; {needed}")
     if block_degrees is None:
-        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
-        fold = torch.empty(len(table), dtype=torch.long)
-        fold[order] = torch.arange(len(table)) % folds
+        fold = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)).argsort() % folds
     else:
         fold = block_folds(table.lonlat, folds, size_degrees=block_degrees, seed=seed)
     size = torch.bincount(fold, minlength=folds)
     if int(size.min()) == 0 or len(table) - int(size.max()) < 3:
-        raise ValueError(
-            f"blocks of {block_degrees:g} degrees give folds of {', '.join(map(str, size.tolist()))} rows; "
-            "use smaller blocks, fewer folds, or block_degrees=None"
-        )
+        sizes = ", ".join(map(str, size.tolist()))
+        raise ValueError(f"folds have {sizes} rows; use smaller blocks, fewer folds, or block_degrees=None")
     kriging = LocalKriging(table, k=k, folds=None if block_degrees is None else fold, seed=seed)
     label = table.target.double()
     by_encoder, by_kriging = torch.empty_like(label), torch.empty_like(label)

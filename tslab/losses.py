@@ -54,8 +54,8 @@ def presence_only_loss(
             "presence_only_loss needs logits (b, k), target (b,) and background_logits (r, k), got "
             f"{tuple(logits.shape)}, {tuple(target.shape)} and {tuple(background_logits.shape)}"
         )
-    data_scale = 1 / ((max(len(logits), 1) if rows is None else rows) * num_classes)
-    background_scale = background_weight / ((max(len(background_logits), 1) if rows is None else rows) * num_classes)
+    data_scale = 1 / ((rows or max(len(logits), 1)) * num_classes)
+    background_scale = background_weight / ((rows or max(len(background_logits), 1)) * num_classes)
     present, absent = _log_losses(eps)
     true_logit = logits.gather(1, target[:, None])[:, 0]
     at_truth = (num_classes * present(true_logit) - absent(true_logit)).sum()
@@ -84,8 +84,8 @@ def presence_only_loss_of_pass(
             f"{tuple(logits.shape)} and {tuple(target.shape)}"
         )
     background_rows = len(logits) - data_rows
-    data_scale = 1 / ((max(data_rows, 1) if rows is None else rows) * num_classes)
-    background_scale = background_weight / ((max(background_rows, 1) if rows is None else rows) * num_classes)
+    data_scale = 1 / ((rows or max(data_rows, 1)) * num_classes)
+    background_scale = background_weight / ((rows or max(background_rows, 1)) * num_classes)
     return _PresenceOnly.apply(logits, target, data_scale, background_scale)
 
 

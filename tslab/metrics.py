@@ -17,7 +17,12 @@ from torch import Tensor
 from tslab._checks import check_count, check_number
 from tslab._numbers import Numbers
 
+Statistic = Callable[[Float[Tensor, "*b m"]], Float[Tensor, "*b"]]
+"""A number of means, for any number of them at once."""
+
 CHUNK_ELEMENTS = 2**24
+HITS = {"top1": "hit1", "top3": "hit3", "mrr": "reciprocal_rank"}
+"""Metrics of classes that are means of a column of per-sample results."""
 SMALLEST_VARIANCE = 1e-12
 """Labels whose variance is below this share of their mean square about a fixed point are equal, but for rounding."""
 
@@ -68,12 +73,12 @@ def _explain_ranks(scores: Real[Tensor, "n k"], target: Int[Tensor, " n"], outsi
 def top_k_accuracy(ranks: Real[Tensor, " n"] | Numbers, k: int) -> float:
     """Share of rows whose true class has rank <= ``k``; a tie for the last place does not count."""
     check_count("k", k)
-    return _mean(as_tensor(ranks) <= k)
+    return float((as_tensor(ranks) <= k).double().mean())
 
 
 def mean_reciprocal_rank(ranks: Real[Tensor, " n"] | Numbers) -> float:
     """Mean of 1 / rank."""
-    return _mean(as_tensor(ranks).double().reciprocal())
+    return float(as_tensor(ranks).double().reciprocal().mean())
 
 
 def reliability(
@@ -110,7 +115,7 @@ def expected_calibration_error(
     Source: Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
     """
     table = reliability(confidence, correct, bins=bins)
-    gap = (table["accuracy"] - table["confidence"]).abs().fillna(0.0)
+    gap = (table["accuracy"] - table["confidence"]).abs()
     return float((gap * table["n"]).sum() / max(int(table["n"].sum()), 1))
 
 
@@ -132,8 +137,9 @@ def rmse(prediction: Real[Tensor, " n"] | Numbers, label: Real[Tensor, " n"] | N
 
 def bootstrap_interval(
     values: Real[Tensor, "n m"] | Numbers,
-    statistic: Callable[[Float[Tensor, "*b m"]], Float[Tensor, "*b"]],
+    statistic: Statistic,
     *,
+    blocks: Int[Tensor, " n"] | Numbers | None = None,
     level: float = 0.95,
     replicates: int = 500,
     seed: int = 0,
@@ -141,43 +147,77 @@ def bootstrap_interval(
     """Percentile bootstrap interval of a statistic that is a function of means.
 
     Rows of ``values`` are drawn with replacement, ``replicates`` times; ``statistic`` gets the means of
-    their m columns. The mean itself is ``lambda m: m[..., 0]``. (nan, nan) for fewer than two rows.
+    their m columns. The mean itself is ``lambda m: m[..., 0]``. (nan, nan) for fewer than two rows or blocks.
+
+    With ``blocks``, whole blocks are drawn. Errors at places near each other resemble each other, so a test set of a
+    few regions says less than its number of rows promises: rows drawn one by one give an interval that is several times
+    too narrow for it. Rows of a random split were drawn one by one, and are resampled so.
+
+    Args:
+        values: one row for each example.
+        statistic: of the means.
+        blocks: block of each row (`tslab.earth.spatial_blocks`); a row with a negative number is a block of its own.
+        level, replicates, seed: of the interval.
 
     Raises:
         ValueError: an argument out of its range; names it.
     """
-    return interval_of(statistic(bootstrap_means(values, replicates=replicates, seed=seed)), level=level)
+    drawn = bootstrap_means(values, blocks=blocks, replicates=replicates, seed=seed)
+    return interval_of(statistic(drawn), level=level, blocks=blocks)
 
 
 def bootstrap_means(
-    values: Real[Tensor, "n m"] | Numbers, *, replicates: int = 500, seed: int | np.random.Generator = 0
+    values: Real[Tensor, "n m"] | Numbers,
+    *,
+    blocks: Int[Tensor, " n"] | Numbers | None = None,
+    replicates: int = 500,
+    seed: int | np.random.Generator = 0,
 ) -> Float[Tensor, "{replicates} m"]:
-    """Means of the columns over rows drawn with replacement, once for each replicate; NaN for fewer than two rows.
+    """Means of the columns over rows, or whole ``blocks`` of rows, drawn with replacement, once for each replicate.
 
-    ``seed`` may be a NumPy generator, which then draws the rows.
+    NaN for fewer than two rows or blocks. ``seed`` may be a NumPy generator, which then draws.
     """
     check_count("replicates", replicates)
     values = as_tensor(values).double().cpu()
     if values.ndim != 2:
         raise ValueError(f"values must have shape (n, m), got {tuple(values.shape)}")
+    size = None
+    if blocks is not None:
+        unit = _units(blocks, len(values))
+        size = torch.bincount(unit).double()
+        values = values.new_zeros((len(size), values.shape[1])).index_add_(0, unit, values)
     n = len(values)
     if not isinstance(seed, np.random.Generator):
         generator = torch.Generator().manual_seed(check_count("seed", seed, at_least=0))
     if n < 2:
-        return values.new_full((replicates, values.shape[1]), float("nan"))
-    # through the counts of the rows, far cheaper than gathering them
-    if isinstance(seed, np.random.Generator):
-        array = values.numpy()
-        drawn = (np.bincount(seed.integers(n, size=n), minlength=n) for _ in range(replicates))
-        return torch.from_numpy(np.stack([counts @ array / n for counts in drawn]))
-    counts = (torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n) for _ in range(replicates))
-    return torch.stack([count.double() @ values / n for count in counts])
+        return values.new_full((replicates, values.shape[1]), torch.nan)
+    means = []
+    for _ in range(replicates):  # through the counts of the rows, far cheaper than gathering them
+        if isinstance(seed, np.random.Generator):
+            drawn = torch.from_numpy(seed.integers(n, size=n))
+        else:
+            drawn = torch.randint(n, (n,), generator=generator)
+        count = torch.bincount(drawn, minlength=n).double()
+        means.append(count @ values / (n if size is None else count @ size))
+    return torch.stack(means)
 
 
-def interval_of(replicates: Float[Tensor, " b"], *, level: float = 0.95) -> tuple[float, float]:
-    """The middle ``level`` of replicated values, as (low, high); replicates without a value (NaN) are left out."""
+def interval_of(
+    replicates: Float[Tensor, " b"], *, level: float = 0.95, blocks: Int[Tensor, " n"] | Numbers | None = None
+) -> tuple[float, float]:
+    """The middle ``level`` of replicated values, as (low, high); replicates without a value (NaN) are left out.
+
+    Of ``blocks`` that were drawn there are few, and of unequal size. The interval then reaches to the quantiles
+    Phi(-+ t sqrt(g / (g - 1))), t Student's quantile for g - 1 degrees of freedom, g = n^2 / sum n_b^2 the number of
+    blocks of equal size that would say as much.
+
+    Source: Hesterberg, What teachers should know about the bootstrap, The American Statistician, 2015 (expanded
+    percentile interval); Kish, Survey sampling, 1965 (effective number).
+    """
     check_number("level", level, above=0, below=1)
     tail = (1 - level) / 2
+    if blocks is not None:
+        tail = _expanded(tail, blocks)
     low, high = torch.nanquantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
 
@@ -219,17 +259,14 @@ def summarise(
 
     Classification (``reciprocal_rank``, ``hit1``, ``hit3``): n, top1, top3, mrr.
     Regression (``prediction``, ``label``): n, r2, mae, rmse.
-    With ``intervals=True``, each metric also has ``<name>_low`` and ``<name>_high`` (`bootstrap_interval` over rows).
+    With ``intervals=True``, each metric also has ``<name>_low`` and ``<name>_high`` (`bootstrap_interval`): over
+    blocks where the results have a column ``block``, over rows elsewhere.
     """
     if "reciprocal_rank" in results:
-        columns = {"top1": "hit1", "top3": "hit3", "mrr": "reciprocal_rank"}
-        values = torch.tensor(results[list(columns.values())].to_numpy(dtype=float))
-        statistics: Mapping[str, Callable[[Tensor], Tensor]] = {
-            name: itemgetter((..., i)) for i, name in enumerate(columns)
-        }
+        values = torch.tensor(results[list(HITS.values())].to_numpy(dtype=float))
+        statistics: Mapping[str, Statistic] = {name: itemgetter((..., i)) for i, name in enumerate(HITS)}
     elif "prediction" in results:
-        label = torch.tensor(results["label"].to_numpy(dtype=float))
-        values = regression_values(torch.tensor(results["prediction"].to_numpy(dtype=float)), label)
+        values = regression_values(*(results[name].to_numpy(dtype=float) for name in ("prediction", "label")))
         statistics = REGRESSION_STATISTICS
     else:
         raise ValueError(
@@ -237,11 +274,12 @@ def summarise(
         )
     out: dict[str, float] = {"n": len(results)}
     means = values.mean(0) if len(values) else torch.full(values.shape[1:], float("nan"))
-    resampled = bootstrap_means(values, replicates=replicates, seed=seed) if intervals else None
+    blocks = results.get("block")
+    resampled = bootstrap_means(values, blocks=blocks, replicates=replicates, seed=seed) if intervals else None
     for name, statistic in statistics.items():
         out[name] = float(statistic(means))
         if resampled is not None:
-            out[f"{name}_low"], out[f"{name}_high"] = interval_of(statistic(resampled), level=level)
+            out[f"{name}_low"], out[f"{name}_high"] = interval_of(statistic(resampled), level=level, blocks=blocks)
     return out
 
 
@@ -256,6 +294,25 @@ def r2_of_means(means: Float[Tensor, "*b m"]) -> Float[Tensor, "*b"]:
     return 1 - means[..., 0] / variance.where(defined, torch.nan)
 
 
+def _units(blocks: Int[Tensor, " n"] | Numbers, n: int) -> Int[Tensor, " n"]:
+    """What is drawn, numbered from 0: the blocks, and each row without one (a negative number)."""
+    blocks = as_tensor(blocks).cpu()
+    if blocks.shape != (n,) or blocks.is_floating_point():
+        raise ValueError(
+            f"blocks must be a whole number for each of the {n} rows, got {blocks.dtype} of shape {tuple(blocks.shape)}"
+        )
+    return torch.where(blocks < 0, -1 - torch.arange(n), blocks).unique(return_inverse=True)[1]
+
+
+def _expanded(tail: float, blocks: Int[Tensor, " n"] | Numbers) -> float:
+    """The share that an interval over blocks leaves out on either side, see `interval_of`."""
+    from scipy.stats import norm, t
+
+    size = torch.bincount(_units(blocks, len(blocks))).double()
+    equal = float(size.sum() ** 2 / (size**2).sum()) if len(size) > 1 else 1.0
+    return float(norm.cdf(t.ppf(tail, equal - 1) * (equal / (equal - 1)) ** 0.5)) if equal > 1 else tail
+
+
 def as_tensor(values: Any) -> Tensor:
     """A tensor of tensors, NumPy arrays, pandas columns (by position, whatever their index) or sequences."""
     if isinstance(values, Tensor):
@@ -266,7 +323,7 @@ def as_tensor(values: Any) -> Tensor:
     return torch.from_numpy(array)
 
 
-REGRESSION_STATISTICS: Mapping[str, Callable[[Tensor], Tensor]] = {
+REGRESSION_STATISTICS: Mapping[str, Statistic] = {
     "r2": r2_of_means,
     "mae": lambda m: m[..., 1],
     "rmse": lambda m: m[..., 0].sqrt(),
@@ -289,7 +346,3 @@ def regression_values(prediction: Any, label: Any) -> Float[Tensor, "n 4"]:
 def _regression_statistics(prediction: Any, label: Any) -> dict[str, float]:
     means = regression_values(prediction, label).mean(0)
     return {name: float(statistic(means)) for name, statistic in REGRESSION_STATISTICS.items()}
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())

@@ -8,6 +8,7 @@ regressor uses a learned vector in its place.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tslab._checks import check_choice, check_count, check_number
 from tslab.coords import has_location
 from tslab.encoders import LocationEncoder
-from tslab.encoders.networks import ACTIVATIONS, Dropout, xavier_linear
+from tslab.encoders.networks import Dropout, xavier_linear
 
 FUSIONS = ("concat", "hadamard", "none")
 IMAGE_KINDS = ("feats", "scalar")
@@ -104,10 +105,17 @@ class Regressor(nn.Module):
     ) -> None:
         super().__init__()
         image_features = check_count("image_features", image_features, at_least=0)
-        _check_parts(encoder, image_features, fusion, image_kind, location_activation)
         embedding_dim = check_count("embedding_dim", embedding_dim)
         head = tuple(check_count("head", width, hint="it is a tuple of widths") for width in head)
-        check_number("dropout", dropout, at_least=0, below=1)
+        check_choice("fusion", fusion, FUSIONS)
+        check_choice("image_kind", image_kind, IMAGE_KINDS)
+        check_choice("location_activation", location_activation, LOCATION_ACTIVATIONS)
+        if encoder is None and image_features == 0:
+            raise ValueError("a regressor needs a location encoder, image features, or both")
+        if (fusion == "none") == (encoder is not None and image_features > 0):
+            raise ValueError(
+                f'"none" takes one input, any other needs an encoder and image features; got fusion={fusion!r}'
+            )
         self.fusion = fusion
         self.encoder = encoder
         self.location_activation: nn.Module = nn.Sigmoid() if location_activation == "sigmoid" else nn.Identity()
@@ -115,15 +123,14 @@ class Regressor(nn.Module):
         self.missing = nn.Parameter(torch.zeros(width)) if encoder is not None else None
         self.scalar = ScalarFeatures() if image_kind == "scalar" and image_features else None
         branch_in = self.scalar.out_features if self.scalar is not None else image_features
-        self.image = (
-            mlp((branch_in, max(width, 2), width), dropout=dropout, generator=generator) if image_features else None
-        )
+        how: dict[str, Any] = {"dropout": dropout, "generator": generator}
+        self.image = mlp((branch_in, max(width, 2), width), **how) if image_features else None
         self.register_buffer("image_mean", torch.zeros(image_features))
         self.register_buffer("image_scale", torch.ones(image_features))
         self.register_buffer("label_mean", torch.zeros(()))
         self.register_buffer("label_scale", torch.ones(()))
         fused = 2 * width if fusion == "concat" else width
-        self.head = mlp((fused, *head, 1), dropout=dropout, generator=generator)
+        self.head = mlp((fused, *head, 1), **how)
 
     @torch.no_grad()
     def fit_scales(
@@ -149,14 +156,12 @@ class Regressor(nn.Module):
         self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None
     ) -> Float[Tensor, " n"]:
         """The prediction in units of the label's standard deviation, which the loss compares."""
-        location = self._embed_location(lonlat) if self.encoder is not None else None
-        features = self._embed_image(image) if self.image is not None else None
-        if location is None or features is None:
-            fused = location if location is not None else features
-        elif self.fusion == "hadamard":
-            fused = location * features
-        else:
-            fused = torch.cat([features, location], dim=-1)
+        parts = []
+        if self.image is not None:
+            parts.append(self._embed_image(image))
+        if self.encoder is not None:
+            parts.append(self._embed_location(lonlat))
+        fused = parts[0] * parts[1] if self.fusion == "hadamard" else torch.cat(parts, dim=-1)
         return self.head(fused).squeeze(-1)
 
     def _embed_location(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n e"]:
@@ -168,10 +173,7 @@ class Regressor(nn.Module):
     def _embed_image(self, image: Float[Tensor, "n d"] | None) -> Float[Tensor, "n e"]:
         assert self.image is not None
         if image is None:
-            raise ValueError(
-                f"this model needs image features of width {len(self.image_mean)}; pass image=, "
-                "or train with fusion='none'"
-            )
+            raise ValueError(f"this model needs image features of width {len(self.image_mean)}; pass them as image=")
         if self.scalar is not None:
             return self.image(self.scalar(image[:, 0]))
         return self.image((image - self.image_mean) / self.image_scale)
@@ -226,7 +228,8 @@ class Ensemble(nn.Module):
             raise ValueError("an ensemble needs at least one member")
         self.members = nn.ModuleList(members)
 
-    def forward(self, *inputs: Tensor | None) -> Tensor:
+    def forward(self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None) -> Tensor:
+        inputs = (lonlat,) if image is None else (lonlat, image)
         return torch.stack([member(*inputs) for member in self.members]).mean(0)
 
     def log_prior(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
@@ -235,30 +238,10 @@ class Ensemble(nn.Module):
         return torch.logsumexp(logs, dim=0) - torch.log(torch.tensor(float(len(self.members)), device=logs.device))
 
 
-def mlp(
-    widths: tuple[int, ...], *, activation: str = "relu", dropout: float = 0.0, generator: torch.Generator | None = None
-) -> nn.Sequential:
-    """Linear layers of the given widths with activation and dropout between them, and none after the last."""
-    check_choice("activation", activation, ACTIVATIONS)
+def mlp(widths: tuple[int, ...], *, dropout: float = 0.0, generator: torch.Generator | None = None) -> nn.Sequential:
+    """Linear layers of the given widths with ReLU and dropout between them, and none after the last."""
     check_number("dropout", dropout, at_least=0, below=1)
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(pairwise(widths)):
-        layers.append(xavier_linear(a, b, generator))
-        if i < len(widths) - 2:
-            layers += [ACTIVATIONS[activation](), Dropout(dropout)]
-    return nn.Sequential(*layers)
-
-
-def _check_parts(
-    encoder: LocationEncoder | None, image_features: int, fusion: str, image_kind: str, location_activation: str
-) -> None:
-    check_choice("fusion", fusion, FUSIONS)
-    check_choice("image_kind", image_kind, IMAGE_KINDS)
-    check_choice("location_activation", location_activation, LOCATION_ACTIVATIONS)
-    both = encoder is not None and image_features > 0
-    if encoder is None and image_features == 0:
-        raise ValueError("a regressor needs a location encoder, image features, or both")
-    if both and fusion == "none":
-        raise ValueError('fusion="none" takes one input, got an encoder and image features; use "concat" or "hadamard"')
-    if not both and fusion != "none":
-        raise ValueError(f'fusion={fusion!r} needs an encoder and image features; use fusion="none" for one of them')
+    for a, b in pairwise(widths):
+        layers += [xavier_linear(a, b, generator), nn.ReLU(), Dropout(dropout)]
+    return nn.Sequential(*layers[:-2])

@@ -10,58 +10,21 @@ from importlib.resources import files
 
 import pandas as pd
 
-from tslab._files import read_csv
+from tslab._files import packaged_json, read_csv
 from tslab.encoders import ENCODERS
 
 SOURCE = "Wu et al., TorchSpatial, NeurIPS 2024 Datasets and Benchmarks, arXiv:2406.15658"
 
-CLASSIFICATION_DATASETS: dict[str, str] = {
-    "birdsnap": "BirdSnap",
-    "birdsnap_ebird": "BirdSnap†",
-    "nabirds": "NABirds†",
-    "inat2017": "iNat2017",
-    "inat2018": "iNat2018",
-    "yfcc": "YFCC",
-    "fmow": "fMoW",
-}
+_NAMES = packaged_json("published_names.json")
+CLASSIFICATION_DATASETS: dict[str, str] = _NAMES["classification"]
 """Key and printed name of the seven classification datasets, in the order of the paper's Table 1."""
 
-REGRESSION_DATASETS: dict[str, str] = {
-    "mosaiks_population": "Population density",
-    "mosaiks_forest_cover": "Forest cover",
-    "mosaiks_nightlights": "Nightlights",
-    "mosaiks_elevation": "Elevation",
-    "sustainbench_asset_index": "Asset index",
-    "sustainbench_under5_mort": "Under-5 mortality",
-    "sustainbench_water_index": "Water index",
-    "sustainbench_women_bmi": "Women BMI",
-    "sustainbench_women_edu": "Women education",
-    "sustainbench_sanitation_index": "Sanitation index",
-}
+REGRESSION_DATASETS: dict[str, str] = _NAMES["regression"]
 """Key and printed name of the ten regression datasets: four of MOSAIKS, six of SustainBench."""
 
 ENCODER_ROWS: dict[str, str] = {
     "no_prior": "No prior (image only)",
-    **{
-        key: ENCODERS[key].name
-        for key in (
-            "tile",
-            "wrap",
-            "wrap_ffn",
-            "rbf",
-            "rff",
-            "space2vec_grid",
-            "space2vec_theory",
-            "xyz",
-            "nerf",
-            "sphere2vec_sphereC",
-            "sphere2vec_sphereC+",
-            "sphere2vec_sphereM",
-            "sphere2vec_sphereM+",
-            "sphere2vec_dfs",
-            "siren_sh",
-        )
-    },
+    **{key: ENCODERS[key].name for key in _NAMES["encoders"]},
     "gpt4v": "GPT-4V",
 }
 """Key and name of the rows of the paper's tables: the image model alone, fifteen encoders, GPT-4V."""
@@ -98,10 +61,7 @@ def dataset_name(key: str) -> str:
     Raises:
         ValueError: the key is not one of the published datasets.
     """
-    names = {**CLASSIFICATION_DATASETS, **REGRESSION_DATASETS}
-    if key not in names:
-        raise ValueError(f"no published dataset {key!r}; use one of {', '.join(names)}")
-    return names[key]
+    return _name("dataset", key, CLASSIFICATION_DATASETS | REGRESSION_DATASETS)
 
 
 def encoder_row_name(key: str) -> str:
@@ -110,6 +70,10 @@ def encoder_row_name(key: str) -> str:
     Raises:
         ValueError: the key is not a row of the published tables.
     """
-    if key not in ENCODER_ROWS:
-        raise ValueError(f"no published row {key!r}; use one of {', '.join(ENCODER_ROWS)}")
-    return ENCODER_ROWS[key]
+    return _name("row", key, ENCODER_ROWS)
+
+
+def _name(what: str, key: str, names: dict[str, str]) -> str:
+    if key not in names:
+        raise ValueError(f"no published {what} {key!r}; use one of {', '.join(names)}")
+    return names[key]

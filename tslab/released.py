@@ -26,6 +26,8 @@ from tslab._files import read_csv
 from tslab.released_files import (
     ENCODER_TOKENS,
     HOW_TO_GET,
+    SECOND_FOLDER,
+    SECOND_SOURCE,
     EmptyFileError,
     NotReleasedError,
     ReleasedFilesMissingError,
@@ -87,15 +89,10 @@ def load_released_results(dataset: str, encoder: str, root: str | os.PathLike[st
             "to read; use another encoder, or train this one with tslab.train"
         )
     notes: list[str] = []
-    if dataset.startswith("mosaiks_"):
-        table = _read_regression(path)
-        if encoder == "wrap":
-            _forget_sine_coordinates(table, path, notes)
-    else:
-        table = _read_classification(path)
-        if encoder in ("no_prior", "wrap"):
-            _join_coordinates(table, dataset, encoder, root, path, notes)
+    table = _read(path, dataset, encoder, root, notes)
     _check_degrees(table, path)
+    if path.parent.name == Path(SECOND_FOLDER).name:
+        notes.append(f"{path.name} is not of the release: it comes from {SECOND_SOURCE['repository']}.")
     if different:
         notes.append(f"{path.name} is not the checksummed release file ({different}).")
     table.attrs.update(
@@ -109,15 +106,42 @@ def load_released_results(dataset: str, encoder: str, root: str | os.PathLike[st
     return table
 
 
+def _read(
+    path: Path, dataset: str, encoder: str, root: str | os.PathLike[str] | None, notes: list[str]
+) -> pd.DataFrame:
+    """The rows of a file with degrees, or without where they cannot be had; ``notes`` says where they are from."""
+    if dataset.startswith("mosaiks_"):
+        table = _read_regression(path)
+        if encoder == "wrap":  # a sine has two angles in range, and no sibling holds the same rows
+            table[["lon", "lat"]] = np.nan
+            notes.append(
+                f"No coordinates: {path.name} stores sin(pi lon / 180) and sin(pi lat / 90), each of which two angles "
+                "share, and regression files hold different rows, so degrees cannot be taken from a sibling."
+            )
+    else:
+        table = _read_classification(path)
+        if encoder in ("no_prior", "wrap"):
+            _join_coordinates(table, dataset, encoder, root, path, notes)
+    return table
+
+
 def _read_classification(path: Path) -> pd.DataFrame:
     """Read a classification file; absent coordinate columns become NaN."""
+    check_released_file(path)
+    return check_results(path)
+
+
+def check_results(path: Path) -> pd.DataFrame:
+    """The columns of a classification file, whoever made it; absent coordinate columns become NaN.
+
+    Raises:
+        ReleasedResultsError: it has not the form of a released file, or contradicts itself.
+    """
     wanted = {"lon": "lon", "lat": "lat", "true_class_prob": "true_class_prob", "reciprocal_rank": "reciprocal_rank"}
     wanted |= {"hit@1": "hit1", "hit@3": "hit3"}
     raw = _read_csv(path, ["Unnamed: 0", *wanted], required=["true_class_prob", "reciprocal_rank", "hit@1", "hit@3"])
     if "Unnamed: 0" in raw and not np.array_equal(raw["Unnamed: 0"], np.arange(len(raw))):
-        raise ReleasedResultsError(
-            f"{path.name}: row numbers are not 0..{len(raw) - 1}, rows are missing or moved; {HOW_TO_GET}"
-        )
+        raise _damaged(path, f"row numbers are not 0..{len(raw) - 1}, rows are missing or moved")
     table = raw.reindex(columns=list(wanted)).rename(columns=wanted).astype("float64")
     rank = table["reciprocal_rank"]
     consistent = (
@@ -127,9 +151,7 @@ def _read_classification(path: Path) -> pd.DataFrame:
         and (table["hit3"] == (rank > 0.3)).all()  # ranks 1, 2, 3: 1, 1/2, 1/3; rank 4: 1/4
     )
     if not consistent:
-        raise ReleasedResultsError(
-            f"{path.name}: ranks, hits and probabilities contradict each other; the file is damaged, {HOW_TO_GET}"
-        )
+        raise _damaged(path, "ranks, hits and probabilities contradict each other")
     return table.astype({"hit1": bool, "hit3": bool})
 
 
@@ -138,23 +160,22 @@ def _read_regression(path: Path) -> pd.DataFrame:
     wanted = {"lon": "lon", "lat": "lat", "predictions": "prediction", "labels": "label"}
     table = _read_csv(path, list(wanted), required=list(wanted)).rename(columns=wanted)
     if not np.isfinite(table.to_numpy()).all():
-        raise ReleasedResultsError(f"{path.name}: missing or infinite values; the file is damaged, {HOW_TO_GET}")
+        raise _damaged(path, "missing or infinite values")
     return table[list(REGRESSION_COLUMNS)]
 
 
 def _read_csv(path: Path, columns: list[str], required: list[str]) -> pd.DataFrame:
     """Read some columns of a released file, saying what is wrong if that fails."""
-    check_released_file(path)
     try:
         table = read_csv(path, usecols=lambda name: name in columns)
     except (ValueError, UnicodeDecodeError) as error:
-        raise ReleasedResultsError(f"{path.name} is not a readable CSV ({error}); {HOW_TO_GET}") from error
+        raise _damaged(path, f"it is not a readable CSV ({error})") from error
     missing = [name for name in required if name not in table]
     if missing or table.empty:
         what = f"columns {', '.join(missing)}" if missing else "rows"
-        raise ReleasedResultsError(f"{path.name} has no {what}; it is not a released result file, {HOW_TO_GET}")
+        raise _damaged(path, f"it has no {what}")
     if any(not pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes):
-        raise ReleasedResultsError(f"{path.name} holds text where numbers belong; the file is damaged, {HOW_TO_GET}")
+        raise _damaged(path, "text where numbers belong")
     return table
 
 
@@ -173,11 +194,7 @@ def _join_coordinates(
         return
     sibling, name = found
     if len(sibling) != len(table):
-        raise ReleasedResultsError(
-            f"{path.name} has {len(table)} rows but its sibling {name} has {len(sibling)}: coordinates "
-            "cannot be joined by row; "
-            "compare both files with the checksums: python data_scripts/fetch_released.py --verify"
-        )
+        raise _contradiction(path, name, f"there are {len(table)} rows but its sibling has {len(sibling)}")
     degrees = sibling[["lon", "lat"]]
     located = degrees.notna().all(axis=1)
     evidence = (
@@ -198,7 +215,7 @@ def _find_sibling(dataset: str, root: str | os.PathLike[str] | None) -> tuple[pd
             path = result_path(dataset, encoder, root)
         except (NotReleasedError, ReleasedFilesMissingError):
             continue
-        if path.stat().st_size >= 16:
+        if path.parent.name in ("classification", "regression") and path.stat().st_size >= 16:
             return _read_classification(path), path.name
     return None
 
@@ -210,11 +227,8 @@ def _check_sines(table: pd.DataFrame, degrees: pd.DataFrame, path: Path, name: s
     same_gaps = np.array_equal(np.isnan(stored), np.isnan(sines))
     gap = float(np.nanmax(np.abs(stored - sines))) if same_gaps and not np.isnan(sines).all() else 0.0
     if not same_gaps or gap > SINE_TOLERANCE:
-        raise ReleasedResultsError(
-            f"{path.name}: its sine features do not belong to the coordinates of {name} (largest difference "
-            f"{gap:.2g}); "
-            "compare both files with the checksums: python data_scripts/fetch_released.py --verify"
-        )
+        what = f"its sine features do not belong to those coordinates (largest difference {gap:.2g})"
+        raise _contradiction(path, name, what)
     return f"the stored sine features agree with them to {gap:.0e}"
 
 
@@ -227,40 +241,30 @@ def _check_same_images(table: pd.DataFrame, sibling: pd.DataFrame, located: pd.S
     ours, theirs = table["true_class_prob"].to_numpy(), sibling["true_class_prob"].to_numpy()
     alone = ~located.to_numpy()
     if not np.allclose(ours[alone], theirs[alone], atol=1e-6):
-        raise ReleasedResultsError(
-            f"{path.name} and {name} disagree on images without location, where both are the image model: "
-            "rows are not aligned; "
-            "compare both files with the checksums: python data_scripts/fetch_released.py --verify"
-        )
+        what = "they disagree on images without location, where both are the image model: rows are not aligned"
+        raise _contradiction(path, name, what)
     correlation = float(np.corrcoef(ours, theirs)[0, 1]) if len(ours) > 2 else 1.0
     if not correlation > MIN_CORRELATION:
-        raise ReleasedResultsError(
-            f"{path.name} and {name} do not list the same images in the same order (correlation "
-            f"{correlation:.2f}); "
-            "compare both files with the checksums: python data_scripts/fetch_released.py --verify"
-        )
+        what = f"they do not list the same images in the same order (correlation {correlation:.2f})"
+        raise _contradiction(path, name, what)
     same = f"both files agree on all {int(alone.sum())} rows without location, " if alone.any() else ""
     return f"{same}true-class probabilities correlate with {correlation:.2f}"
-
-
-def _forget_sine_coordinates(table: pd.DataFrame, path: Path, notes: list[str]) -> None:
-    """Replace sine features by NaN: a sine has two angles in range, and no sibling holds the same rows."""
-    table[["lon", "lat"]] = np.nan
-    notes.append(
-        f"No coordinates: {path.name} stores sin(pi lon / 180) and sin(pi lat / 90), each of which two "
-        "angles share, and "
-        "regression files hold different rows, so degrees cannot be taken from a sibling."
-    )
 
 
 def _check_degrees(table: pd.DataFrame, path: Path) -> None:
     """Raise if coordinates cannot be degrees, or look like sine features."""
     lon, lat = table["lon"].abs().max(), table["lat"].abs().max()
     if lon > 180 or lat > 90:
-        raise ReleasedResultsError(
-            f"{path.name}: coordinates beyond +-180, +-90 degrees; the file is damaged, {HOW_TO_GET}"
-        )
+        raise _damaged(path, "coordinates beyond +-180, +-90 degrees")
     if len(table) > 100 and lon <= 1 and lat <= 1:
-        raise ReleasedResultsError(
-            f"{path.name}: coordinates within +-1 are sine features, not degrees, and cannot be read"
-        )
+        raise _damaged(path, "coordinates within +-1 are sine features, not degrees")
+
+
+def _damaged(path: Path, what: str) -> ReleasedResultsError:
+    return ReleasedResultsError(f"{path.name}: {what}; this is not the released file or it is damaged, {HOW_TO_GET}")
+
+
+def _contradiction(path: Path, sibling: str, what: str) -> ReleasedResultsError:
+    """Two files whose rows cannot be joined."""
+    hint = "compare both files with the checksums: python data_scripts/fetch_released.py --verify"
+    return ReleasedResultsError(f"{path.name} and coordinates from {sibling}: {what}; {hint}")

@@ -1,8 +1,8 @@
-"""Which files the TorchSpatial authors released, where they lie on this machine, and how to get them.
+"""Which files the TorchSpatial authors released, and where they lie on this machine.
 
 The release is a git repository. Its per-sample evaluation results (``eval_results/``) and checkpoints
 (``pre_trained_models/``) are what the reproduction chapters start from. They are licensed CC BY-NC 4.0, so tslab does
-not ship them: it ships their checksums and this module. Files are looked for in, by precedence, an explicit ``root``,
+not ship them: it ships their checksums. Files are looked for in, by precedence, an explicit ``root``,
 the folder named by ``TSLAB_MIRROR`` (a copy of the repository, or a folder holding one as ``TorchSpatial/``) and the
 cache folder ``TSLAB_DATA`` (default: the platform's cache folder), which ``data_scripts/fetch_released.py`` fills.
 
@@ -12,23 +12,19 @@ in the place and format of the released ones, set ``TSLAB_OWN_RESULTS=1``.
 Apart from `tslab.released`, which reads the files and knows their traps: nothing here looks inside one.
 """
 
-import errno
 import hashlib
 import os
-import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 import pandas as pd
 import platformdirs
-import pooch
-import requests
 
-from tslab._checks import check_count
+from tslab._files import packaged_json, read_json
 
 REPOSITORY = "seai-lab/TorchSpatial"
 """The official repository on GitHub."""
@@ -36,40 +32,24 @@ REPOSITORY = "seai-lab/TorchSpatial"
 RELEASE = "9f8d833"
 """Abbreviated commit of the release that the checksums were computed from."""
 
-DATASET_TOKENS: dict[str, str] = {
-    "birdsnap": "birdsnap_orig_meta_test",
-    "birdsnap_ebird": "birdsnap_ebird_meta_test",
-    "nabirds": "nabirds_ebird_meta_test",
-    "inat2017": "inat_2017__val",
-    "inat2018": "inat_2018__val",
-    "yfcc": "yfcc__test",
-    "fmow": "fmow__val",
-    "mosaiks_population": "mosaiks_population__test",
-    "mosaiks_forest_cover": "mosaiks_forest_cover__test",
-    "mosaiks_nightlights": "mosaiks_nightlights__test",
-    "mosaiks_elevation": "mosaiks_elevation__test",
-}
+INDEX = "released_files.csv"
+"""tslab's list of the released files, among its data."""
+
+_NAMES = packaged_json("released_tokens.json")
+DATASET_TOKENS: dict[str, str] = _NAMES["datasets"]
 """How the released files call each dataset."""
 
-ENCODER_TOKENS: dict[str, str] = {
-    "no_prior": "no_prior",
-    "tile": "tile_ffn",
-    "wrap": "wrap",
-    "wrap_ffn": "wrap_ffn",
-    "rbf": "rbf",
-    "rff": "rff",
-    "space2vec_grid": "Space2Vec-grid",
-    "space2vec_theory": "Space2Vec-theory",
-    "xyz": "xyz",
-    "nerf": "NeRF",
-    "sphere2vec_sphereC": "Sphere2Vec-sphereC",
-    "sphere2vec_sphereC+": "Sphere2Vec-sphereC+",
-    "sphere2vec_sphereM": "Sphere2Vec-sphereM",
-    "sphere2vec_sphereM+": "Sphere2Vec-sphereM+",
-    "sphere2vec_dfs": "Sphere2Vec-dfs",
-    "siren_sh": "spherical_harmonics",
-}
+ENCODER_TOKENS: dict[str, str] = _NAMES["encoders"]
 """How the released files call each encoder (``no_prior`` is ``no_prior_regress`` in regression files)."""
+
+
+SECOND_SOURCE: dict[str, Any] = packaged_json("second_source.json")
+"""A second repository of the same group, with per-sample results of one dataset that the release lacks: its name,
+pinned commits, the dataset and the encoders. Nobody recorded its checksums, so each is recorded at the first download
+(`RECORDED`), and the file must keep it."""
+
+SECOND_FOLDER = "eval_results/PyGBS"
+RECORDED = "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -82,31 +62,6 @@ class ReleasedFile:
     kind: str
     dataset: str
     encoder: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """One commit to download from. ``flat`` commits keep classification results directly in ``eval_results/``."""
-
-    commit: str
-    flat: bool = False
-
-    def url(self, path: str, host: str = "https://raw.githubusercontent.com") -> str:
-        """The address of a repository file at this commit."""
-        if self.flat:
-            path = path.replace("eval_results/classification/", "eval_results/")
-        return f"{host}/{REPOSITORY}/{self.commit}/{quote(path)}"
-
-
-SOURCES: tuple[Source, ...] = (
-    Source("6d7c6388b11452185dfb1aa89019094d34b3652c"),
-    Source("1c2dc7aa48e239d0aa9a561517fd1e25694b28bb"),
-    Source("bf92dabe6f76564536d9e43d7831c77f901f0f78"),
-    Source("68c53860f553c79593d2e014696f27a7468dbf62"),
-    Source("4434b1c14cebc70d37cdb46900749ad315597e16"),
-    Source("d8994dcf992a7fcd262411051d1a22a6878875f6", flat=True),
-)
-"""Pinned commits, tried in this order. The checksum decides: every source yields the same bytes or none."""
 
 
 class ReleasedResultsError(Exception):
@@ -127,10 +82,6 @@ class EmptyFileError(NotReleasedError):
 
 class DamagedReleasedFileError(ReleasedResultsError):
     """A file in the place of a released one that has not its size or checksum."""
-
-
-class FetchError(ReleasedResultsError):
-    """A download that did not end in a verified file. Nothing was left behind."""
 
 
 HOW_TO_GET = (
@@ -216,14 +167,18 @@ def result_path(dataset: str, encoder: str, root: str | os.PathLike[str] | None 
     token = ENCODER_TOKENS[encoder] + ("_regress" if (kind, encoder) == ("regression", "no_prior") else "")
     stem = f"eval_results/{kind}/eval_{DATASET_TOKENS[dataset]}_{token}"
     folder = released_root(root)
-    for name in (f"{stem}.csv", f"{stem} copy.csv"):
+    second = f"{SECOND_FOLDER}/{Path(stem).name}.csv"
+    for name in (f"{stem}.csv", f"{stem} copy.csv", second):
         if (folder / name).is_file():
             return folder / name
     if released_files(datasets=[dataset], encoders=[encoder]):
         raise ReleasedFilesMissingError(f"{stem}.csv is not in {folder}; {HOW_TO_GET}")
+    elsewhere = ""
+    if dataset == SECOND_SOURCE["dataset"] and encoder in SECOND_SOURCE["encoders"]:
+        elsewhere = f", fetch them from {SECOND_SOURCE['repository']} (data_scripts/fetch_released.py --second-source)"
     raise NotReleasedError(
         f"no per-sample results of {encoder} on {dataset} are among the {RELEASE} release files ({stem}.csv is "
-        "absent); use another encoder, or train this one with tslab.train"
+        f"absent); use another encoder{elsewhere}, or train this one with tslab.train"
     )
 
 
@@ -241,14 +196,11 @@ def check_released_file(path: Path) -> str:
     """
     folder_and_name = "/".join(path.parts[-3:]).replace(" copy.csv", ".csv")
     known = {file.path.replace(" copy.csv", ".csv"): file for file in _index()}.get(folder_and_name)
-    found = path.stat()
-    if known is None:
-        different = "the release has no file of this name"
-    elif found.st_size != known.size:
-        different = f"it has {found.st_size:,} bytes, the released file {known.size:,}"
-    elif (digest := _sha256(path, found.st_size, found.st_mtime_ns)) != known.sha256:
-        different = f"its SHA-256 is {digest[:12]}..., that of the released file {known.sha256[:12]}..."
-    else:
+    if path.parent.name == Path(SECOND_FOLDER).name and (path.parent / RECORDED).is_file():
+        digest = read_json(path.parent / RECORDED, remedy="delete the folder and fetch it again").get(path.name)
+        known = ReleasedFile(path.name, path.stat().st_size, str(digest), "classification", "", "")
+    different = "the release has no file of this name" if known is None else difference(path, known)
+    if not different:
         return ""
     if os.environ.get("TSLAB_OWN_RESULTS", "0") not in ("", "0"):
         return different
@@ -258,138 +210,29 @@ def check_released_file(path: Path) -> str:
     )
 
 
-def verify_released(chosen: Iterable[ReleasedFile], root: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """Compare files on this machine with the released checksums.
-
-    Returns:
-        path -> ``ok``, ``missing`` or ``differs``.
-    """
-    folder = released_root(root)
-    return {file.path: _state(folder / file.path, file) for file in chosen}
-
-
-def fetch_released(
-    chosen: Sequence[ReleasedFile],
-    folder: str | os.PathLike[str] | None = None,
-    *,
-    sources: Sequence[Source] = SOURCES,
-    host: str = "https://raw.githubusercontent.com",
-    retries: int = 2,
-    report: Callable[[ReleasedFile, str], None] | None = None,
-) -> dict[str, str]:
-    """Download released files, each verified and put in place by a rename; verified files are skipped.
-
-    A second call continues where an interrupted one stopped. No call leaves a partial or unverified file.
-
-    Args:
-        chosen: files, for instance from `released_files`.
-        folder: repository-like folder to fill, default ``TorchSpatial`` in `data_folder`.
-        sources: commits to try, in order, for each file.
-        host: where the repository is served from.
-        retries: further attempts after a dropped connection.
-        report: called with each file and ``skipped`` or ``fetched`` when it is done (for progress).
-
-    Returns:
-        path -> ``skipped`` (was there, verified) or ``fetched``.
-
-    Raises:
-        FetchError: a file could not be had from any source, or could not be written.
-    """
-    check_count("retries", retries, at_least=0)
-    target = Path(folder) if folder is not None else data_folder() / "TorchSpatial"
-    outcome: dict[str, str] = {}
-    preferred = list(sources)
-    for file in chosen:
-        if _state(target / file.path, file) == "ok":
-            outcome[file.path] = "skipped"
-        else:
-            used = _fetch_one(file, target, preferred, host, retries)
-            preferred.sort(key=lambda source: source != used)  # what answered goes first
-            outcome[file.path] = "fetched"
-        if report:
-            report(file, outcome[file.path])
-    return outcome
-
-
-def _fetch_one(file: ReleasedFile, target: Path, sources: Sequence[Source], host: str, retries: int) -> Source:
-    """Fetch one file from the first source that has it, and return that source."""
-    problems = []
-    for source in sources:
-        url = source.url(file.path, host)
-        try:
-            _download(url, file, target, retries)
-        except requests.HTTPError as error:
-            problems.append(f"{url}: {error}")
-        except requests.RequestException as error:
-            raise FetchError(
-                f"connection lost while fetching {url}: {error}; nothing was left behind, run the same command again "
-                "to resume"
-            ) from error
-        except ValueError as error:  # pooch: the checksum does not match
-            problems.append(f"{url}: {error}")
-        except OSError as error:
-            what = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-            raise FetchError(
-                f"cannot write {target / file.path} ({file.size / 1e6:.1f} MB): {what}; nothing was left behind, free "
-                "some space or set TSLAB_DATA to a folder on another disk, and run the same command again"
-            ) from error
-        else:
-            return source
-    listed = "\n  ".join(problems)
-    raise FetchError(
-        f"no pinned commit serves {file.path} with the expected checksum:\n  {listed}\n"
-        "Nothing was left behind. If the repository has moved, clone it and set TSLAB_MIRROR to the clone."
+def difference(path: Path, file: ReleasedFile) -> str:
+    """What tells the file at ``path`` from the released one; "" if it is that, byte for byte."""
+    found = path.stat()
+    if found.st_size != file.size:
+        return f"it has {found.st_size:,} bytes, the released file {file.size:,}"
+    digest = sha256_of(path)
+    return (
+        ""
+        if digest == file.sha256
+        else f"its SHA-256 is {digest[:12]}..., that of the released file {file.sha256[:12]}..."
     )
 
 
-def _download(url: str, file: ReleasedFile, target: Path, retries: int) -> None:
-    """One verified download through pooch, which writes to a temporary name in the same folder and renames."""
-    pooch.get_logger().setLevel("WARNING")
-    destination = target / file.path
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(retries + 1):
-        if attempt:
-            time.sleep(min(2.0**attempt, 10.0))
-        try:
-            pooch.retrieve(
-                url,
-                known_hash=f"sha256:{file.sha256}",
-                fname=destination.name,
-                path=destination.parent,
-                downloader=pooch.HTTPDownloader(timeout=60, progressbar=_Limit(file.size)),
-            )
-            return
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
-            if attempt == retries:
-                raise
+@cache
+def index_sha256() -> str:
+    """Checksum of tslab's list of released files, which holds the checksum of every file."""
+    return hashlib.sha256((files("tslab") / "data" / INDEX).read_bytes()).hexdigest()
 
 
-class _Limit:
-    """Ends a download that goes on behind the last byte; pooch reports to it as to a progress bar."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.total = self.left = size
-
-    def update(self, chunk: int) -> None:
-        if self.left <= 0:  # pooch counts whole chunks, the last one too
-            raise ValueError(f"it sends more than the {self.size:,} bytes of the released file")
-        self.left -= chunk
-
-    def reset(self) -> None:
-        self.left = max(self.size, self.total)
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def _state(path: Path, file: ReleasedFile) -> str:
-    """``ok``, ``missing`` or ``differs``."""
-    if not path.is_file():
-        return "missing"
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, read once in a process, and again if its size or date changes."""
     found = path.stat()
-    same = found.st_size == file.size and _sha256(path, found.st_size, found.st_mtime_ns) == file.sha256
-    return "ok" if same else "differs"
+    return _sha256(path, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
@@ -401,7 +244,7 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 
 @cache
 def _index() -> tuple[ReleasedFile, ...]:
-    with (files("tslab") / "data" / "released_files.csv").open(encoding="utf-8") as stream:
+    with (files("tslab") / "data" / INDEX).open(encoding="utf-8") as stream:
         table = pd.read_csv(stream).rename(columns={"bytes": "size"})
     return tuple(ReleasedFile(**row) for row in table.to_dict("records"))
 

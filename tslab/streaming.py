@@ -13,11 +13,10 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tslab._checks import check_choice, check_count
-from tslab._files import atomic_path, only_writer
+from tslab._files import only_writer
 from tslab._geometry import geo_metadata, kept_geo_metadata, places_of_frame, places_of_table
 from tslab._identity import identity_of, owner_of
 from tslab._optional import require
@@ -37,7 +36,6 @@ from tslab.coords import CoordinateError, check_lonlat
 
 Encoder = Callable[[Float[Tensor, "n 2"]], Float[Tensor, "n d"]]
 Dtype = Literal["float32", "float16"]
-DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -102,19 +100,15 @@ def encode_parquet(
         ValueError: a column that is there already, other arguments out of range, an encoder whose output does not fit,
             a source that is damaged or changes meanwhile.
     """
-    pq = require("pyarrow.parquet", "geo")
     start = time.perf_counter()
-    _check_encoder(encoder)
+    _check_arguments(encoder, dtype)
     batch_rows, part_rows = check_count("batch_rows", batch_rows), check_count("part_rows", part_rows)
-    check_choice("dtype", dtype, DTYPES)
     table, out = ParquetSource.open(Path(source)), Path(target)
     _check_target(table, out)
     place_columns = [lon, lat] if geometry is None else [geometry]
     kept = _kept_columns(table, place_columns, column, keep)
-    try:  # types and coordinate system are wrong before anything is written
-        places_of_table(table.schema.empty_table(), lon, lat, geometry)
-    except CoordinateError as error:
-        raise CoordinateError(f"{source}: {error}") from None
+    # types and coordinate system are wrong before anything is written
+    _places_of(table.schema.empty_table(), place_columns, str(source))
     metadata = kept_geo_metadata(table.schema, kept)
     plan = {
         "source": table.state(),
@@ -130,23 +124,18 @@ def encode_parquet(
         resumed = min(done * part_rows, table.rows)
         columns = [*dict.fromkeys([*place_columns, *kept])]
         with tqdm(total=table.rows, initial=resumed, unit="row", unit_scale=True, disable=not progress) as bar:
+
+            def encoded(first_row: int, rows: Any) -> Any:
+                lonlat = _places_of(rows, place_columns, f"rows from {first_row:,} on")
+                bar.update(len(lonlat))
+                return _with_column(rows.select(kept), column, _encode(encoder, lonlat, dtype), metadata)
+
             pieces = table.pieces(columns, batch_rows, part_rows, resumed) if done < parts.count else ()
             for number, group in groupby(pieces, key=lambda piece: piece[0] // part_rows):
-                with atomic_path(parts.path(number)) as temporary, ExitStack() as stack:
-                    writer = None
-                    for first_row, rows in group:
-                        lonlat = _places_of(rows, lon, lat, geometry, first_row)
-                        encoded = _encode(encoder, lonlat, dtype)
-                        piece = _with_column(rows.select(kept), column, encoded, metadata)
-                        if writer is None:
-                            writer = pq.ParquetWriter(temporary, piece.schema, write_page_checksum=True)
-                            stack.enter_context(writer)
-                        writer.write_table(piece)
-                        bar.update(len(lonlat))
+                parts.write(number, (encoded(*piece) for piece in group))
         if table.state() != plan["source"]:
             raise ValueError(f"{source} was changed while it was read; run the same call again")
-        width = pq.read_schema(parts.path(0)).field(column).type.list_size
-        parts.join(out)
+        width = parts.join(out).field(column).type.list_size
         shutil.rmtree(folder, ignore_errors=True)
     return StreamReport(table.rows, width, resumed, time.perf_counter() - start, out.stat().st_size)
 
@@ -175,25 +164,21 @@ def encode_frame(
         ValueError: other arguments out of range, an encoder whose output does not fit.
     """
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(
-            f"encode_frame takes a pandas DataFrame, got {type(frame).__name__}; call the encoder itself for a tensor "
-            "of places, and map_partitions for a Dask frame"
-        )
-    _check_encoder(encoder)
+        hint = "call the encoder itself for a tensor of places, and map_partitions for a Dask frame"
+        raise TypeError(f"encode_frame takes a pandas DataFrame, got {type(frame).__name__}; {hint}")
+    _check_arguments(encoder, dtype)
     batch_rows = check_count("batch_rows", batch_rows)
-    check_choice("dtype", dtype, DTYPES)
     lonlat = torch.from_numpy(np.array(places_of_frame(frame, lon, lat)))
     check_lonlat(lonlat)
     values = np.concatenate([_encode(encoder, block, dtype) for block in lonlat.split(batch_rows)])
     return pd.DataFrame(values, index=frame.index, columns=[f"{prefix}{i}" for i in range(values.shape[1])])
 
 
-def _check_encoder(encoder: Encoder) -> None:
+def _check_arguments(encoder: Encoder, dtype: str) -> None:
     if not callable(encoder):
-        raise TypeError(
-            f"encoder must be a function of places (n, 2), got {type(encoder).__name__}; tslab.location_encoder(key) "
-            "makes one of a key"
-        )
+        hint = "tslab.location_encoder(key) makes one of a key"
+        raise TypeError(f"encoder must be a function of places (n, 2), got {type(encoder).__name__}; {hint}")
+    check_choice("dtype", dtype, get_args(Dtype))
 
 
 def _check_target(table: ParquetSource, out: Path) -> None:
@@ -212,35 +197,29 @@ def _kept_columns(table: ParquetSource, place_columns: list[str], column: str, k
         raise ValueError(f"keep is a list of columns and column a name, got {keep!r} and {column!r}")
     for name in [*place_columns, *(keep or ())]:
         if name not in names:
-            hint = ""
-            if name in place_columns[:-1] and (points := list(geo_metadata(table.schema).get("columns", {}))):
-                hint = f"; it is GeoParquet: pass geometry={points[0]!r}"
+            points = list(geo_metadata(table.schema).get("columns", {})) if name in place_columns[:-1] else []
+            hint = f"; it is GeoParquet: pass geometry={points[0]!r}" if points else ""
             raise KeyError(f"no column {name!r} in {table.path}; it has {', '.join(names)}{hint}")
     if keep is None and table.unread:
-        raise ValueError(
-            f"only some of the files in {table.path} have column {', '.join(table.unread)}; name the columns to copy "
-            "with keep=[...]"
-        )
-    geometry = place_columns[0] if len(place_columns) == 1 else None
-    kept = [name for name in names if name != geometry] if keep is None else list(keep)
+        only = f"only some of the files in {table.path} have column {', '.join(table.unread)}"
+        raise ValueError(f"{only}; name the columns to copy with keep=[...]")
+    geometry = place_columns if len(place_columns) == 1 else []
+    kept = [name for name in names if name not in geometry] if keep is None else list(keep)
     for name in {*place_columns, *kept}:
         if names.count(name) > 1 or kept.count(name) > 1:
             raise ValueError(f"column {name!r} is there more than once; every column needs a name of its own")
     if column in kept:
-        raise ValueError(
-            f"the source has a column {column!r} already; choose another name with column=, or list the "
-            "columns to copy in keep="
-        )
+        hint = "choose another name with column=, or list the columns to copy in keep="
+        raise ValueError(f"the source has a column {column!r} already; {hint}")
     return kept
 
 
-def _places_of(table: Any, lon: str, lat: str, geometry: str | None, first_row: int) -> Float[Tensor, "n 2"]:
-    """Places of a piece of the table; the row of a bad one is counted from the top of the file."""
+def _places_of(table: Any, columns: list[str], where: str) -> Float[Tensor, "n 2"]:
+    """Places of a piece of the table; an error says ``where`` that is."""
     try:
-        places = places_of_table(table, lon, lat, geometry)
-        return check_lonlat(torch.from_numpy(np.ascontiguousarray(places)))
+        return check_lonlat(torch.from_numpy(np.ascontiguousarray(places_of_table(table, columns))))
     except CoordinateError as error:
-        raise CoordinateError(f"rows from {first_row:,} on: {error}") from None
+        raise CoordinateError(f"{where}: {error}") from None
 
 
 @torch.inference_mode()
@@ -266,9 +245,8 @@ def _encode(encoder: Encoder, lonlat: Float[Tensor, "n 2"], dtype: str) -> NDArr
     with np.errstate(over="ignore"):
         small = values.astype(dtype)
     if dtype == "float16" and bool((np.isinf(small) & np.isfinite(values)).any()):
-        raise ValueError(
-            f"float16 ends at 65,504, the encoder gives {np.nanmax(np.abs(values)):g}; use dtype='float32'"
-        )
+        largest = np.nanmax(np.abs(values))
+        raise ValueError(f"float16 ends at 65,504, the encoder gives {largest:g}; use dtype='float32'")
     return small
 
 

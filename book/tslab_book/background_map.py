@@ -17,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import Record, recompute_or_read, release_stamp
+from tslab.benchmark.records import release_stamp
 from tslab.encoders.released import load_released_checkpoint
 from tslab_book import RESULTS
+from tslab_book.records import Record, recompute_or_read
 from tslab_book.released_encoders import checkpoint_folder
 
 CHECKPOINT = "sphere2vec_sphereC/model_fmow_Sphere2Vec-sphereC_inception_v3_0.0050_64_0.0005000_1_512.pth.tar"

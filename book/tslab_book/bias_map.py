@@ -28,7 +28,7 @@ from tslab.released import load_released_results
 from tslab_book import RESULTS
 
 RECORD = "geobias_map.csv"
-"""For `tslab.benchmark.read_record`: the cells of all `PAIRS`, and ``totals`` by ``dataset/encoder`` beside them."""
+"""For `tslab_book.records.read_record`: the cells of all `PAIRS`, and ``totals`` by ``dataset/encoder`` beside them."""
 
 NUM_LON, NUM_LAT = 72, 36
 """Cells of equal area, 5 degrees of longitude wide: about 560 km by 350 km on the equator."""
@@ -115,9 +115,9 @@ def totals(result: GeoBiasSummary, hits: NDArray[np.float64]) -> dict[str, float
 def released_map(
     dataset: str, encoder: str, *, root: str | Path | None = None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Cells and totals of a released pair: hits are Top-1 hits, the score is the default of `tslab.geobias.ssi`."""
+    """Cells and totals of a released pair: hits are Top-1 hits, the score has the joint null."""
     result = released_geobias(
-        dataset, encoder, radius_km=RADIUS_KM, max_neighbors=MAX_NEIGHBORS, alpha=ALPHA, root=root
+        dataset, encoder, radius_km=RADIUS_KM, max_neighbors=MAX_NEIGHBORS, alpha=ALPHA, null="joint", root=root
     )
     hits = released_hits(load_released_results(dataset, encoder, root=root))
     return bias_map(result, hits), totals(result, hits)

@@ -33,17 +33,17 @@ from torch import Tensor, nn
 from tslab import __version__
 from tslab._files import atomic_write
 from tslab.benchmark.comparison import holm
-from tslab.benchmark.records import read_record
 from tslab.coords import EARTH_RADIUS_KM, sample_sphere, unit_vectors
 from tslab.diagnostics import diagnose, resolution_km
 from tslab.encoders import PositionEncoder
 from tslab.encoders.registry import ENCODERS, position_encoder
 from tslab_book import RESULTS
+from tslab_book.records import read_record
 from tslab_book.waves import random_waves
 
 RECORD = RESULTS / "encoder_guide.csv"
 FACTS = RECORD.with_suffix(".json")
-"""What `write_facts` writes; `tslab.benchmark.read_record` reads it."""
+"""What `write_facts` writes; `tslab_book.records.read_record` reads it."""
 
 PLACES = (300, 3000)
 SEEDS = 5

@@ -7,9 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tslab._checks import check_choice
-from tslab.plot import NEUTRAL, encoder_color, readable
-from tslab.plot.sliders import short
+from tslab.plot import NEUTRAL, encoder_color
+from tslab.plot.projection import short
 from tslab.published import CLASSIFICATION_DATASETS, encoder_row_name, published_tables
+from tslab_book.prose import readable
 
 
 def report_card(measured: Mapping[str, Any], features: int) -> str:

@@ -22,13 +22,14 @@ from scipy.optimize import nnls
 
 import tslab
 from tslab._files import atomic_write
-from tslab.benchmark import JobStore, find_record, read_record
+from tslab.benchmark import JobStore, find_record
 from tslab.benchmark.records import release_stamp
 from tslab.earth import spatial_blocks
 from tslab.tasks import Table
 from tslab_book import RESULTS
 from tslab_book.fair import SIZES, SPLITS, Job, design, predictions
 from tslab_book.fair_methods import BASELINES, BLOCK_DEG, BUDGET
+from tslab_book.records import read_record
 
 RECORD = RESULTS / "fair_table.csv"
 RUNS = "fair_runs.csv"

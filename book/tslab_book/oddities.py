@@ -26,7 +26,7 @@ from tslab.released_files import has_released_results
 from tslab_book import RESULTS
 
 FACTS = "audit_facts.json"
-"""The record of `compute_facts`, for `tslab.benchmark.read_record`."""
+"""The record of `compute_facts`, for `tslab_book.records.read_record`."""
 
 TASKS = ("mosaiks_population", "mosaiks_forest_cover", "mosaiks_nightlights", "mosaiks_elevation")
 """Tasks of the record."""

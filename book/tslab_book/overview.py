@@ -17,6 +17,8 @@ from plotly.subplots import make_subplots
 from tslab import plot
 from tslab.benchmark import read_cells
 from tslab.earth import CONTINENTS, continents
+from tslab.plot.colors import with_missing
+from tslab.plot.sliders import as_bytes
 from tslab.published import encoder_row_name, published_tables
 from tslab.synthetic import CLASS_SPECS
 from tslab.tasks.datasets import DATASETS
@@ -236,7 +238,7 @@ def tour_figure(tasks: Sequence[Task], land_shares: Sequence[float]) -> go.Figur
         go.Heatmap(density).update(
             x=lon.astype("f4"),
             y=sin_lat.astype("f4"),
-            colorscale=plot.with_missing(plot.FIELD_SCALE),
+            colorscale=with_missing(plot.FIELD_SCALE),
             zmin=-128,
             zmax=127,
             showscale=False,
@@ -298,7 +300,7 @@ def _tour_traces(task: Task) -> tuple[go.Heatmap, go.Bar, go.Scatter, go.Bar]:
     """What changes with the dataset: density, shares of continents, measured shares, labels."""
     density = row_density(task)
     seen = np.where(density > 0, np.log10(np.maximum(density, 1e-12)), np.nan)
-    z = plot.as_bytes(seen, float(np.nanmin(seen)) - 0.5, float(np.nanmax(seen)))
+    z = as_bytes(seen, float(np.nanmin(seen)) - 0.5, float(np.nanmax(seen)))
     color = plot.FAMILY_COLORS["sphere2vec"]
     shares = go.Bar(
         x=region_shares(_places(task)).round(3),

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 import pandas as pd
 
 from tslab._checks import check_count
-from tslab.benchmark.cells import CELLS, REASONS, VERDICTS, audit, read_cells
+from tslab.benchmark.cells import CELLS, SPECIES, audit, read_cells
 from tslab.benchmark.driver import forecast, run_all
-from tslab.benchmark.leaderboard import seed_means
-from tslab.benchmark.records import Record, find_record, read_provenance
+from tslab.benchmark.leaderboard import EVALUATED_SPLIT, seed_means
 from tslab.benchmark.runs import RunSpec, plan
 from tslab.benchmark.store import ResultStore
-from tslab.plot import SortableTable, sortable_table
+from tslab.benchmark.verdicts import REASONS, VERDICTS
+from tslab.plot import sortable_table
+from tslab.plot.tables import SortableTable
 from tslab.published import published_tables
 from tslab.released_files import DATASET_TOKENS, REPOSITORY, has_released_results, released_root
+from tslab_book.records import Record, computed_on, read_record
 
 
 class Reproduction(Record):
@@ -98,7 +100,7 @@ def reproduce(
 
 
 def _from_record(specs: Sequence[RunSpec], why: str) -> Reproduction:
-    provenance = read_provenance(find_record(CELLS))
+    origin = computed_on(read_record(CELLS).about)
     because = {
         "missing": "**The released files were not on the machine that ran this page.** What follows is the committed "
         "record, {}. To recompute it yourself, run `python data_scripts/fetch_released.py` and then this page again.",
@@ -106,7 +108,7 @@ def _from_record(specs: Sequence[RunSpec], why: str) -> Reproduction:
         "from the released files; that takes a while.",
         "nothing": "**There is nothing to recompute from.** What follows is the committed record, {}.",
     }[why]
-    return Reproduction(_chosen(read_cells(), specs), because.format(provenance), False)
+    return Reproduction(_chosen(read_cells(), specs), because.format(origin), False)
 
 
 def _chosen(cells: pd.DataFrame, specs: Sequence[RunSpec]) -> pd.DataFrame:
@@ -136,6 +138,9 @@ def _training_origin(source: str, scale: str, seeds: int, epochs: int | None) ->
     return f"{data} {seeds} seed{'s' if seeds > 1 else ''}, {length}."
 
 
+BOLD = 0.3
+"""A geo-bias score this share above that of the image alone is bold in the slides of the paper."""
+
 DIGITS = {"top1": "{:.2f}", "r2": "{:.3f}", "geobias_base": "{:.2f}", "geobias_relative": "{:.2f}"}
 METRIC_NAMES = {"top1": "Top-1", "r2": "R²", "geobias_base": "Geo-bias, base", "geobias_relative": "Geo-bias, relative"}
 """Metric -> name in prose and tables."""
@@ -156,10 +161,10 @@ def cell_table(cells: pd.DataFrame, caption: str) -> SortableTable:
     if several:
         view["Measure"] = cells["metric"].map(METRIC_NAMES)
     numbers = {"Published": "published", "Recomputed": "recomputed", "from": "recomputed_low", "to": "recomputed_high"}
-    for label, column in numbers.items():
+    for label, column in (numbers | {"Noise ±": "noise"}).items():
         view[label] = cells[column]
     view["Rows"] = cells["n"]
-    formats = {"Published": "{:.2f}", "Rows": "{:,}"} | dict.fromkeys(("Recomputed", "from", "to"), form)
+    formats = {"Published": "{:.2f}", "Rows": "{:,}"} | dict.fromkeys(("Recomputed", "from", "to", "Noise ±"), form)
     if cells["metric"].str.startswith("geobias").any():
         view["Over no prior"], formats["Over no prior"] = over_no_prior(cells), "{:+.0%}"
     view["Verdict"], view["Reason"] = cells["verdict"], cells["reason"]
@@ -174,13 +179,71 @@ def cell_table(cells: pd.DataFrame, caption: str) -> SortableTable:
 def over_no_prior(cells: pd.DataFrame) -> pd.Series:
     """How far a published geo-bias lies above that of the image alone, as a share of it; NaN for other metrics.
 
-    The slides of the paper print in bold what is more than 30 % above.
+    The slides of the paper print in bold what is more than 30 % above (`BOLD`).
     """
     printed = published_tables()
     alone = printed[printed["encoder"] == "no_prior"].set_index(["dataset", "metric"])["published"]
     base = alone.reindex(pd.MultiIndex.from_frame(cells[["dataset", "metric"]])).to_numpy()
     share = cells["published"] / base - 1
     return share.where(cells["metric"].str.startswith("geobias"))
+
+
+def geobias_as_printed(cells: pd.DataFrame, metric: str) -> str:
+    """The published scores as the paper's slides show them, a Markdown table of rows by datasets: bold is what lies
+    more than `BOLD` above the image alone."""
+    names, part = row_names(), cells[cells["metric"] == metric]
+    bold = over_no_prior(part) > BOLD
+    text = part["published"].map("{:.2f}".format).where(~bold, part["published"].map("**{:.2f}**".format))
+    wide = part.assign(text=text).pivot(index="encoder", columns="dataset", values="text").fillna("–")
+    wide = wide.reindex(index=part["encoder"].unique(), columns=part["dataset"].unique())
+    lines = ["| Row | " + " | ".join(names[key] for key in wide) + " |", "|:--|" + "--:|" * wide.shape[1]]
+    lines += [f"| {names[key]} | " + " | ".join(row) + " |" for key, row in wide.iterrows()]
+    return "\n".join(lines)
+
+
+def geobias_noise(cells: pd.DataFrame) -> str:
+    """How wide noise is in each column of geo-bias, beside what there is to tell apart, as a Markdown table."""
+    names, printed = row_names(), published_tables()
+    columns = printed[printed["encoder"] != "gpt4v"].groupby(["dataset", "metric"])["published"]
+    lines = [
+        "| Dataset | Score | Printed column, smallest to largest | Noise, end to end: median (range) | Of the score | "
+        "Differ | Undecided | Within noise |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for key, part in cells[cells["recomputed"].notna()].groupby(["dataset", "metric"], sort=False):
+        ends, width, count = columns.get_group(key), 2 * part["noise"], part["verdict"].value_counts()
+        lines.append(
+            f"| {names[key[0]]} | {key[1].removeprefix('geobias_')} | {ends.min():.2f} … {ends.max():.2f} "
+            f"({ends.max() - ends.min():.2f}) | {width.median():.2f} ({width.min():.2f} … {width.max():.2f}) | "
+            f"{100 * (width / part['recomputed']).median():.0f} % | "
+            + " | ".join(str(count.get(verdict, 0)) for verdict in ("differs", "undecided", "within noise"))
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def species_averages(cells: pd.DataFrame) -> pd.DataFrame:
+    """The paper's species average beside the averages of the two kinds of split that it mixes, one row per table row.
+
+    Returns:
+        index encoder; columns printed (the average as printed), five (mean of the five printed numbers), test (of
+        BirdSnap, BirdSnap† and NABirds†, scored on test rows) and validation (of iNat2017 and iNat2018, scored on
+        validation rows), and test_recomputed; NaN where a number is missing.
+    """
+    top1 = cells[cells["metric"] == "top1"]
+    printed = top1.pivot(index="encoder", columns="dataset", values="published")
+    ours = top1.pivot(index="encoder", columns="dataset", values="recomputed")
+    validation = [key for key in SPECIES if EVALUATED_SPLIT.get(key) == "validation"]
+    test = [key for key in SPECIES if key not in validation]
+    return pd.DataFrame(
+        {
+            "printed": printed["avg_species"],
+            "five": printed[list(SPECIES)].mean(axis=1, skipna=False),
+            "test": printed[test].mean(axis=1, skipna=False),
+            "validation": printed[validation].mean(axis=1, skipna=False),
+            "test_recomputed": ours[test].mean(axis=1, skipna=False),
+        }
+    ).reindex(top1["encoder"].unique())
 
 
 def trained_table(result: Reproduction, caption: str) -> SortableTable:
@@ -208,15 +271,17 @@ def verdict_sentence(cells: pd.DataFrame) -> str:
     """How many cells have which verdict, as a sentence in Markdown."""
     counts = cells["verdict"].value_counts()
     words = {
-        "reproduced": "reproduced",
-        "within noise": "reproduced to within noise",
-        "differs": "different",
-        "not released": "not released in any form that they could be recomputed from",
-        "published only": "published without any intention to release what is behind them",
+        "reproduced": "are reproduced",
+        "another run": "are as near to print as another run may be",
+        "within noise": "lie within the noise of a draw",
+        "undecided": "are undecided, because noise is wider than the column",
+        "differs": "differ",
+        "not released": "were not released in any form that they could be recomputed from",
+        "published only": "were published without any intention to release what is behind them",
     }
     parts = [f"**{counts[key]}** {words[key]}" for key in VERDICTS if counts.get(key)]
     if len(parts) == 1:
-        return f"All {len(cells)} cells are {parts[0].split(' ', 1)[1]}."
+        return f"All {len(cells)} cells {parts[0].split(' ', 1)[1]}."
     return f"Of the {len(cells)} cells, {', '.join(parts[:-1])} and {parts[-1]}."
 
 

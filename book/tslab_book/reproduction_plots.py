@@ -6,14 +6,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tslab.benchmark.cells import VERDICTS
 from tslab.benchmark.comparison import RankTest
+from tslab.benchmark.verdicts import VERDICTS
 from tslab.encoders import ENCODERS
 from tslab.plot import FAMILY_COLORS, MISSING_COLOR, NEUTRAL, encoder_color
 
 VERDICT_COLORS: dict[str, str] = {
     "reproduced": FAMILY_COLORS["harmonic"],
+    "another run": FAMILY_COLORS["sphere2vec"],
     "within noise": FAMILY_COLORS["spherical"],
+    "undecided": FAMILY_COLORS["kernel"],
     "differs": FAMILY_COLORS["multi-scale planar"],
     "not released": MISSING_COLOR,
     "published only": FAMILY_COLORS["baseline"],
@@ -63,7 +65,7 @@ def verdict_bars(cells: pd.DataFrame, labels: Mapping[str, str]) -> go.Figure:
 
 
 def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], *, title: str) -> go.Figure:
-    """Published (across) against recomputed (up) with intervals; on the diagonal they agree.
+    """Published (across) against recomputed (up) with bars of noise; a bar that meets the diagonal agrees with print.
 
     Colour is the verdict, the symbol is the dataset.
 
@@ -89,12 +91,14 @@ def published_against_recomputed(cells: pd.DataFrame, names: Mapping[str, str], 
         part = cells[cells["verdict"] == verdict]
         if part.empty:
             continue
+        positive = part["metric"].str.startswith("geobias")  # drawn on a logarithmic axis, where no bar may reach zero
+        most = (0.98 * part["recomputed"]).where(positive, np.inf)
         fig.add_scatter(
             x=part["published"],
             y=part["recomputed"].round(4),
             error_y={
-                "array": (part["recomputed_high"] - part["recomputed"]).round(4),
-                "arrayminus": (part["recomputed"] - part["recomputed_low"]).round(4),
+                "array": part["noise"].round(4),
+                "arrayminus": part["noise"].where(part["noise"] < most, most).round(4),
                 "thickness": 1,
                 "width": 0,
             },

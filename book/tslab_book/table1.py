@@ -3,13 +3,11 @@
 The cells are those of the record of the audit (`tslab.benchmark.cells`); the chapter on Table 1 discusses them.
 """
 
-import dataclasses
 import math
 import os
 from collections.abc import Sequence
 
 from tslab._checks import check_count, check_number
-from tslab.benchmark.cells import TOLERANCE, judge
 from tslab_book.reproduction import Reproduction, reproduce
 
 
@@ -17,7 +15,6 @@ def table1(
     datasets: Sequence[str] | None = None,
     encoders: Sequence[str] | None = None,
     root: str | os.PathLike[str] | None = None,
-    tolerance: float = TOLERANCE,
 ) -> Reproduction:
     """The cells of Table 1, recomputed if the released files are on this machine, else from the committed record.
 
@@ -28,21 +25,12 @@ def table1(
         datasets: classification dataset keys, all seven if None.
         encoders: rows of the table (`tslab.published.ENCODER_ROWS`), all seventeen if None.
         root: where the released files are, see `tslab.load_released_results`.
-        tolerance: largest absolute difference in points that counts as reproduced.
 
     Raises:
-        ValueError: unknown dataset or encoder, a negative tolerance, or a released file is damaged.
+        ValueError: unknown dataset or encoder, or a released file is damaged.
         ReleasedFilesMissingError: ``root`` names a folder without released files.
     """
-    check_number("tolerance", tolerance, at_least=0)
-    result = reproduce("top1", datasets=datasets, encoders=encoders, data_root=root)
-    if tolerance == TOLERANCE:
-        return result
-    cells = result.cells.copy()
-    for index, cell in cells[cells["recomputed"].notna()].iterrows():
-        numbers = (cell["published"], cell["recomputed"], cell["recomputed_low"], cell["recomputed_high"])
-        cells.loc[index, ["verdict", "reason"]] = judge("top1", cell["encoder"], *numbers, tolerance)
-    return dataclasses.replace(result, data=cells)
+    return reproduce("top1", datasets=datasets, encoders=encoders, data_root=root)
 
 
 def standard_error(top1: float, n: int) -> float:

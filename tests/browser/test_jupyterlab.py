@@ -22,7 +22,7 @@ from .test_widget import check_against_torch
 NOTEBOOKS = {
     "explorer": ["from tslab.widgets import EncoderExplorer\nEncoderExplorer('sphere2vec_sphereC+')"],
     "laboratory": [
-        "from tslab.widgets import Laboratory\nLaboratory('xyz')",
+        "from tslab_book.laboratory import Laboratory\nLaboratory('xyz')",
         '<a href="#a=wrap&amp;b=xyz&amp;place=0,90&amp;species=Ross">Wrap beside xyz</a>',
     ],
 }

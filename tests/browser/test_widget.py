@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tslab.widgets import EncoderExplorer, Laboratory, frontend
-from tslab.widgets.explorer import EncoderWidget, compute
+from tslab.widgets import EncoderExplorer, frontend
+from tslab.widgets.explorer import EncoderWidget
 from tslab.widgets.parametric import CONTROLS, grid_places
+from tslab_book.laboratory import Laboratory, Prediction, compute
 
 from .conftest import ROOT, Explorer, OpenPage, pages_with, served, unavailable
 
@@ -373,7 +374,7 @@ def last_of(widget: Explorer, encoder: str) -> dict[str, Any]:
 def check_prediction(found: dict[str, Any]) -> None:
     """The trained map of the browser is the one of the torch model, trained again in this process."""
     expected = compute(**found["request"])
-    assert expected.presence is not None
+    assert isinstance(expected, Prediction)
     np.testing.assert_allclose(found["presence"], expected.presence, atol=TOLERANCE)
     assert found["present"] == pytest.approx(expected.present, abs=TOLERANCE)
     assert found["top1"] == expected.top1
@@ -623,7 +624,7 @@ def test_in_the_book_it_answers(open_page: OpenPage) -> None:
 
 def test_in_the_book_every_link_brings_up_its_state(open_page: OpenPage) -> None:
     """Each link to a state on the page of the laboratory: both encoders appear, and the numbers are torch's."""
-    pages = pages_with('"_anywidget_id": "tslab.widgets.laboratory.Laboratory"')
+    pages = pages_with('"_anywidget_id": "tslab_book.laboratory.Laboratory"')
     if not pages:
         pytest.skip("needs the page of the book with the laboratory")
     for name in pages:

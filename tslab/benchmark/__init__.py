@@ -6,13 +6,14 @@ a rule.
   remembers what is done (``python -m tslab.benchmark run``);
 - `tslab.benchmark.runner`: doing jobs here or on Dask, those of `tslab.benchmark.sweeps` too;
 - `tslab.benchmark.cells`: the record of all 652 published numbers, with verdict and reason;
-- `tslab.benchmark.comparison`: whether two encoders differ, and which rankings survive;
-- `tslab.benchmark.records`: committed records, and where they come from.
+- `tslab.benchmark.verdicts`: the rules that verdicts and reasons follow from;
+- `tslab.benchmark.comparison`: whether two encoders differ, which rankings survive, how far apart two runs may be;
+- `tslab.benchmark.records`: where committed records lie, and that they only grow.
 
 Published numbers come from `tslab.published` and are never changed.
 """
 
-from tslab.benchmark.cells import MARKS, REASONS, VERDICTS, audit, cells_csv, judge, read_cells, write_cells
+from tslab.benchmark.cells import audit, cells_csv, read_cells, with_verdicts, write_cells
 from tslab.benchmark.comparison import (
     RankTest,
     best_group,
@@ -23,15 +24,18 @@ from tslab.benchmark.comparison import (
     paired_bootstrap,
     rank_test,
     ranking_survival,
+    read_comparisons,
+    run_noise,
     write_comparisons,
 )
-from tslab.benchmark.driver import Outcome, estimate, forecast, probe, produce, run_all
+from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.leaderboard import leaderboard, read_fair_table
-from tslab.benchmark.recompute import Measured, NothingToRecomputeError, measure
-from tslab.benchmark.records import Provenance, Record, find_record, read_provenance, read_record, recompute_or_read
+from tslab.benchmark.recompute import measure
+from tslab.benchmark.records import find_record
 from tslab.benchmark.runner import do_jobs, open_pool
 from tslab.benchmark.runs import SOURCES, TABLES, RunSpec, plan
 from tslab.benchmark.store import JobStore, ResultStore
+from tslab.benchmark.verdicts import MARKS, REASONS, VERDICTS, draw_noise, judge
 
 __all__ = [
     "MARKS",
@@ -40,12 +44,7 @@ __all__ = [
     "TABLES",
     "VERDICTS",
     "JobStore",
-    "Measured",
-    "NothingToRecomputeError",
-    "Outcome",
-    "Provenance",
     "RankTest",
-    "Record",
     "ResultStore",
     "RunSpec",
     "audit",
@@ -54,7 +53,7 @@ __all__ = [
     "compare_hits",
     "compare_released",
     "do_jobs",
-    "estimate",
+    "draw_noise",
     "find_record",
     "forecast",
     "holm",
@@ -65,16 +64,14 @@ __all__ = [
     "open_pool",
     "paired_bootstrap",
     "plan",
-    "probe",
-    "produce",
     "rank_test",
     "ranking_survival",
     "read_cells",
+    "read_comparisons",
     "read_fair_table",
-    "read_provenance",
-    "read_record",
-    "recompute_or_read",
     "run_all",
+    "run_noise",
+    "with_verdicts",
     "write_cells",
     "write_comparisons",
 ]

@@ -23,13 +23,14 @@ from typing import Any
 from tslab._checks import check_count
 from tslab._files import atomic_path
 from tslab.benchmark import sweeps
-from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
+from tslab.benchmark.cells import CELLS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.recompute import located_images
 from tslab.benchmark.runner import import_modules
-from tslab.benchmark.runs import SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
+from tslab.benchmark.runs import PROTOCOLS, SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
 from tslab.benchmark.store import ResultStore, check_folder
+from tslab.benchmark.verdicts import VERDICTS
 from tslab.encoders import ENCODERS
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 from tslab.released_files import ReleasedResultsError, has_released_results
@@ -84,7 +85,8 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         raise ValueError(f"no finished runs in {arguments.out}; python -m tslab.benchmark run fills it")
     path = check_folder("--results", arguments.results) / CELLS
     released = has_released_results(arguments.root, list(CLASSIFICATION_DATASETS))
-    table = audit(store)
+    comparisons = compare_released(root=arguments.root) if released else None
+    table = audit(store, comparisons)
     if released:
         table.attrs["located"] = located_images(arguments.root)
     state = write_cells(table, path)
@@ -92,8 +94,8 @@ def record(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     print(f"{path}: {state}. {len(table)} cells: " + ", ".join(f"{n} {word}" for word, n in counts.items()))
     if state == "kept":
         print("The record holds numbers that this store lacks; run the missing tables first.")
-    if released:
-        write_comparisons(compare_released(root=arguments.root), path.with_name(COMPARISONS))
+    if comparisons is not None:
+        write_comparisons(comparisons, path.with_name(COMPARISONS))
         print(f"{path.with_name(COMPARISONS)}: pairs of encoders on the same images")
     else:
         print(f"{COMPARISONS} is left as it is: the released files are not on this machine")
@@ -105,7 +107,20 @@ def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     table = _store(arguments).frame()
     for column, chosen in (("table", arguments.table), ("source", arguments.source)):
         table = table[table[column].isin(chosen)] if chosen else table
-    columns = ["table", "dataset", "encoder", "source", "scale", "seed", "metric", "value", "low", "high", "n"]
+    columns = [
+        "table",
+        "dataset",
+        "encoder",
+        "source",
+        "protocol",
+        "scale",
+        "seed",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "n",
+    ]
     print(table[columns].to_string(index=False) if len(table) else f"no runs in {arguments.out}")
     return 0
 
@@ -120,7 +135,7 @@ def sweep(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     table = sweeps.sweep(
         jobs,
         arguments.out,
-        scheduler=arguments.scheduler,
+        scheduler=arguments.dask,
         workers=arguments.workers,
         retries=arguments.retries,
         modules=arguments.modules,
@@ -138,8 +153,8 @@ def _store(arguments: argparse.Namespace) -> ResultStore:
 
 
 def _plan(arguments: argparse.Namespace) -> list[RunSpec]:
-    every = [key for word in arguments.encoders for key in (ENCODER_ROWS if word == "all" else [word])]
     first = check_count("--first-seed", arguments.first_seed, at_least=0)
+    every = [key for word in arguments.encoders for key in (ENCODER_ROWS if word == "all" else [word])]
     return plan(
         list(TABLES) if "all" in arguments.table else arguments.table,
         datasets=None if "all" in arguments.datasets else arguments.datasets,
@@ -149,6 +164,7 @@ def _plan(arguments: argparse.Namespace) -> list[RunSpec]:
         scale=arguments.scale,
         epochs=arguments.epochs,
         split=arguments.split,
+        protocol=arguments.protocol,
     )
 
 
@@ -159,8 +175,8 @@ def _estimate(specs: Sequence[RunSpec], arguments: argparse.Namespace) -> int:
         return 0
     expected = forecast(specs, _store(arguments), root=arguments.root, device=arguments.device)
     for row in expected.itertuples():
-        print(f"{row.dataset}: about {row.seconds:.0f} s for each of {row.trainings} trainings")
-    print(f"in all about {(expected['seconds'] * expected['trainings']).sum() / 60:.0f} min")
+        print(f"{row.dataset} {row.encoder}: about {row.seconds:.0f} s for each of {row.trainings} trainings")
+    print(f"in all about {(expected['seconds'] * expected['trainings']).sum() / 60:.0f} min, from measured steps")
     return 0
 
 
@@ -181,19 +197,17 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(action=run)
     one.add_argument("--table", nargs="+", default=["all"], choices=[*TABLES, "all"])
     one.add_argument("--datasets", nargs="+", default=["all"], help="dataset keys, or all (default)")
-    one.add_argument("--encoders", nargs="+", default=["all"], help="encoder keys, baseline:<key>, or all (default)")
     one.add_argument("--seeds", type=int, default=1, help="how many trainings of each cell")
     one.add_argument("--first-seed", type=int, default=0)
     one.add_argument("--source", default="released", choices=list(SOURCES), help="where the numbers come from")
+    one.add_argument("--protocol", default="ours", choices=list(PROTOCOLS), help="how locbench is trained on")
     one.add_argument("--scale", default="small", choices=list(SCALES), help="size of synthetic data")
     one.add_argument("--split", default="random", choices=list(SPLITS), help="of released points")
     one.add_argument("--epochs", type=int, help="default: as recorded for the dataset and encoder")
     one.add_argument("--device", default="auto")
     one.add_argument("--again", action="store_true", help="do runs again that are done already")
-    one.add_argument("--retries", type=int, default=1)
-    one.add_argument("--dask", metavar="ADDRESS", help="'local', or the address of a Dask scheduler")
     one.add_argument(
-        "--estimate", action="store_true", help="train one epoch of each dataset and say how long it takes"
+        "--estimate", action="store_true", help="time a few steps of each training and say how long all take"
     )
     one.add_argument("--quiet", action="store_true", help="no progress bar")
     two = commands.add_parser("record", help="write book/results/cells.csv from the store")
@@ -203,36 +217,25 @@ def _parser() -> argparse.ArgumentParser:
     three.set_defaults(action=show)
     three.add_argument("--table", nargs="+", choices=list(TABLES))
     three.add_argument("--source", nargs="+", choices=list(SOURCES))
-    _add_sweep(four := commands.add_parser("sweep", help="train every combination of tasks, encoders, seeds"))
-    for command in (one, four):
+    four = commands.add_parser("sweep", help="train every combination of tasks, encoders, seeds")
+    four.set_defaults(action=sweep)
+    four.add_argument("--tasks", nargs="+", required=True, help="task names")
+    four.add_argument("--seeds", nargs="+", type=int, default=[0])
+    four.add_argument("--out", "--folder", required=True, help="where results go")
+    four.add_argument("--options", type=_json_object, default={}, help="JSON: further arguments of tslab.train")
+    four.add_argument("--task-options", type=_json_object, default={}, help="JSON: further arguments of load_task")
+    for command, place, retries in ((one, None, 1), (four, "local", 2)):
+        command.add_argument("--encoders", nargs="+", default=["all"], help="keys, baselines too, or all (default)")
         command.add_argument("--import", dest="modules", nargs="+", default=[], help="modules that register encoders")
         command.add_argument("--workers", type=int, help="processes of --dask local")
+        command.add_argument("--retries", type=int, default=retries)
+        words = "'local', the address of a Dask scheduler, or 'synchronous' for this process"
+        command.add_argument("--dask", "--scheduler", default=place, metavar="ADDRESS", help=words)
     for command in (one, two):
         command.add_argument("--root", help="released files or archive; default TSLAB_MIRROR, then the cache folder")
     for command in (one, two, three):
         command.add_argument("--out", default=os.environ.get("TSLAB_BENCHMARK", DEFAULT_STORE), help="the store")
     return parser
-
-
-def _add_sweep(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(action=sweep)
-    parser.add_argument("--tasks", nargs="+", required=True, help="task names")
-    parser.add_argument(
-        "--encoders", nargs="+", default=["all"], help="encoder keys, or all (default); baselines and no_prior too"
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--out", "--folder", required=True, help="where results go")
-    parser.add_argument(
-        "--dask",
-        "--scheduler",
-        dest="scheduler",
-        default="local",
-        metavar="ADDRESS",
-        help="'local' (default), the address of a Dask scheduler, or 'synchronous' for this process",
-    )
-    parser.add_argument("--retries", type=int, default=2)
-    parser.add_argument("--options", type=_json_object, default={}, help="JSON: further arguments of tslab.train")
-    parser.add_argument("--task-options", type=_json_object, default={}, help="JSON: further arguments of load_task")
 
 
 if __name__ == "__main__":

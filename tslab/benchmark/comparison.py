@@ -1,7 +1,8 @@
 """Whether two encoders differ, and which rankings survive.
 
 All classification results of a dataset are about the same images, so two encoders can be compared image by image:
-only the images that exactly one of them gets right say anything. With sixteen rows there are 120 pairs for each
+only the images that exactly one of them gets right say anything. How many these are also bounds how far apart two runs
+of one model can be. With sixteen rows there are 120 pairs for each
 dataset, so p-values are corrected (Holm). Ranks over several datasets are compared as in Demsar (2006): Friedman's
 test, then Nemenyi's critical difference.
 """
@@ -19,13 +20,16 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
-from tslab._files import atomic_write
+from tslab._files import atomic_write, read_csv
 from tslab.benchmark.recompute import NothingToRecomputeError, released_samples
+from tslab.benchmark.records import find_record
 from tslab.metrics import bootstrap_means, interval_of, r2_of_means, regression_values
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 
 COMPARISONS = "comparisons.csv"
 COMPARISON_COLUMNS = ("dataset", "a", "b", "n", "only_a", "only_b", "difference", "p", "p_holm")
+NO_ENCODER = ("no_prior", "tile")
+"""Rows without a place in them: the image alone, and tile as released, whose only cell is the whole map."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,41 @@ def write_comparisons(table: pd.DataFrame, path: str | os.PathLike[str]) -> None
     atomic_write(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
+def read_comparisons(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """The record of `compare_released`: the committed one, or the one at ``path``."""
+    return read_csv(find_record(COMPARISONS) if path is None else path)
+
+
+def run_noise(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """How far apart the Top-1 of two runs of one model plausibly are on the same images, in points.
+
+    Runs differ only by images that one of them alone gets right. If there are D of these, and each falls to either
+    run like a coin, their hits differ by less than 1.96 sqrt(D) in 95 % of cases: 196 sqrt(D) / n points of n images.
+    For two runs of one model nobody released a D. **Assumption**: it lies in the range that D has between two encoders
+    of the dataset, which were trained apart as two runs are and differ in more.
+
+    Args:
+        comparisons: columns dataset, a, b, n, only_a, only_b, as `compare_released` gives them.
+
+    Returns:
+        dataset -> the bound for the ``smallest``, ``median`` and ``largest`` D among pairs of encoders (without
+        `NO_ENCODER`).
+    """
+    pairs = comparisons[~comparisons["a"].isin(NO_ENCODER) & ~comparisons["b"].isin(NO_ENCODER)]
+    apart = 196 * np.sqrt(pairs["only_a"] + pairs["only_b"]) / pairs["n"]
+    by_dataset = apart.groupby(pairs["dataset"], sort=False)
+    return pd.DataFrame(
+        {"smallest": by_dataset.min(), "median": by_dataset.median(), "largest": by_dataset.max()}, dtype=float
+    )
+
+
 def paired_bootstrap(
     a: pd.DataFrame, b: pd.DataFrame, *, replicates: int = 2000, seed: int = 0
 ) -> tuple[float, float, float, float]:
     """R2 of ``a`` minus R2 of ``b`` on the same rows: difference, 95 % interval, two-sided p-value.
 
-    Both hold prediction and label; rows are drawn with replacement, the same for both. The p-value is twice the
+    Both hold prediction and label; rows are drawn with replacement, the same for both, or whole blocks where ``a`` has
+    a column ``block``. The p-value is twice the
     smaller share of replicates on either side of zero, at least 1 / replicates. All are NaN if all labels are equal.
     """
     check_count("replicates", replicates)
@@ -142,11 +175,12 @@ def paired_bootstrap(
     def difference(means: Tensor) -> Tensor:
         return r2_of_means(means) - r2_of_means(means[..., [1, 1, 2, 3]])
 
-    drawn = difference(bootstrap_means(errors, replicates=replicates, seed=np.random.default_rng(seed)))
+    blocks, rng = a.get("block"), np.random.default_rng(seed)
+    drawn = difference(bootstrap_means(errors, blocks=blocks, replicates=replicates, seed=rng))
     defined = drawn[~drawn.isnan()]
     side = min(float((defined <= 0).double().mean()), float((defined >= 0).double().mean()))
     p = float(np.clip(2 * side, 1 / replicates, 1.0))
-    return float(difference(errors.mean(0))), *interval_of(drawn), p
+    return float(difference(errors.mean(0))), *interval_of(drawn, blocks=blocks), p
 
 
 def rank_test(scores: pd.DataFrame, *, level: float = 0.05) -> RankTest:

@@ -1,51 +1,38 @@
 """Doing runs: what `tslab.benchmark.plan` lists and the store does not hold yet.
 
-`run_all` is what ``python -m tslab.benchmark run`` and the reproduction notebooks call.
+`run_all` is what ``python -m tslab.benchmark run`` and the reproduction notebooks call; `fitted` trains whatever can be
+trained, `training_options` says how.
 """
 
 import dataclasses
-import errno
 import os
 import shutil
-import sys
 import time
-import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
-from tslab._checks import check_count
-from tslab._files import DamagedFileError, atomic_path
+from tslab._files import DamagedFileError, atomic_path, packaged_json
+from tslab.baselines import CLASS_BASELINES, REGRESSION_BASELINES, fit_baseline
 from tslab.benchmark.recompute import NothingToRecomputeError, measure, released_samples
-from tslab.benchmark.runner import do_jobs, import_modules, open_pool
+from tslab.benchmark.runner import Outcome, Workers, do_missing
 from tslab.benchmark.runs import BASELINE_PREFIX, RunSpec
 from tslab.benchmark.store import ResultStore, check_folder, code_version
+from tslab.evaluation import evaluate
+from tslab.hyperparameters import hyperparameters, recorded_hyperparameters
 from tslab.released_files import ReleasedFilesMissingError
+from tslab.tasks import Task, load_task
+from tslab.tasks.locbench import training_mask
+from tslab.training import CHECKPOINT_FILE, resolve_device, train
+from tslab.training.options import PRESETS
 
-
-@dataclass
-class Outcome:
-    """What `run_all` did: runs that were there already (``stale``: done by another state of the code), runs done now,
-    runs that failed with their last error."""
-
-    skipped: list[RunSpec] = field(default_factory=list)
-    done: list[RunSpec] = field(default_factory=list)
-    failed: dict[RunSpec, str] = field(default_factory=dict)
-    stale: int = 0
-
-    def __str__(self) -> str:
-        text = f"{len(self.done)} runs done, {len(self.skipped)} were there already, {len(self.failed)} failed"
-        if self.stale:
-            text += f"\n{self.stale} of those were done by another state of the code; --again does them again"
-        for spec, error in self.failed.items():
-            text += f"\n  {spec.name}: {error.strip().splitlines()[-1]}"
-        return text
+MEASURED_STEPS = 10
+"""Steps of an epoch that `forecast` times."""
 
 
 def run_all(
@@ -70,11 +57,8 @@ def run_all(
         root: the released files or the LocBench archive; default ``TSLAB_MIRROR``, then the cache folder.
         device: for training; "auto" takes a GPU if there is one.
         again: do runs again that are done already, trainings included.
-        retries: further tries of a run that fails.
-        dask: ``"local"`` or the address of a scheduler; its workers must see ``out``. Needs the package distributed.
-        workers: processes of ``dask="local"``; default one for each two processors.
-        modules: that register encoders of your own; they are imported here and in every worker.
-        progress: show a bar, and the estimated time if runs like these are in the store.
+        retries, dask, workers, modules, progress: see `tslab.benchmark.runner.Workers`; the processes of a Dask
+            scheduler must see ``out``.
         command: noted in the manifest.
 
     A run that fails, or whose file in the store is damaged, does not stop the others. Missing released files stop
@@ -83,92 +67,44 @@ def run_all(
     Raises:
         ValueError: an argument out of its range, before anything is written.
     """
-    check_count("retries", retries, at_least=0)
-    store, outcome = ResultStore(check_folder("out", out)), Outcome()
-    import_modules(modules)
-    if any(spec.source != "released" for spec in specs):
-        _check_device(device, elsewhere=dask not in (None, "local"))
-    todo = [spec for spec in dict.fromkeys(specs) if again or _missing(spec, store, outcome)]
-    if not todo:
-        return outcome
+    crew = Workers(dask, workers, retries, modules, progress)
+    store = ResultStore(check_folder("out", out))
+    if "://" not in (dask or "") and any(spec.source != "released" for spec in specs):
+        resolve_device(device)
     where: dict[str, Any] = {"out": str(out), "root": None if root is None else str(root), "device": device}
-    work = partial(_run_and_keep, **where, again=uuid.uuid4().hex if again else "")
-    with open_pool(dask, workers) as client, tqdm(total=len(todo), unit="run", disable=not progress) as bar:
-        store.write_manifest(todo, command)
-        if progress and (seconds := estimate(todo, store)) is not None:
-            bar.write(f"{len(todo)} runs, about {_duration(seconds)} going by the runs in {out}", file=sys.stderr)
-        options: dict[str, Any] = {"retries": retries, "modules": modules}
-        for spec, failure in do_jobs(todo, work, client, **options, fatal=(ReleasedFilesMissingError,)):
-            if failure is None:
-                outcome.done.append(spec)
-            else:
-                outcome.failed[spec] = failure.trace
-            bar.set_postfix_str(spec.name, refresh=False)
-            bar.update()
+    outcome = do_missing(
+        specs,
+        store,
+        partial(_run_and_keep, **where),
+        crew,
+        again=again,
+        begin=lambda todo: store.begin_command(todo, command, again=again),
+        fatal=(ReleasedFilesMissingError,),
+    )
+    outcome.stale = sum((store.load(spec) or {}).get("code") != _code(spec) for spec in outcome.skipped)
     return outcome
-
-
-def _missing(spec: RunSpec, store: ResultStore, outcome: Outcome) -> bool:
-    """Whether the store has to be filled; otherwise ``outcome`` notes why not."""
-    try:
-        kept = store.load(spec)
-    except DamagedFileError as error:
-        outcome.failed[spec] = str(error)
-        return False
-    if kept is not None:
-        outcome.skipped.append(spec)
-        outcome.stale += kept["code"] != _code(spec)
-    return kept is None
-
-
-def estimate(specs: Sequence[RunSpec], store: ResultStore) -> float | None:
-    """Seconds that the runs will take, from finished runs of the same table, dataset, source and scale; None if
-    there is a kind without any."""
-    known = store.frame().drop_duplicates(["table", "dataset", "encoder", "source", "scale", "seed"])
-    keys = ["table", "dataset", "source", "scale"]
-    median = known.groupby(keys)["seconds"].median() if len(known) else {}
-    try:
-        return float(sum(median[spec.table, spec.dataset, spec.source, spec.scale] for spec in specs))
-    except KeyError:
-        return None
-
-
-def probe(spec: RunSpec, *, root: str | os.PathLike[str] | None = None, device: str = "auto") -> float:
-    """Seconds that a run with training will take, from training one epoch of it now."""
-    from tslab.hyperparameters import hyperparameters
-
-    task = load_run_task(spec, root)
-    if spec.encoder.startswith(BASELINE_PREFIX):
-        return 0.0
-    start = time.perf_counter()
-    _train(dataclasses.replace(spec, epochs=1), task, device, None)
-    epochs = spec.epochs or hyperparameters(spec.dataset, spec.encoder)["epochs"]
-    return float(epochs * (time.perf_counter() - start))
 
 
 def forecast(
     specs: Sequence[RunSpec], store: ResultStore, *, root: str | os.PathLike[str] | None = None, device: str = "auto"
 ) -> pd.DataFrame:
-    """How long the runs that the store lacks will take.
+    """How long the trainings that the store lacks will take on this machine, from measured steps.
+
+    Of each encoder on each dataset a few batches are trained on for three epochs. The first one starts up; a row of the
+    two others costs what every row will.
 
     Returns:
-        one row for each dataset: dataset, trainings (tables share them), seconds (of one training): from finished runs
-        (`estimate`) where there are such, else from one epoch (`probe`).
+        one row for each dataset and encoder: dataset, encoder, trainings (tables share them), seconds (of one, without
+        its evaluation).
     """
+    missing = {store.samples_path(spec): spec for spec in specs if spec.trains and not store.path(spec).is_file()}
     rows = []
-    for dataset in dict.fromkeys(spec.dataset for spec in specs):
-        mine = {
-            store.samples_path(spec): spec
-            for spec in specs
-            if spec.dataset == dataset and spec.source != "released" and not store.path(spec).is_file()
-        }
-        trained = [s for s in mine.values() if s.encoder != "no_prior" and not s.encoder.startswith(BASELINE_PREFIX)]
-        known = estimate(trained, store)
-        seconds = 0.0
-        if trained:
-            seconds = probe(trained[0], root=root, device=device) if known is None else known / len(trained)
-        rows.append((dataset, len(trained), seconds))
-    return pd.DataFrame(rows, columns=["dataset", "trainings", "seconds"])
+    tasks: dict[str, Task] = {}
+    for (dataset, encoder), group in _grouped(missing.values()).items():
+        if dataset not in tasks:
+            tasks = {dataset: load_run_task(group[0], root)}
+        rows.append((dataset, encoder, len(group), _seconds_of_training(group[0], tasks[dataset], device)))
+    return pd.DataFrame(rows, columns=["dataset", "encoder", "trainings", "seconds"])
 
 
 def produce(
@@ -187,7 +123,7 @@ def produce(
         else:
             store = ResultStore(out)
             samples = _trained_samples(spec, store, root, device)
-            code = store.made_by(spec)["code"]
+            code = store.made_by(spec)
         measured = measure(samples, spec.metrics, spec.dataset)
         metrics = {name: dataclasses.asdict(value) for name, value in measured.items()}
     except NothingToRecomputeError as error:
@@ -196,32 +132,65 @@ def produce(
     return {"metrics": metrics, "reason": reason, "file": file, "seconds": seconds, "code": code}
 
 
-def load_run_task(spec: RunSpec, root: str | os.PathLike[str] | None = None) -> Any:
+def load_run_task(spec: RunSpec, root: str | os.PathLike[str] | None = None) -> Task:
     """The task that a run with training uses.
 
     Raises:
         ValueError: the run does not train.
     """
-    from tslab.tasks import load_task
-
     if spec.source == "synthetic":
         return load_task(spec.dataset, "synthetic", scale=spec.scale)  # type: ignore[arg-type]
-    if spec.source == "locbench":
-        return load_task(spec.dataset, "locbench", root=root)
     if spec.source == "released-points":
         return load_task(spec.dataset, "released", root=root, seed=spec.seed, split=spec.split)
-    raise ValueError(f"source {spec.source!r} does not train; choose locbench, synthetic or released-points")
+    if spec.source != "locbench":
+        raise ValueError(f"source {spec.source!r} does not train; choose locbench, synthetic or released-points")
+    if spec.protocol != "paper":
+        return load_task(spec.dataset, "locbench", root=root)
+    drawn: dict[str, Any] = {}
+    if spec.dataset.startswith("mosaiks_"):
+        drawn = {"fraction": packaged_json("paper_protocol.json")["regression_fraction"], "seed": spec.seed}
+    task = load_task(spec.dataset, "locbench", root=root, **drawn)
+    return dataclasses.replace(task, train=task.train.where(training_mask(spec.dataset, task.train)))
 
 
-def _run_and_keep(spec: RunSpec, out: str, root: str | None, device: str, again: str) -> None:
-    """Do a run and keep its outcome; ``again`` marks the command that wants trainings done anew."""
+def training_options(spec: RunSpec) -> dict[str, Any]:
+    """Arguments of `tslab.train` that the source and the protocol of a run ask for.
+
+    Of the paper's protocol, ``data/paper_protocol.json`` holds what the preset and the recorded hyper-parameters do
+    not: epochs where no log has them, every row for YFCC, the run scripts of Siren(SH), heads of the regressions. What
+    was not recorded (most learning rates of regressions) or cannot be asked for (the image branch) stays ours.
+    """
+    if spec.protocol != "paper":
+        return {"epochs": spec.epochs}
+    facts = packaged_json("paper_protocol.json")
+    options = {"preset": facts["preset"], "epochs": None} | facts["datasets"].get(spec.dataset, {})
+    if spec.encoder == "siren_sh":
+        options |= facts["siren_sh"][""] | facts["siren_sh"].get(spec.dataset, {})
+    table = recorded_hyperparameters().set_index(["dataset", "encoder"])["epochs"].dropna()
+    recorded = table.get((spec.dataset, spec.encoder))
+    return options | {"epochs": spec.epochs or (options["epochs"] if recorded is None else int(recorded))}
+
+
+def fitted(task: Task, encoder: str, **options: Any) -> Any:
+    """What `tslab.evaluate` takes: a trained run, a fitted baseline, or the image alone.
+
+    Args:
+        task: to train on.
+        encoder: key of an encoder or a baseline (also as ``baseline:<key>``), or ``no_prior``.
+        **options: of `tslab.train`; a baseline takes those of `tslab.baselines.fit_baseline`, ``seed`` is none of them.
+    """
+    classes = task.meta.kind == "classification"
+    key = encoder.removeprefix(BASELINE_PREFIX)
+    if key != encoder or key in (CLASS_BASELINES if classes else REGRESSION_BASELINES):
+        return fit_baseline(key, task, **{name: value for name, value in options.items() if name != "seed"})
+    if encoder == "no_prior" and classes:
+        return "no_prior"
+    return train(task, encoder, **({"progress": False} | options))
+
+
+def _run_and_keep(spec: RunSpec, out: str, root: str | None, device: str) -> None:
     store = ResultStore(out)
-    if spec.source == "released":
-        store.save(spec, produce(spec, out, root, device))
-        return
-    with store.training_lock(spec):
-        if again:
-            store.begin(spec, _code(spec), again)
+    with nullcontext() if spec.source == "released" else store.training_lock(spec):
         store.save(spec, produce(spec, out, root, device))
 
 
@@ -235,60 +204,54 @@ def _trained_samples(
 ) -> pd.DataFrame:
     """Per-sample results of a trained run, from the store if another table trained it already."""
     path = store.samples_path(spec)
-    if path.is_file():
-        return store.samples(spec)
-    from tslab.evaluation import evaluate
-
-    store.begin(spec, _code(spec), store.made_by(spec).get("again", ""))
-    task = load_run_task(spec, root)
-    if spec.encoder == "no_prior" and task.meta.kind == "classification":
-        model: Any = "no_prior"
-    elif spec.encoder.startswith(BASELINE_PREFIX):
-        from tslab.baselines import fit_baseline
-
-        model = fit_baseline(spec.encoder.removeprefix(BASELINE_PREFIX), task)
-    else:
+    if not path.is_file():
+        store.begin(spec, _code(spec))
+        task = load_run_task(spec, root)
         model = _train(spec, task, device, store.training_path(spec))
-    samples = evaluate(model, task.test, intervals=False).results
-    with atomic_path(path) as temporary:
-        samples.to_csv(temporary, index=False, compression="gzip")
+        samples = evaluate(model, task.test, intervals=False).results
+        with atomic_path(path) as temporary:
+            samples.to_csv(temporary, index=False, compression="gzip")
     return store.samples(spec)
 
 
-def _train(spec: RunSpec, task: Any, device: str, folder: Path | None) -> Any:
-    """Train, or continue a training that was interrupted."""
-    from tslab.training import CHECKPOINT_FILE, train
-    from tslab.training.loop import NonFiniteLossError
-
-    if folder is not None and (folder / CHECKPOINT_FILE).is_file():
-        try:
-            return train(task, device=device, resume=folder, progress=False)
-        except NonFiniteLossError:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise DamagedFileError(
-                f"the training in {folder} cannot be continued ({type(error).__name__}: {error}); delete that folder "
-                "and run the same command again"
-            ) from error
-    if folder is not None and folder.is_dir():  # stopped before the first epoch was stored
-        shutil.rmtree(folder)
-    return train(task, spec.encoder, seed=spec.seed, device=device, run_dir=folder, progress=False, epochs=spec.epochs)
-
-
-def _check_device(device: str, *, elsewhere: bool) -> None:
-    from tslab.training import resolve_device
-
+def _train(spec: RunSpec, task: Task, device: str, folder: Path) -> Any:
+    """Fit what a run is about, or continue a training that was interrupted."""
+    if not (folder / CHECKPOINT_FILE).is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # stopped before the first epoch was stored
+        options = {"device": device, "run_dir": folder} | training_options(spec)
+        return fitted(
+            task, spec.encoder, **({} if spec.encoder.startswith(BASELINE_PREFIX) else options), seed=spec.seed
+        )
     try:
-        where = resolve_device(device)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"device {device!r} is not known; use auto, cpu or cuda") from error
-    if where.type == "cuda" and not elsewhere and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: torch finds no GPU here; use auto or cpu")
+        return train(task, device=device, resume=folder, progress=False)
+    except (ValueError, FileNotFoundError) as error:
+        raise DamagedFileError(
+            f"the training in {folder} cannot be continued ({type(error).__name__}: {error}); delete that folder "
+            "and run the same command again"
+        ) from error
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _grouped(specs: Iterable[RunSpec]) -> dict[tuple[str, str], list[RunSpec]]:
+    """(dataset, encoder) -> runs."""
+    groups: dict[tuple[str, str], list[RunSpec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.dataset, spec.encoder), []).append(spec)
+    return dict(sorted(groups.items()))
+
+
+def _seconds_of_training(spec: RunSpec, task: Task, device: str) -> float:
+    """See `forecast`."""
+    options = training_options(spec)
+    asked = {name: value for name, value in options.items() if value is not None}
+    preset = options.get("preset")
+    chosen = hyperparameters(spec.dataset, spec.encoder, preset, kind=task.meta.kind) | asked
+    few = min(len(task.train), MEASURED_STEPS * chosen["batch_size"])
+    sample = dataclasses.replace(task, train=task.train.where(torch.arange(few)))
+    short = options | {"epochs": 3, "max_per_class": 0}
+    first, *others = train(sample, spec.encoder, device=device, progress=False, **short).history.itertuples()
+    each = min(epoch.seconds / epoch.rows for epoch in others)
+    rows = len(task.train)
+    limit = chosen.get("max_per_class", PRESETS[preset]["max_per_class"] if preset else None)
+    if limit and task.meta.kind == "classification":
+        rows = int(torch.bincount(task.train.target).clamp(max=limit).sum())
+    return float(first.seconds - first.rows * each + chosen["epochs"] * rows * each)

@@ -82,11 +82,8 @@ def released_samples(
 
 def located_images(root: str | os.PathLike[str] | None = None) -> dict[str, int]:
     """Dataset -> how many of its evaluated images have a location, where the release says so."""
-    counts: dict[str, int] = {}
-    for dataset in CLASSIFICATION_DATASETS:
-        located = released_samples(dataset, "no_prior", root)[0].attrs["n_located"]
-        counts |= {dataset: located} if located else {}
-    return counts
+    samples = {key: released_samples(key, "no_prior", root)[0] for key in CLASSIFICATION_DATASETS}
+    return {key: table.attrs["n_located"] for key, table in samples.items() if table.attrs["n_located"]}
 
 
 def measure(samples: pd.DataFrame, metrics: tuple[str, ...], dataset: str, **geobias: Any) -> dict[str, Measured]:
@@ -131,11 +128,13 @@ def top1_replicates(hits: int, n: int, dataset: str) -> Float[np.ndarray, " b"]:
 
 
 def measure_r2(samples: pd.DataFrame) -> Measured:
-    """R2 = 1 - SSE / SST, SST about the mean of the rows, with the percentile bootstrap interval over rows; NaN where
-    all labels are equal."""
+    """R2 = 1 - SSE / SST, SST about the mean of the rows, with the percentile bootstrap interval over rows, or over
+    blocks where the samples have a column ``block``; NaN where all labels are equal."""
     values = regression_values(*(samples[name].to_numpy(dtype=float) for name in ("prediction", "label")))
-    replicates = r2_of_means(bootstrap_means(values, replicates=REPLICATES, seed=_rng("r2")))
-    return Measured(float(r2_of_means(values.mean(0))), *interval_of(replicates, level=LEVEL), len(values), {})
+    blocks = samples.get("block")
+    replicates = r2_of_means(bootstrap_means(values, blocks=blocks, replicates=REPLICATES, seed=_rng("r2")))
+    low, high = interval_of(replicates, level=LEVEL, blocks=blocks)
+    return Measured(float(r2_of_means(values.mean(0))), low, high, len(values), {})
 
 
 def measure_geobias(

@@ -10,14 +10,61 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from tqdm.auto import tqdm
+
 from tslab._checks import check_count
+from tslab._files import DamagedFileError
+from tslab.benchmark.store import JobStore
 
 J = TypeVar("J")
 """A job: anything that ``work`` takes."""
+
+KILLED = "KilledWorker: the process died each time (no memory left, or a crash below Python)"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How jobs are done.
+
+    Attributes:
+        dask: where, see `open_pool`.
+        processes: of ``dask="local"``; default one for each two processors.
+        retries: further tries of a job that fails.
+        modules: that register encoders of your own; they are imported here and in every process.
+        progress: show a progress bar.
+    """
+
+    dask: str | None = None
+    processes: int | None = None
+    retries: int = 1
+    modules: Sequence[str] = ()
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_count("retries", self.retries, at_least=0)
+
+
+@dataclass
+class Outcome:
+    """What was done: jobs that were there already (``stale``: done by another state of the code), jobs done now,
+    jobs that failed with their last error."""
+
+    skipped: list[Any] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)
+    failed: dict[Any, "Failure"] = field(default_factory=dict)
+    stale: int = 0
+
+    def __str__(self) -> str:
+        text = f"{len(self.done)} runs done, {len(self.skipped)} were there already, {len(self.failed)} failed"
+        if self.stale:
+            text += f"\n{self.stale} of those were done by another state of the code; --again does them again"
+        for job, failure in self.failed.items():
+            text += f"\n  {job.name}: {failure.error.strip().splitlines()[-1]}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -29,13 +76,66 @@ class Failure:
     attempts: int
 
 
+def do_missing(
+    jobs: Sequence[J],
+    store: JobStore,
+    work: Callable[[J], object],
+    workers: Workers,
+    *,
+    again: bool = False,
+    begin: Callable[[list[J]], object] = lambda todo: None,
+    fatal: tuple[type[Exception], ...] = (),
+) -> Outcome:
+    """Do the jobs whose outcome the store does not hold yet.
+
+    A job that fails, or whose file in the store is damaged, does not stop the others.
+
+    Args:
+        jobs: dataclasses with a name; one that comes twice is done once.
+        store: which knows what is done; ``work`` fills it.
+        work: does one job and keeps its outcome.
+        workers: who does them.
+        again: do jobs again that are done already.
+        begin: called with the jobs that are missing, before the first is done.
+        fatal: exceptions that stop everything.
+
+    Raises:
+        ValueError: an argument out of its range, before anything is written.
+    """
+    import_modules(workers.modules)
+    outcome = Outcome()
+    todo: list[J] = []
+    for job in dict.fromkeys(jobs):
+        try:
+            missing = again or store.load(job) is None
+        except DamagedFileError as error:
+            outcome.failed[job] = Failure(str(error), "", 0)
+            continue
+        (todo if missing else outcome.skipped).append(job)
+    if not todo:
+        return outcome
+    with (
+        open_pool(workers.dask, workers.processes) as client,
+        tqdm(total=len(todo), unit="run", disable=not workers.progress) as bar,
+    ):
+        begin(todo)
+        options: dict[str, Any] = {"retries": workers.retries, "modules": workers.modules, "fatal": fatal}
+        for job, failure in do_jobs(todo, work, client, **options):
+            if failure is None:
+                outcome.done.append(job)
+            else:
+                outcome.failed[job] = failure
+            bar.update()
+    return outcome
+
+
 @contextmanager
 def open_pool(dask: str | None, workers: int | None = None) -> Iterator[Any]:
     """Where jobs are done, for `do_jobs`: a Dask client, or None for this process.
 
     Args:
-        dask: None for this process; ``"local"`` for processes of this machine, which listen on this machine only;
-            else the address of a scheduler, such as ``tcp://node1:8786``.
+        dask: None or ``"synchronous"`` for this process; ``"local"`` for processes of this machine, which listen on
+            this machine only; else the address of a scheduler, such as ``tcp://node1:8786``.
         workers: processes of ``"local"``; default one for each two processors.
 
     Raises:
@@ -43,11 +143,11 @@ def open_pool(dask: str | None, workers: int | None = None) -> Iterator[Any]:
         ImportError: the package distributed is missing; says how to get it.
         OSError: no scheduler answers at the address.
     """
-    if dask is not None and dask != "local" and "://" not in dask:
+    if dask not in (None, "synchronous", "local") and "://" not in str(dask):
         raise ValueError(f"dask must be 'local' or an address such as tcp://node1:8786, got {dask!r}")
     if workers is not None:
         check_count("workers", workers)
-    if dask is None:
+    if dask in (None, "synchronous"):
         yield None
         return
     try:
@@ -94,24 +194,19 @@ def do_jobs(
         for job in jobs:
             yield job, attempt(job)
         return
-    from distributed import KilledWorker, as_completed
+    from distributed import as_completed
 
     suspects = []
     futures = {client.submit(attempt, job, pure=False): job for job in jobs}
     for future in as_completed(list(futures)):
         job = futures.pop(future)  # what is let go of is not done again when the process that remembers it dies
-        failure, error = _result(future)
-        if isinstance(error, fatal):
-            raise error
-        if isinstance(error, KilledWorker):
+        failure = _result(future, fatal)
+        if failure is not None and failure.error == KILLED:
             suspects.append(job)
         else:
             yield job, failure
     for job in suspects:
-        failure, error = _result(client.submit(attempt, job, pure=False))
-        if isinstance(error, fatal):
-            raise error
-        yield job, failure
+        yield job, _result(client.submit(attempt, job, pure=False), fatal)
 
 
 def import_modules(modules: Sequence[str], folder: str | None = None) -> None:
@@ -153,19 +248,17 @@ def _attempt(
     return failure
 
 
-def _result(future: Any) -> tuple[Failure | None, BaseException | None]:
-    """What `_attempt` returned, and the exception that kept it from returning anything; waits for it."""
+def _result(future: Any, fatal: tuple[type[Exception], ...]) -> Failure | None:
+    """What `_attempt` returned, or what kept it from returning anything; waits for it."""
     from distributed import KilledWorker
 
     try:
-        error = future.exception()
-        if error is None:
-            return future.result(), None
+        result: Failure | None = future.result()
+        return result
+    except fatal:
+        raise
+    except KilledWorker:
+        return Failure(KILLED, KILLED, 1)
     except Exception as lost:  # cancelled: the scheduler is gone
-        error = lost
-    what = (
-        "KilledWorker: the process died each time (no memory left, or a crash below Python)"
-        if isinstance(error, KilledWorker)
-        else f"{type(error).__name__}: {error}"
-    )
-    return Failure(what, what, 1), error
+        what = f"{type(lost).__name__}: {lost}"
+        return Failure(what, what, 1)

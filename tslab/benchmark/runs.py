@@ -9,7 +9,7 @@ from functools import cache
 from tslab._checks import check_count
 from tslab.baselines import CLASS_BASELINES, REGRESSION_BASELINES
 from tslab.encoders import ENCODERS
-from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS, REGRESSION_DATASETS
+from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS, REGRESSION_DATASETS, published_tables
 
 MOSAIKS = tuple(key for key in REGRESSION_DATASETS if key.startswith("mosaiks_"))
 SUSTAINBENCH = tuple(key for key in REGRESSION_DATASETS if key.startswith("sustainbench_"))
@@ -33,6 +33,12 @@ SOURCES: dict[str, str] = {
 
 SCALES = ("tiny", "small", "full")
 SPLITS = ("random", "block")
+PROTOCOLS = {
+    "ours": "the recorded hyper-parameters, with tslab's corrections",
+    "paper": "as the released code trained, slips included: preset locbench2024 and what data/paper_protocol.json adds",
+}
+"""How a model is trained on the archive. Numbers of the two never stand in one column."""
+
 BASELINE_PREFIX = "baseline:"
 
 
@@ -49,6 +55,7 @@ class RunSpec:
         seed: of everything random in training; 0 for released results, where nothing is trained.
         epochs: passes over the training rows; None: as recorded.
         split: of released points: ``random`` or ``block``.
+        protocol: on the archive: key of `PROTOCOLS`; elsewhere always ``ours``.
     """
 
     table: str
@@ -59,11 +66,18 @@ class RunSpec:
     seed: int = 0
     epochs: int | None = None
     split: str = "random"
+    protocol: str = "ours"
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics of its table."""
         return TABLES[self.table][1]
+
+    @property
+    def trains(self) -> bool:
+        """Whether a network is trained: not for released results, baselines, or the image alone."""
+        fits = self.encoder == "no_prior" or self.encoder.startswith(BASELINE_PREFIX)
+        return self.source != "released" and not fits
 
     @property
     def name(self) -> str:
@@ -73,6 +87,7 @@ class RunSpec:
             parts += [self.scale, f"seed{self.seed}"]
             parts += [f"{self.epochs}epochs"] if self.epochs is not None else []
             parts += [self.split] if self.source == "released-points" else []
+            parts += [self.protocol] if self.protocol != "ours" else []
         return "-".join(parts)
 
     @property
@@ -84,6 +99,8 @@ class RunSpec:
             words.append(f"--scale {self.scale}")
         if self.source == "released-points":
             words.append(f"--split {self.split}")
+        if self.source == "locbench":
+            words.append(f"--protocol {self.protocol}")
         if self.source != "released":
             words.append("--seeds 1" + (f" --first-seed {self.seed}" if self.seed else ""))
         if self.epochs is not None:
@@ -101,6 +118,7 @@ def plan(
     scale: str = "full",
     epochs: int | None = None,
     split: str = "random",
+    protocol: str = "ours",
 ) -> list[RunSpec]:
     """The runs of some tables, in the order of the tables, each once.
 
@@ -108,14 +126,19 @@ def plan(
     ``tslab.ENCODERS`` and baselines. Released results have one run for each cell, whatever the seeds.
 
     Raises:
-        ValueError: an unknown table, dataset, encoder, source, scale or split, a negative seed, epochs that are no
-            whole number, or nothing left to run.
+        ValueError: an unknown table, dataset, encoder, source, scale, split or protocol, a negative seed, epochs that
+            are no whole number, or nothing left to run.
     """
     _check("table", tables, TABLES)
-    for what, given, words in (("source", source, SOURCES), ("scale", scale, SCALES), ("split", split, SPLITS)):
+    _check("source", [source], SOURCES)
+    _check("scale", [scale], SCALES)
+    for what, given, words, owner in (
+        ("split", split, SPLITS, "released-points"),
+        ("protocol", protocol, tuple(PROTOCOLS), "locbench"),
+    ):
         _check(what, [given], words)
-    if split != "random" and source != "released-points":
-        raise ValueError(f"split {split!r} is of source 'released-points', not of {source!r}")
+        if given != words[0] and source != owner:
+            raise ValueError(f"{what} {given!r} is of source {owner!r}, not of {source!r}")
     seeds = list(dict.fromkeys(check_count("seed", seed, at_least=0) for seed in seeds))
     if not seeds:
         raise ValueError("seeds are empty; name at least one")
@@ -127,23 +150,15 @@ def plan(
     released, points = source == "released", source == "released-points"
     without = ["gpt4v"] * (not released) + ["no_prior"] * points  # nothing to train; no images
     rows = [key for key in dict.fromkeys(ENCODER_ROWS if encoders is None else encoders) if key not in without]
+    size, passes = scale if source == "synthetic" else "full", None if released else epochs
     specs = [
-        RunSpec(
-            table,
-            dataset,
-            encoder,
-            source,
-            scale if source == "synthetic" else "full",
-            seed,
-            None if released else epochs,
-            split if points else "random",
-        )
+        RunSpec(table, dataset, encoder, source, size, seed, passes, split, protocol)
         for table in dict.fromkeys(tables)
         for dataset in TABLES[table][0]
         if (datasets is None or dataset in datasets) and (not points or dataset in MOSAIKS)
         for encoder in rows
         for seed in ((0,) if released else seeds)
-        if not (released and not _published(table, dataset, encoder))
+        if not (released and (table, dataset, encoder) not in _published())
     ]
     if not specs:
         raise ValueError(
@@ -153,15 +168,15 @@ def plan(
 
 
 @cache
-def _published_keys() -> frozenset[tuple[str, str, str]]:
-    from tslab.published import published_tables
-
+def _published() -> frozenset[tuple[str, str, str]]:
+    """(table, dataset, encoder) of every published number."""
     keys = published_tables()[["dataset", "encoder", "metric"]].itertuples(index=False, name=None)
-    return frozenset(keys)
-
-
-def _published(table: str, dataset: str, encoder: str) -> bool:
-    return any((dataset, encoder, metric) in _published_keys() for metric in TABLES[table][1])
+    return frozenset(
+        (table, dataset, encoder)
+        for dataset, encoder, metric in keys
+        for table, (datasets, metrics) in TABLES.items()
+        if dataset in datasets and metric in metrics
+    )
 
 
 def _known_encoders() -> list[str]:

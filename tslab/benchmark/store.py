@@ -6,6 +6,7 @@ named and left out; it never keeps the others from being read.
 """
 
 import dataclasses
+import gzip
 import hashlib
 import inspect
 import json
@@ -13,20 +14,27 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_csv, read_json
 from tslab.benchmark.runs import RunSpec
+from tslab.earth import grid_cells
 from tslab.encoders import ENCODERS
+from tslab.released_files import INDEX, index_sha256
+from tslab.training import environment_of, resolve_device
 
 REMEDY = "delete it and run the same command again"
+MEASURED = {"value": float, "low": float, "high": float, "n": "Int64", "details": object}
+FIELDS = ("reason", "file", "seconds", "code")
 
 
 class JobStore:
@@ -55,7 +63,10 @@ class JobStore:
         if not path.is_file():
             return None
         outcome = self._read(path)
-        if outcome[self.KEY] != json.loads(json.dumps(dataclasses.asdict(job))):
+        left_out = {
+            field.name: field.default for field in dataclasses.fields(job)
+        }  # by versions that had no such field
+        if left_out | outcome[self.KEY] != json.loads(json.dumps(dataclasses.asdict(job))):
             raise DamagedFileError(
                 f"{path} holds the outcome of another run; delete it or choose another output folder"
             )
@@ -64,7 +75,7 @@ class JobStore:
     def save(self, job: Any, outcome: dict[str, Any]) -> None:
         """Keep the outcome of a job."""
         content = {self.KEY: dataclasses.asdict(job), **outcome}
-        atomic_write(self.path(job), json.dumps(content, indent=2) + "\n")
+        atomic_write(self.path(job), json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def _read(self, path: Path) -> dict[str, Any]:
         outcome = read_json(path, remedy=REMEDY)
@@ -80,7 +91,7 @@ class ResultStore(JobStore):
     ``<name>.json`` says which code made them, and ``folder/training/<name>`` is the training."""
 
     KEY = "spec"
-    FIELDS = ("metrics", "reason", "file", "seconds", "code")
+    FIELDS = ("metrics", *FIELDS)
 
     def path(self, spec: RunSpec) -> Path:
         """Where the outcome of a run is kept."""
@@ -94,13 +105,8 @@ class ResultStore(JobStore):
         """The folder of the training behind a run; the tables of one training share it."""
         return self.folder / "training" / self._training(spec)
 
-    def save(self, spec: RunSpec, outcome: dict[str, Any]) -> None:
-        """Keep the outcome of a run; ``outcome`` is what `tslab.benchmark.produce` returns."""
-        content = {"spec": dataclasses.asdict(spec), **outcome}
-        atomic_write(self.path(spec), json.dumps(content, indent=1, sort_keys=True) + "\n")
-
     def samples(self, spec: RunSpec) -> pd.DataFrame:
-        """The per-sample results of a trained run.
+        """The per-sample results of a trained run, with the column ``block`` where its split is by blocks.
 
         Raises:
             FileNotFoundError: there are none yet.
@@ -108,56 +114,56 @@ class ResultStore(JobStore):
         """
         path = self.samples_path(spec)
         try:
-            return read_csv(path)
-        except FileNotFoundError:
-            raise
-        except (OSError, EOFError, zlib.error, ValueError) as error:
+            samples = read_csv(path)
+        except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
             raise DamagedFileError(f"{path} is damaged ({error}); {REMEDY}") from error
+        if spec.split == "block" and "block" not in samples:  # kept before samples said so
+            samples["block"] = grid_cells(torch.tensor(samples[["lon", "lat"]].to_numpy(dtype=float))).numpy()
+        return samples
 
-    def made_by(self, spec: RunSpec) -> dict[str, str]:
-        """``code`` that a training and its samples were made by, and the command (``again``) that asked for them; empty
-        before a training begins, unknown where nothing says so."""
+    def made_by(self, spec: RunSpec) -> str:
+        """The code that a training and its samples were made by; "" before a training begins, "unknown" where nothing
+        says so."""
         path = self._made_by_path(spec)
-        if not path.is_file():
-            return {"code": "unknown", "again": ""} if self.samples_path(spec).is_file() else {}
+        if not path.is_file() and not self.samples_path(spec).is_file():
+            return ""
         try:
-            return read_json(path, remedy=REMEDY)
-        except DamagedFileError:
-            return {"code": "unknown", "again": ""}
+            return str(read_json(path, remedy=REMEDY)["code"])
+        except (FileNotFoundError, DamagedFileError, KeyError):
+            return "unknown"
 
-    def begin(self, spec: RunSpec, code: str, again: str = "") -> None:
-        """Make room for a training by ``code``: what other code began, or with ``again`` what another command made, is
-        removed. Call it while holding `training_lock`."""
-        earlier = self.made_by(spec)
-        if again and earlier.get("again") != again:
-            self.samples_path(spec).unlink(missing_ok=True)
+    def begin(self, spec: RunSpec, code: str) -> None:
+        """Make room for a training by ``code``: half a training by other code is removed. Call it while holding
+        `training_lock`."""
+        if self.made_by(spec) not in ("", code):
             shutil.rmtree(self.training_path(spec), ignore_errors=True)
-        elif self.samples_path(spec).is_file():
-            return
-        elif earlier and earlier["code"] != code:
-            shutil.rmtree(self.training_path(spec), ignore_errors=True)
-        atomic_write(self._made_by_path(spec), json.dumps({"code": code, "again": again}) + "\n")
+        atomic_write(self._made_by_path(spec), json.dumps({"code": code}) + "\n")
 
-    @contextmanager
-    def training_lock(self, spec: RunSpec) -> Iterator[None]:
+    def begin_command(self, specs: Sequence[RunSpec], command: str, *, again: bool) -> None:
+        """Note a command in the manifest; with ``again`` forget the trainings of its runs."""
+        self.write_manifest(specs, command)
+        for spec in specs if again else ():
+            with self.training_lock(spec):
+                self.samples_path(spec).unlink(missing_ok=True)
+                shutil.rmtree(self.training_path(spec), ignore_errors=True)
+
+    def training_lock(self, spec: RunSpec) -> AbstractContextManager[None]:
         """One process at a time trains for a run; another waits, and then finds the samples."""
-        lock = self._made_by_path(spec).with_suffix(".lock")
-        with only_writer(lock, hint="wait for it to end", wait=-1):
-            yield
+        return only_writer(self._made_by_path(spec).with_suffix(".lock"), hint="wait for it to end", wait=-1)
 
     def write_manifest(self, specs: Sequence[RunSpec], command: str) -> None:
-        """Write down code version, environment, checksums of the data and seeds; every command adds an entry."""
-        from tslab.training import environment_of, resolve_device
-
+        """Write down code version, environment, checksum of the data and seeds; every command adds an entry."""
         path = self.folder / "manifest.json"
+        packages = {name: version(name) for name in ("numpy", "scipy", "pandas")}
+        reads_release = bool({"released", "released-points"} & {spec.source for spec in specs})
         entry = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": command,
             "runs": len(specs),
             "seeds": sorted({spec.seed for spec in specs}),
             "code": code_version(),
-            "environment": environment_of(resolve_device("auto")) | _versions("numpy", "scipy", "pandas"),
-            "data": data_checksums({spec.source for spec in specs}),
+            "environment": environment_of(resolve_device("auto")) | packages,
+            "data": {INDEX: index_sha256()} if reads_release else {},
         }
         with only_writer(self.folder / "manifest.lock", hint="wait for it and run the same command again", wait=60):
             earlier = self._manifest(path)
@@ -168,23 +174,20 @@ class ResultStore(JobStore):
 
         A damaged file is left out, with a warning that names it.
 
-        Columns: those of `RunSpec`, then metric, value, low, high, n, reason (why there is no number), file (what
-        was read), seconds, details (a dict), code (version that computed it).
+        Columns: those of `RunSpec`, then metric, value, low, high, n, details (a dict), reason (why there is no
+        number), file (what was read), seconds, code (version that computed it).
         """
-        if specs is None:
-            paths = sorted(self.folder.glob("runs/*.json"))
-        else:
-            paths = [path for path in map(self.path, specs) if path.is_file()]
+        paths = sorted(self.folder.glob("runs/*.json")) if specs is None else map(self.path, specs)
         rows = []
         for path in paths:
             try:
                 rows += _rows(path, self._read(path))
+            except FileNotFoundError:
+                continue
             except DamagedFileError as error:
                 warnings.warn(f"left out: {error}", stacklevel=2)
-        columns = [field.name for field in dataclasses.fields(RunSpec)]
-        columns += ["metric", "value", "low", "high", "n", "reason", "file", "seconds", "details", "code"]
-        table = pd.DataFrame(rows, columns=columns)
-        return table.astype({"value": float, "low": float, "high": float, "seconds": float, "n": "Int64"})
+        columns = [*(field.name for field in dataclasses.fields(RunSpec)), "metric", *MEASURED, *FIELDS]
+        return pd.DataFrame(rows, columns=columns).astype(MEASURED)
 
     @staticmethod
     def _training(spec: RunSpec) -> str:
@@ -229,21 +232,11 @@ def code_version(encoder: str | None = None) -> str:
     info = ENCODERS.get(encoder) if encoder is not None else None
     try:
         own = Path(inspect.getsourcefile(info.build) or "") if info is not None else Path()
-    except TypeError:  # made in a notebook: there is no file
+    except (OSError, TypeError):  # made in a notebook: there is no file
         own = Path()
     if not own.is_file() or own.is_relative_to(Path(__file__).parents[1]):
         return _tslab_version()
     return f"{_tslab_version()}+{hashlib.sha256(own.read_bytes()).hexdigest()[:12]}"
-
-
-def data_checksums(sources: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of what the data are checked against: the list of released files with their checksums."""
-    from importlib.resources import files
-
-    if not {"released", "released-points"} & set(sources):
-        return {}
-    index = (files("tslab") / "data" / "released_files.csv").read_bytes()
-    return {"released_files.csv": hashlib.sha256(index).hexdigest()}
 
 
 @cache
@@ -252,31 +245,21 @@ def _tslab_version() -> str:
 
     folder = Path(tslab.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted([*folder.rglob("*.py"), *folder.glob("data/*.json")]):  # facts decide numbers, too
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return f"{tslab.__version__}+{digest.hexdigest()[:12]}"
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in packages}
-
-
 def _rows(path: Path, outcome: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of `ResultStore.frame` for one file."""
-    nothing = dict.fromkeys(("value", "low", "high", "n", "details"))
-    shared = {name: outcome[name] for name in ("reason", "file", "code")}
+    kinds = {"value": float, "low": float, "high": float, "n": int, "details": dict}
     try:
         spec = RunSpec(**outcome["spec"])
-        shared["seconds"] = float(outcome["seconds"])
+        shared = {name: outcome[name] for name in FIELDS} | {"seconds": float(outcome["seconds"])}
         rows = []
         for metric in spec.metrics:
-            measured = outcome["metrics"].get(metric) or nothing
-            numbers: dict[str, Any] = {name: measured[name] for name in nothing}
-            for name in ("value", "low", "high", "n"):
-                if numbers[name] is not None:
-                    numbers[name] = int(numbers[name]) if name == "n" else float(numbers[name])
+            found = outcome["metrics"].get(metric) or dict.fromkeys(kinds)
+            numbers = {name: None if found[name] is None else kind(found[name]) for name, kind in kinds.items()}
             rows.append(dataclasses.asdict(spec) | {"metric": metric} | numbers | shared)
     except (TypeError, KeyError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from error

@@ -8,6 +8,7 @@ interrupted is continued by starting it again. Jobs are done by `tslab.benchmark
 """
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,17 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from tslab._checks import check_choice, check_count
-from tslab._files import DamagedFileError, atomic_path
-from tslab.baselines import CLASS_BASELINES, REGRESSION_BASELINES, fit_baseline
-from tslab.benchmark.runner import Failure, do_jobs, import_modules, open_pool
+from tslab._files import atomic_path
+from tslab.baselines import CLASS_BASELINES, REGRESSION_BASELINES
+from tslab.benchmark.driver import fitted
+from tslab.benchmark.runner import Failure, Workers, do_missing
 from tslab.benchmark.store import JobStore, check_folder
 from tslab.encoders import ENCODERS
-from tslab.evaluation import Evaluation, evaluate
+from tslab.evaluation import evaluate
 from tslab.tasks import TASK_NAMES, load_task
-from tslab.training import train
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Job:
     task: str
     encoder: str
     seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    task_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    task_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -86,31 +86,13 @@ def sweep(
     Raises:
         ValueError: an argument out of its range, before anything is written.
     """
-    check_count("retries", retries, at_least=0)
     if not all(isinstance(job, Job) for job in jobs):
         raise TypeError("jobs must be a list of tslab.sweeps.Job; tslab.sweeps.jobs_for makes them")
+    crew = Workers(scheduler or "local", workers, retries, modules, progress)
     store = JobStore(check_folder("folder", folder))
-    import_modules(modules)
-    failures: dict[str, Failure] = {}
-    todo: dict[str, Job] = {}
-    for job in jobs:
-        try:
-            if store.load(job) is None:
-                todo[job.name] = job
-        except DamagedFileError as error:
-            failures[job.name] = Failure(str(error), "", 0)
-    if todo:
-        work = partial(_unless_done, run=run_job if run is None else run, folder=str(folder))
-        dask = None if scheduler == "synchronous" else scheduler or "local"
-        with (
-            open_pool(dask, workers) as client,
-            tqdm(total=len(todo), desc="sweep", unit="job", disable=not progress) as bar,
-        ):
-            for job, failure in do_jobs(list(todo.values()), work, client, retries=retries, modules=modules):
-                if failure is not None:
-                    failures[job.name] = failure
-                bar.update()
-    return pd.DataFrame([_row(job, store, failures.get(job.name)) for job in jobs])
+    work = partial(_unless_done, run=run_job if run is None else run, folder=str(folder))
+    outcome = do_missing(jobs, store, work, crew)
+    return pd.DataFrame([_row(job, store, outcome.failed.get(job)) for job in jobs])
 
 
 def jobs_for(
@@ -138,26 +120,20 @@ def jobs_for(
     seeds = dict.fromkeys(check_count("seed", seed, at_least=0) for seed in seeds)
     return [
         Job(task, encoder, seed, dict(options or {}), dict(task_options or {}))
-        for task in tasks
-        for encoder in encoders
-        for seed in seeds
+        for task, encoder, seed in itertools.product(tasks, encoders, seeds)
     ]
 
 
 def run_job(job: Job, folder: str) -> dict[str, Any]:
     """Train and evaluate one job, write its folder, and return the content of its ``result.json``."""
     started = time.perf_counter()
-    target = Path(folder) / job.name
     task = load_task(job.task, **job.task_options)
-    baselines = CLASS_BASELINES if task.meta.kind == "classification" else REGRESSION_BASELINES
-    if job.encoder in baselines:
-        model: Any = fit_baseline(job.encoder, task, **job.options)
-    elif job.encoder == "no_prior" and task.meta.kind == "classification":
-        model = "no_prior"
-    else:
-        model = train(task, job.encoder, seed=job.seed, **({"progress": False} | job.options))
+    model = fitted(task, job.encoder, seed=job.seed, **job.options)
     result = evaluate(model, task.test)
-    _write_tables(result, target)
+    for name in ("results", "strata", "blocks", "reliability"):
+        if (table := getattr(result, name)) is not None:
+            with atomic_path(Path(folder) / job.name / f"{name}.csv") as temporary:
+                table.to_csv(temporary, index=name == "results", float_format="%.7g")
     outcome = {
         "metrics": result.metrics,
         "environment": getattr(model, "environment", None),
@@ -181,12 +157,3 @@ def _row(job: Job, store: JobStore, failure: Failure | None) -> dict[str, Any]:
         stored = store.load(job) or {"seconds": None, "metrics": {}}
         return base | {"status": "done", "attempts": 1, "error": "", "seconds": stored["seconds"]} | stored["metrics"]
     return base | {"status": "failed", "attempts": failure.attempts, "error": failure.error}
-
-
-def _write_tables(result: Evaluation, folder: Path) -> None:
-    tables = {"results": result.results, "strata": result.strata, "blocks": result.blocks}
-    if result.reliability is not None:
-        tables["reliability"] = result.reliability
-    for name, table in tables.items():
-        with atomic_path(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=name == "results", float_format="%.7g")

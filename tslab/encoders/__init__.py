@@ -6,33 +6,28 @@ from tslab.encoders.base import (
     PositionEncoder,
     WaveEncoder,
     geometric_scales,
-    scales_between,
     sin_cos,
 )
-from tslab.encoders.location import EncoderConfig, LocationEncoder
 from tslab.encoders.pretrained import PRETRAINED, EqualEarthFourier, load_pretrained
 from tslab.encoders.registry import (
     ENCODERS,
-    EncoderInfo,
+    LocationEncoder,
     encoder_info,
     location_encoder,
     position_encoder,
     register_encoder,
 )
-from tslab.encoders.released import ReleasedModel, load_released_checkpoint
+from tslab.encoders.released import load_released_checkpoint
 from tslab.encoders.storage import CheckpointError, load_encoder, save_encoder
 
 __all__ = [
     "ENCODERS",
     "PRETRAINED",
     "CheckpointError",
-    "EncoderConfig",
-    "EncoderInfo",
     "EqualEarthFourier",
     "LocationEncoder",
     "MultiScaleEncoder",
     "PositionEncoder",
-    "ReleasedModel",
     "WaveEncoder",
     "encoder_info",
     "geometric_scales",
@@ -43,6 +38,5 @@ __all__ = [
     "position_encoder",
     "register_encoder",
     "save_encoder",
-    "scales_between",
     "sin_cos",
 ]

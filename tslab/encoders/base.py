@@ -9,6 +9,7 @@ by 0.2 radians. `sin_turns` therefore counts phases in turns, in float64, drops 
 only then goes to the dtype of the input.
 """
 
+import inspect
 import math
 from typing import ClassVar
 
@@ -47,31 +48,30 @@ class PositionEncoder(nn.Module):
         """
         check_lonlat(lonlat)
         if lonlat.dtype not in (torch.float32, torch.float64):
-            raise CoordinateError(
-                f"lonlat is {lonlat.dtype}, which moves places by up to a degree; pass float32 or float64 coordinates "
-                "(autocast the network behind the encoder, not its input)"
-            )
+            raise CoordinateError(f"{lonlat.dtype} moves places by up to a degree; pass lonlat in float32 or float64")
         lonlat = torch.where(has_location(lonlat)[:, None], lonlat, math.nan)  # missing is missing in both columns
         if self._fits_in_cache(lonlat):
             return self._encode_checked(lonlat)
-        out = _empty((len(lonlat), self.out_features), lonlat.dtype)
-        _keep_freed_memory()
+        out = _empty(len(lonlat), self.out_features, lonlat.dtype)
         for target, block in zip(out.split(self.rows_per_block), lonlat.split(self.rows_per_block), strict=True):
             target.copy_(self._encode_checked(block))
         return out
 
     def _encode_checked(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         features = self.encode(lonlat)
-        if features.ndim != 2 or features.shape[1] != self.out_features or features.shape[0] != lonlat.shape[0]:
-            raise ValueError(
-                f"{type(self).__name__}.encode must return (n, out_features) = "
-                f"{(lonlat.shape[0], self.out_features)}, got {tuple(features.shape)}"
-            )
+        expected, got = (lonlat.shape[0], self.out_features), tuple(features.shape)
+        if got != expected:
+            raise ValueError(f"{type(self).__name__}.encode must return (n, out_features) = {expected}, got {got}")
         return features
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         """The formula. `lonlat` is checked already."""
         raise NotImplementedError(f"{type(self).__name__} must define encode(lonlat)")
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments that are kept under their names, but for tensors."""
+        kept = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        return ", ".join(f"{k}={v}" for k, v in kept.items() if v is not None and not isinstance(v, Tensor))
 
     @property
     def rows_per_block(self) -> int:
@@ -92,9 +92,9 @@ class PositionEncoder(nn.Module):
         for name, buffer in list(self.named_buffers(recurse=False)):
             constant = name in self._non_persistent_buffers_set
             if constant and before[name].is_meta and not buffer.is_meta:
+                where = f"{name} of {type(self).__name__}"
                 raise RuntimeError(
-                    f"{name} of {type(self).__name__} has no value on the meta device and is not saved with the "
-                    "weights; build the encoder where it has one, or make it with register_constant on the CPU"
+                    f"{where} has no value on the meta device; make it with register_constant on the CPU"
                 )
             if constant or buffer.dtype != before[name].dtype:
                 setattr(self, name, before[name].to(buffer.device))
@@ -104,29 +104,20 @@ class PositionEncoder(nn.Module):
         """True where one pass is right: small input, an accelerator, or operations that are recorded."""
         if values_are_hidden(lonlat) or lonlat.device.type != "cpu":
             return True
-        if torch.is_grad_enabled() and (lonlat.requires_grad or any(p.requires_grad for p in self.parameters())):
-            return True
-        return len(lonlat) <= 2 * self.rows_per_block
+        recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (lonlat, *self.parameters()))
+        return recorded or len(lonlat) <= 2 * self.rows_per_block
 
 
-def _keep_freed_memory() -> None:
-    """Make the C library keep the temporaries of one block for the next, instead of returning them.
+def _empty(rows: int, columns: int, dtype: torch.dtype) -> Float[Tensor, "n d"]:
+    """A new output in memory that costs few page faults, which else take longer than the sines.
 
-    glibc adapts how much freed memory it keeps to the largest block (up to 32 MB) freed so far. One block of
-    16 MB, freed untouched, costs microseconds and saves every following block its page faults, half of the
-    total time.
+    NumPy asks Linux to back large arrays with pages of 2 MB instead of 4 kB. (A compiled encoder allocates its own
+    output; start Python with ``THP_MEM_ALLOC_ENABLE=1`` to let PyTorch ask for huge pages everywhere.) And glibc adapts
+    how much freed memory it keeps to the largest block (up to 32 MB) freed so far: one block of 16 MB, freed untouched,
+    costs microseconds, and makes it keep the temporaries of one block of places for the next.
     """
     torch.empty(2**24, dtype=torch.uint8)
-
-
-def _empty(shape: tuple[int, int], dtype: torch.dtype) -> Float[Tensor, "n d"]:
-    """A new output, allocated by NumPy, which asks Linux to back large arrays with pages of 2 MB.
-
-    A fresh output costs one page fault for each page. With pages of 4 kB, these faults take longer than the sines.
-    A compiled encoder allocates its own output; start Python with ``THP_MEM_ALLOC_ENABLE=1`` to let PyTorch ask for
-    huge pages everywhere.
-    """
-    return torch.from_numpy(np.empty(shape, np.float32 if dtype == torch.float32 else np.float64))
+    return torch.from_numpy(np.empty((rows, columns), np.float32 if dtype == torch.float32 else np.float64))
 
 
 class WaveEncoder(PositionEncoder):
@@ -159,9 +150,6 @@ class MultiScaleEncoder(WaveEncoder):
         """Frequencies, in turns per unit of the coordinate, of the given scales (float64)."""
         return cls.turns_per_unit / scales
 
-    def extra_repr(self) -> str:
-        return f"num_scales={self.num_scales}, min_radius={self.min_radius:g}, max_radius={self.max_radius:g}"
-
 
 def geometric_scales(num_scales: int, min_radius: float, max_radius: float) -> Float[Tensor, " f"]:
     """F scales in geometric progression: s_f = r_min (r_max / r_min)^(f / (F - 1)), f = 0 ... F - 1.
@@ -175,24 +163,18 @@ def geometric_scales(num_scales: int, min_radius: float, max_radius: float) -> F
         ValueError: fewer than one scale, or not 0 < min_radius <= max_radius, both finite.
     """
     num_scales = check_count("num_scales", num_scales)
-    check_number("min_radius", min_radius, above=0)
-    check_number("max_radius", max_radius, above=0)
+    min_radius = float(check_number("min_radius", min_radius, above=0))
+    max_radius = float(check_number("max_radius", max_radius, above=0))
     if min_radius > max_radius:
-        raise ValueError(
-            f"min_radius and max_radius must satisfy 0 < min_radius <= max_radius, got {min_radius} and {max_radius}"
-        )
-    exponents, low, high = (
-        torch.linspace(0, 1, num_scales, dtype=torch.float64, device="cpu"),
-        torch.tensor(min_radius, dtype=torch.float64, device="cpu"),
-        torch.tensor(max_radius, dtype=torch.float64, device="cpu"),
-    )
-    return scales_between(exponents, low, high)
+        raise ValueError(f"min_radius <= max_radius must hold, got {min_radius} and {max_radius}")
+    exponents = torch.linspace(0, 1, num_scales, dtype=torch.float64, device="cpu")
+    return scales_between(exponents, min_radius, max_radius)
 
 
 def scales_between(
-    exponents: Float[Tensor, " f"], min_radius: Float[Tensor, ""], max_radius: Float[Tensor, ""]
+    exponents: Float[Tensor, " f"], min_radius: float | Float[Tensor, ""], max_radius: float | Float[Tensor, ""]
 ) -> Float[Tensor, " f"]:
-    """The scales r_min (r_max / r_min)^e, e in [0, 1]; all tensors, so that a graph can take them as inputs."""
+    """The scales r_min (r_max / r_min)^e, e in [0, 1]; all may be tensors, so that a graph can take them as inputs."""
     return min_radius * (max_radius / min_radius) ** exponents
 
 
@@ -217,10 +199,10 @@ def sin_cos(
     return phase.sin(), phase.cos()
 
 
-def interleave(*columns: Float[Tensor, " f"]) -> Float[Tensor, " {len(columns)}*f"]:
-    """Tables of k features per scale, written as k columns, in the order of the output: scale by scale.
+def interleave(*features: Float[Tensor, "*n f"]) -> Float[Tensor, "*n {len(features)}*f"]:
+    """k features of each scale, (n, f) each, in the order of the output: all of the first scale, then the second.
 
-    With its frequencies in that order, an encoder computes each feature where it is written, side by side. A
-    compiler makes one vectorised loop of that, without any intermediate result.
+    Also for tables (f,): with its frequencies in that order, an encoder computes each feature where it is written, side
+    by side. A compiler makes one vectorised loop of that, without any intermediate result.
     """
-    return torch.stack(columns, dim=-1).flatten()
+    return torch.stack(features, dim=-1).flatten(-2)

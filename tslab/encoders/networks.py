@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -53,21 +54,18 @@ class FFN(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
+        check_layers(dropout, in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
         check_count("num_hidden_layers", num_hidden_layers, at_least=0)
-        check_number("dropout", dropout, at_least=0, below=1)
         for name, value in (("layer_norm", layer_norm), ("skip", skip), ("final_activation", final_activation)):
             check_choice(name, value, (True, False))
         check_choice("activation", activation, ACTIVATIONS)
         widths = [in_features, *[hidden_dim] * num_hidden_layers]
         self.layers = nn.ModuleList(
-            FFNLayer(a, b, activation, dropout, layer_norm=layer_norm, skip=skip and a == b, generator=generator)
+            FFNLayer(xavier_linear(a, b, generator), activation, dropout, layer_norm=layer_norm, skip=skip)
             for a, b in pairwise(widths)
         )
-        last = activation if final_activation else None
-        self.layers.append(
-            FFNLayer(widths[-1], out_features, last, dropout, layer_norm=False, skip=False, generator=generator)
-        )
+        output = xavier_linear(widths[-1], out_features, generator)
+        self.layers.append(FFNLayer(output, activation if final_activation else None, dropout))
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
         for layer in self.layers:
@@ -76,25 +74,18 @@ class FFN(nn.Module):
 
 
 class FFNLayer(nn.Module):
-    """Linear, activation and dropout (neither if ``activation`` is None), skip connection, LayerNorm."""
+    """Linear, activation and dropout (neither if ``activation`` is None), skip connection (where input and output are
+    of the same width), LayerNorm."""
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        activation: str | None,
-        dropout: float,
-        *,
-        layer_norm: bool,
-        skip: bool,
-        generator: torch.Generator | None = None,
+        self, linear: nn.Linear, activation: str | None, dropout: float, layer_norm: bool = False, skip: bool = False
     ) -> None:
         super().__init__()
-        self.linear = xavier_linear(in_features, out_features, generator)
-        self.activation = nn.Identity() if activation is None else make_activation(activation)
+        self.linear = linear
+        self.activation = nn.Identity() if activation is None else ACTIVATIONS[activation]()
         self.dropout = nn.Identity() if activation is None else Dropout(dropout)
-        self.norm = nn.LayerNorm(out_features) if layer_norm else nn.Identity()
-        self.skip = skip
+        self.norm = nn.LayerNorm(linear.out_features) if layer_norm else nn.Identity()
+        self.skip = skip and linear.in_features == linear.out_features
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
         out = self.dropout(self.activation(self.linear(features)))
@@ -119,19 +110,12 @@ class ResidualNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features)
+        check_layers(dropout, in_features=in_features, out_features=out_features)
         check_count("num_blocks", num_blocks, at_least=0)
-        check_number("dropout", dropout, at_least=0, below=1)
         self.input = xavier_linear(in_features, out_features, generator)
+        linear = partial(xavier_linear, out_features, out_features, generator)
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                xavier_linear(out_features, out_features, generator),
-                nn.ReLU(),
-                Dropout(dropout),
-                xavier_linear(out_features, out_features, generator),
-                nn.ReLU(),
-            )
-            for _ in range(num_blocks)
+            nn.Sequential(linear(), nn.ReLU(), Dropout(dropout), linear(), nn.ReLU()) for _ in range(num_blocks)
         )
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
@@ -170,9 +154,8 @@ class Siren(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
+        check_layers(dropout, in_features=in_features, out_features=out_features, hidden_dim=hidden_dim)
         check_count("num_hidden_layers", num_hidden_layers, hint="a SIREN needs a sine layer")
-        check_number("dropout", dropout, at_least=0, below=1)
         check_number("first_omega", first_omega, above=0)
         check_number("omega", omega, above=0)
         widths = [in_features, *[hidden_dim] * num_hidden_layers, out_features]
@@ -208,15 +191,6 @@ class Dropout(nn.Dropout):
         return features * mask
 
 
-def make_activation(name: str) -> nn.Module:
-    """The activation called ``name``.
-
-    Raises:
-        ValueError: not a key of `ACTIVATIONS`.
-    """
-    return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]()
-
-
 def xavier_linear(in_features: int, out_features: int, generator: torch.Generator | None = None) -> nn.Linear:
     """A linear layer with Xavier-uniform weights and zero bias."""
     bound = math.sqrt(6 / (in_features + out_features))
@@ -235,7 +209,8 @@ def uniform_linear(
     return layer
 
 
-def check_widths(**widths: int) -> None:
-    """Raise ValueError for a width that is not a positive whole number, naming it."""
+def check_layers(dropout: float = 0.0, **widths: int) -> None:
+    """Raise ValueError, with the name, for a width that is no positive whole number or a dropout outside [0, 1)."""
+    check_number("dropout", dropout, at_least=0, below=1)
     for name, width in widths.items():
         check_count(name, width)

@@ -62,11 +62,9 @@ class Tile(PositionEncoder):
         self.n_cols = math.ceil((lon_max - lon_min) / cell_size)
         self.n_rows = math.ceil((lat_max - lat_min) / cell_size)
         if self.n_cols * self.n_rows * num_features > 2**31:
-            raise ValueError(
-                f"cell_size={cell_size} needs {self.n_rows} x {self.n_cols} cells of {num_features} numbers, over "
-                "8 GB; choose larger cells or a smaller extent"
-            )
-        self.out_features = num_features
+            cells = f"{self.n_rows} x {self.n_cols} cells"
+            raise ValueError(f"cell_size={cell_size} makes {cells}, a table of over 8 GB; choose larger cells")
+        self.out_features = self.num_features = num_features
         table = torch.randn((self.n_rows * self.n_cols, num_features), generator=generator)
         self.table = nn.Parameter(table / math.sqrt(num_features))
 
@@ -84,9 +82,6 @@ class Tile(PositionEncoder):
         features = nn.functional.embedding(self.cell_index(lonlat), self.table)
         present = has_location(lonlat)[:, None]
         return torch.where(present, features, torch.full_like(features, math.nan)).to(lonlat.dtype)
-
-    def extra_repr(self) -> str:
-        return f"cell_size={self.cell_size:g}, cells={self.n_rows} x {self.n_cols}, num_features={self.out_features}"
 
 
 class Wrap(WaveEncoder):
@@ -144,18 +139,15 @@ class RBF(PositionEncoder):
     ) -> None:
         super().__init__()
         check_number("kernel_size", kernel_size, above=0, hint="it is sigma, in degrees")
-        if num_anchors is not None:
-            num_anchors = check_count("num_anchors", num_anchors)
         if anchors is None:
-            anchors = sample_sphere(200 if num_anchors is None else num_anchors, generator=generator)
-        elif num_anchors is not None and num_anchors != len(anchors):
+            count = check_count("num_anchors", 200 if num_anchors is None else num_anchors)
+            anchors = sample_sphere(count, generator=generator)
+        elif num_anchors not in (None, len(anchors)):
             raise ValueError(f"num_anchors={num_anchors} but {len(anchors)} anchors are given; leave num_anchors out")
-        if len(check_lonlat(anchors, name="anchors")) == 0:
-            raise ValueError("anchors must hold at least one place, got none")
-        if not bool(has_location(anchors).all()):
-            raise ValueError("anchors must not hold missing places; use anchors[tslab.has_location(anchors)]")
+        if len(check_lonlat(anchors, name="anchors")) == 0 or not bool(has_location(anchors).all()):
+            raise ValueError("anchors must hold at least one place and no missing ones; see tslab.has_location")
         self.kernel_size = kernel_size
-        self.out_features = len(anchors)
+        self.out_features = self.num_anchors = len(anchors)
         # (m, 2), but column by column in memory: a compiled encoder then reads each coordinate in one sweep
         self.register_buffer("anchors", anchors.detach().T.clone(memory_format=torch.contiguous_format).T)
 
@@ -165,9 +157,6 @@ class RBF(PositionEncoder):
         squared_degrees = (lon[:, None] - anchor_lon) ** 2 + (lat[:, None] - anchor_lat) ** 2
         # 2^(x / ln 2) = e^x, without the slow path of exp for results near zero, which most of them are
         return torch.exp2(squared_degrees * (-0.5 / (self.kernel_size**2 * math.log(2))))
-
-    def extra_repr(self) -> str:
-        return f"num_anchors={self.out_features}, kernel_size={self.kernel_size:g}"
 
 
 class RFF(PositionEncoder):
@@ -204,13 +193,11 @@ class RFF(PositionEncoder):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        num_scales = check_count("num_scales", num_scales, hint="it is the number of features")
+        self.out_features = self.num_scales = check_count("num_scales", num_scales, hint="it is the number of features")
         check_number("kernel_size", kernel_size, above=0, hint="it is the variance of the directions")
         self.extent = check_extent(extent)
         self.kernel_size = kernel_size
-        self.out_features = num_scales
-        directions = torch.randn((num_scales, 2), generator=generator) * math.sqrt(kernel_size)
-        self.register_buffer("directions", directions)
+        self.register_buffer("directions", torch.randn((num_scales, 2), generator=generator) * math.sqrt(kernel_size))
         self.register_buffer("shift", torch.rand(num_scales, generator=generator) * (2 * math.pi))
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
@@ -221,9 +208,6 @@ class RFF(PositionEncoder):
         directions, shift = self.directions.to(lonlat.dtype), self.shift.to(lonlat.dtype)
         phase = x[:, None] * directions[:, 0] + y[:, None] * directions[:, 1] + shift
         return math.sqrt(2 / self.out_features) * torch.cos(phase)
-
-    def extra_repr(self) -> str:
-        return f"num_scales={self.out_features}, kernel_size={self.kernel_size:g}, extent={self.extent}"
 
 
 class Space2VecGrid(MultiScaleEncoder):
@@ -308,13 +292,9 @@ def check_extent(extent: Extent) -> Extent:
         ValueError: not four finite numbers (lon_min, lon_max, lat_min, lat_max) in increasing pairs.
     """
     try:
-        values = tuple(float(check_number("extent", value)) for value in extent)
-    except TypeError:
-        values = ()
-    if len(values) != 4 or not (values[0] < values[1] and values[2] < values[3]):
-        raise ValueError(
-            "extent must be (lon_min, lon_max, lat_min, lat_max) with lon_min < lon_max and lat_min < lat_max, "
-            f"got {extent}"
-        )
-    lon_min, lon_max, lat_min, lat_max = values
+        lon_min, lon_max, lat_min, lat_max = (float(check_number("extent", value)) for value in extent)
+    except (TypeError, ValueError):
+        lon_min = lon_max = lat_min = lat_max = math.nan
+    if not (lon_min < lon_max and lat_min < lat_max):
+        raise ValueError(f"extent must be degrees with lon_min < lon_max and lat_min < lat_max, got {extent}")
     return lon_min, lon_max, lat_min, lat_max

@@ -7,6 +7,7 @@ there is, under which licence, and where to get it.
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab._checks import check_count, check_number
+from tslab._files import packaged_json
 from tslab.encoders.base import PositionEncoder, sin_cos
-from tslab.encoders.location import LocationEncoder
-from tslab.encoders.networks import check_widths
-from tslab.encoders.registry import location_encoder
-from tslab.encoders.storage import CheckpointError, load_weights, read_torch_file
+from tslab.encoders.networks import check_layers
+from tslab.encoders.registry import LocationEncoder, location_encoder
+from tslab.encoders.storage import CheckpointError, load_weights, read_safetensors, read_torch_file, renamed
+
+Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,14 @@ class PretrainedInfo:
 
     Attributes:
         name: its name in prose.
-        read: builds the encoder from the content of the file.
+        read: from the weights and options in the file, the encoder and its weights under the names they have here.
         source: where the authors publish the file.
         licence: licence of the authors' repository; check it for the weights too.
         citation: the paper.
     """
 
     name: str
-    read: Callable[[Any, object], LocationEncoder]
+    read: Callable[[Weights, Mapping[str, Any]], tuple[LocationEncoder, Weights]]
     source: str
     licence: str
     citation: str
@@ -72,13 +75,9 @@ class EqualEarthFourier(PositionEncoder):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        num_frequencies = check_count("num_frequencies", num_frequencies)
-        if not sigmas:
-            raise ValueError("sigmas must hold at least one number, got none")
-        for sigma in sigmas:
-            check_number("sigmas", sigma, above=0)
-        self.sigmas, self.num_frequencies = tuple(sigmas), num_frequencies
-        self.out_features = 2 * num_frequencies * len(self.sigmas)
+        self.num_frequencies = check_count("num_frequencies", num_frequencies)
+        self.sigmas = tuple(check_number("sigmas", sigma, above=0) for sigma in sigmas)
+        self.out_features = 2 * num_frequencies * check_count("the number of sigmas", len(self.sigmas))
         normal = torch.randn((len(self.sigmas), num_frequencies, 2), generator=generator)
         self.register_buffer("directions", normal * torch.tensor(self.sigmas)[:, None, None])
 
@@ -89,28 +88,22 @@ class EqualEarthFourier(PositionEncoder):
         sine, cosine = sin_cos(along, along.new_ones(()), lonlat.dtype)
         return torch.cat([cosine, sine], dim=-1).flatten(1)
 
-    def extra_repr(self) -> str:
-        return f"sigmas={self.sigmas}, num_frequencies={self.num_frequencies}"
-
 
 class ParallelMLPs(nn.Module):
     """GeoCLIP's network: one ReLU network for each scale of the position encoding, their outputs added up."""
 
     def __init__(self, in_features: int, out_features: int, *, num_scales: int = 3, hidden_dim: int = 1024) -> None:
         super().__init__()
-        check_widths(in_features=in_features, out_features=out_features, num_scales=num_scales, hidden_dim=hidden_dim)
+        check_layers(in_features=in_features, out_features=out_features, num_scales=num_scales, hidden_dim=hidden_dim)
         if in_features % num_scales:
             raise ValueError(f"in_features must be a multiple of num_scales={num_scales}, got {in_features}")
         self.num_scales = num_scales
-        self.branches = nn.ModuleList(
-            nn.Sequential(
-                *(nn.Linear(in_features // num_scales, hidden_dim), nn.ReLU()),
-                *(nn.Linear(hidden_dim, hidden_dim), nn.ReLU()),
-                *(nn.Linear(hidden_dim, hidden_dim), nn.ReLU()),
-                nn.Linear(hidden_dim, out_features),
-            )
-            for _ in range(num_scales)
-        )
+        self.branches = nn.ModuleList()
+        for _ in range(num_scales):
+            branch = nn.Sequential(nn.Linear(in_features // num_scales, hidden_dim), nn.ReLU())
+            for width in (hidden_dim, hidden_dim, out_features):
+                branch.extend([nn.Linear(hidden_dim, width), nn.ReLU()])
+            self.branches.append(branch[:-1])
 
     def forward(self, features: Float[Tensor, "n in_features"]) -> Float[Tensor, "n out_features"]:
         parts = features.chunk(self.num_scales, dim=-1)
@@ -132,14 +125,21 @@ def load_pretrained(kind: str, path: str | os.PathLike[str]) -> LocationEncoder:
     info = PRETRAINED[kind]
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}; {info.name} is published at {info.source}")
-    if Path(path).suffix == ".safetensors":
-        content = _read_safetensors(path)
-    else:
-        content = read_torch_file(path)
-    return info.read(content, path).eval()
+    content: Any = read_safetensors(path) if Path(path).suffix == ".safetensors" else read_torch_file(path)
+    options = content.get("hyper_parameters", {}) if isinstance(content, Mapping) else {}
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    weights = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    try:
+        encoder, weights = info.read(weights, options)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; {info.name} is published at {info.source}") from None
+    load_weights(encoder, weights, path)
+    return encoder.eval()
 
 
-def _read_satclip(content: Any, path: object) -> LocationEncoder:
+def _read_satclip(state: Weights, options: Mapping[str, Any]) -> tuple[LocationEncoder, Weights]:
     """SatCLIP: spherical harmonics and a SIREN.
 
     Its harmonics are ours at the opposite point of the globe (colatitude 90 + lat, azimuth 180 + lon), where
@@ -147,41 +147,23 @@ def _read_satclip(content: Any, path: object) -> LocationEncoder:
     sqrt((2 l + 1) / 4 * pi) for sqrt((2 l + 1) / (4 pi)). Both are constants for each column, so they go into the
     weights of the first layer.
     """
-    options = content.get("hyper_parameters", {}) if isinstance(content, Mapping) else {}
-    if (
-        options.get("le_type", "sphericalharmonics") != "sphericalharmonics"
-        or options.get("pe_type", "siren") != "siren"
-    ):
-        raise CheckpointError(
-            f"{path} is a SatCLIP model with le_type={options.get('le_type')!r}, pe_type={options.get('pe_type')!r}; "
-            "only the published kind, spherical harmonics with a SIREN, is supported"
-        )
-    calculation = options.get("harmonics_calculation", "analytic")
-    if calculation != "analytic":
-        raise CheckpointError(
-            f"{path} uses {calculation!r} harmonics; only the published kind, 'analytic', is supported"
-        )
-    state = _state_dict(content, path)
-    nnet = {name[name.index("nnet.") + 5 :]: value for name, value in state.items() if "nnet." in name}
-    num_layers = len({name.split(".")[1] for name in nnet if name.startswith("layers.")})
-    weights = {}
-    for name, value in nnet.items():
-        name = name.replace("last_layer.", f"layers.{num_layers}.")
-        weights[f"network.{name}"] = value.float()
-    first, last = weights.get("network.layers.0.weight"), weights.get(f"network.layers.{num_layers}.weight")
+    published = {"le_type": "sphericalharmonics", "pe_type": "siren", "harmonics_calculation": "analytic"}
+    for name, value in published.items():
+        if options.get(name, value) != value:
+            raise CheckpointError(f"only SatCLIP with {name}={value!r} is supported, it has {name}={options[name]!r}")
+    nnet = {name: value for name, value in state.items() if "nnet." in name}
+    num_layers = len({name for name in nnet if re.search(r"nnet\.layers\.\d+\.weight$", name)})
+    nnet = {f"network.{name.partition('nnet.')[2]}": value for name, value in nnet.items()}
+    weights = renamed(nnet, {"last_layer": f"layers.{num_layers}"})
+    first, last = (weights.get(f"network.layers.{layer}.weight") for layer in (0, num_layers))
     if first is None or last is None or first.ndim != 2 or last.ndim != 2 or num_layers == 0:
-        raise CheckpointError(f"{path} holds no SatCLIP location encoder (nnet.layers.0.weight); {_get('satclip')}")
+        raise CheckpointError("it holds no SatCLIP location encoder (nnet.layers.0.weight)")
     degree = math.isqrt(first.shape[1])
     if degree**2 != first.shape[1]:
-        raise CheckpointError(
-            f"{path}: {first.shape[1]} input features are no set of spherical harmonics (a square number)"
-        )
-    encoder = location_encoder(
-        "siren_sh", len(last), degree=degree, hidden_dim=len(first), num_hidden_layers=num_layers, dropout=0.5
-    )
+        raise CheckpointError(f"{first.shape[1]} input features are no set of spherical harmonics (a square number)")
     weights["network.layers.0.weight"] = first * _satclip_factors(degree)
-    load_weights(encoder, weights, path)
-    return encoder
+    size: dict[str, Any] = {"hidden_dim": len(first), "num_hidden_layers": num_layers}
+    return location_encoder("siren_sh", len(last), degree=degree, dropout=0.5, **size), weights
 
 
 def _satclip_factors(degree: int) -> Float[Tensor, "{degree}*{degree}"]:
@@ -190,50 +172,32 @@ def _satclip_factors(degree: int) -> Float[Tensor, "{degree}*{degree}"]:
     return torch.tensor([(-1) ** l * (math.pi if m == 0 else 1.0) for l, m in columns])  # noqa: E741
 
 
-def _read_geoclip(content: Any, path: object) -> LocationEncoder:
+def _read_geoclip(state: Weights, _: Mapping[str, Any]) -> tuple[LocationEncoder, Weights]:
     """GeoCLIP: Equal Earth coordinates, Fourier features at three scales, a ReLU network for each, added up.
 
     The file is ``location_encoder_weights.pth`` of the authors' package, or a complete model that holds its tensors
     under ``location_encoder.``.
     """
-    state = {name.removeprefix("location_encoder."): value for name, value in _state_dict(content, path).items()}
-    state = {name: value for name, value in state.items() if name.startswith("LocEnc")}
-    bands = [value.float() for name, value in sorted(state.items()) if name.endswith(".capsule.0.b")]
+    names = {"location_encoder.": "", "LocEnc": "network.branches.", ".head.0.": ".6."}
+    names |= {".capsule.1.": ".0.", ".capsule.3.": ".2.", ".capsule.5.": ".4."}
+    weights = {name: value for name, value in renamed(state, names).items() if name.startswith("network.")}
+    bands = [weights.pop(name) for name in sorted(weights) if name.endswith(".capsule.0.b")]
     if not bands or any(band.ndim != 2 or band.shape != bands[0].shape for band in bands):
-        raise CheckpointError(f"{path} holds no GeoCLIP location encoder (LocEnc0.capsule.0.b, ...); {_get('geoclip')}")
-    weights = {"position_encoder.directions": torch.stack(bands)}
-    for name, value in state.items():
-        branch, part, layer, kind = [*name.split("."), "", "", ""][:4]
-        number = branch.removeprefix("LocEnc")
-        if part == "capsule" and layer == "0":
-            continue
-        layer = "6" if part == "head" else str(int(layer) - 1) if layer.isdecimal() else layer
-        weights[f"network.branches.{number}.{layer}.{kind}"] = value.float()
-    first, last = weights.get("network.branches.0.0.weight"), weights.get("network.branches.0.6.weight")
+        raise CheckpointError("it holds no GeoCLIP location encoder (LocEnc0.capsule.0.b, ...)")
+    first, last = (weights.get(f"network.branches.0.{layer}.weight") for layer in (0, 6))
     if first is None or last is None or first.ndim != 2 or last.ndim != 2:
-        raise CheckpointError(f"{path}: the layers LocEnc0.capsule.1 and LocEnc0.head.0 are missing; {_get('geoclip')}")
-    position = EqualEarthFourier(sigmas=tuple(float(band.std()) for band in bands), num_frequencies=len(bands[0]))
+        raise CheckpointError("the layers LocEnc0.capsule.1 and LocEnc0.head.0 are missing")
+    sigmas = tuple(float(band.float().std()) for band in bands)
+    position = EqualEarthFourier(sigmas, num_frequencies=len(bands[0]))
     network = ParallelMLPs(position.out_features, len(last), num_scales=len(bands), hidden_dim=len(first))
-    encoder = LocationEncoder(position, network, len(last))
-    load_weights(encoder, weights, path)
-    return encoder
+    weights["position_encoder.directions"] = torch.stack(bands)
+    return LocationEncoder(position, network, len(last)), weights
 
+
+READERS = {"satclip": _read_satclip, "geoclip": _read_geoclip}
 
 PRETRAINED: dict[str, PretrainedInfo] = {
-    "satclip": PretrainedInfo(
-        name="SatCLIP",
-        read=_read_satclip,
-        source="https://huggingface.co/microsoft (SatCLIP-*, file satclip-*.ckpt)",
-        licence="MIT",
-        citation="Klemmer et al., SatCLIP: Global, general-purpose location embeddings with satellite imagery, AAAI 25",
-    ),
-    "geoclip": PretrainedInfo(
-        name="GeoCLIP",
-        read=_read_geoclip,
-        source="https://github.com/VicenteVivan/geo-clip (geoclip/model/weights/location_encoder_weights.pth)",
-        licence="MIT",
-        citation="Vivanco Cepeda et al., GeoCLIP: CLIP-inspired alignment between locations and images, NeurIPS 2023",
-    ),
+    kind: PretrainedInfo(read=READERS[kind], **facts) for kind, facts in packaged_json("pretrained.json").items()
 }
 """Published encoders by kind."""
 
@@ -247,24 +211,3 @@ def equal_earth(lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
     x = 2 * math.sqrt(3) * lon * torch.cos(theta) / (3 * (9 * a4 * t6 * t2 + 7 * a3 * t6 + 3 * a2 * t2 + a1))
     y = theta * (a4 * t6 * t2 + a3 * t6 + a2 * t2 + a1)
     return torch.stack([x, y], dim=-1)
-
-
-def _state_dict(content: Any, path: object) -> dict[str, Tensor]:
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}; fetch it again") from error
-
-
-def _get(kind: str) -> str:
-    return f"{PRETRAINED[kind].name} is published at {PRETRAINED[kind].source}"

@@ -1,7 +1,8 @@
 """The encoders by name: which class stands behind a key, what it takes, and how others can join.
 
 `ENCODERS` is a plain dict. `position_encoder` builds the fixed part PE(x), `location_encoder` puts the
-network behind it, `register_encoder` adds an encoder of your own, which then works everywhere a key does.
+network behind it and returns a `LocationEncoder`, whose `EncoderConfig` rebuilds it. `register_encoder` adds an
+encoder of your own, which then works everywhere a key does.
 """
 
 import inspect
@@ -10,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab._checks import check_choice, check_count
 from tslab._files import packaged_json
 from tslab.encoders.base import PositionEncoder
 from tslab.encoders.harmonics import SphericalHarmonics
-from tslab.encoders.location import EncoderConfig, LocationEncoder
 from tslab.encoders.networks import FFN, ResidualNet, Siren
 from tslab.encoders.planar import RBF, RFF, Space2VecGrid, Space2VecTheory, Tile, Wrap
 from tslab.encoders.spherical import DFS, XYZ, NeRF, SphereC, SphereCPlus, SphereM, SphereMPlus
@@ -57,39 +58,87 @@ class EncoderInfo:
 
     def preset_parameters(self, preset: str | None) -> dict[str, Any]:
         """Position parameters that ``preset`` changes (none for None)."""
-        if preset is None:
-            return {}
-        if preset not in PRESETS:
-            raise ValueError(f"preset {preset!r} is not known; choose None or one of {', '.join(PRESETS)}")
-        return {k: v for k, v in self.presets.get(preset, {}).items() if k != "network"}
+        check_choice("preset", preset, (None, *PRESETS))
+        return {k: v for k, v in self.presets.get(preset or "", {}).items() if k != "network"}
 
 
-def _built_in() -> dict[str, EncoderInfo]:
-    """The encoders of the package: their classes, and what ``data/encoders.json`` says of them."""
-    classes: dict[str, type[PositionEncoder]] = {
-        "tile": Tile,
-        "wrap": Wrap,
-        "wrap_ffn": Wrap,
-        "rbf": RBF,
-        "rff": RFF,
-        "space2vec_grid": Space2VecGrid,
-        "space2vec_theory": Space2VecTheory,
-        "xyz": XYZ,
-        "nerf": NeRF,
-        "sphere2vec_sphereC": SphereC,
-        "sphere2vec_sphereC+": SphereCPlus,
-        "sphere2vec_sphereM": SphereM,
-        "sphere2vec_sphereM+": SphereMPlus,
-        "sphere2vec_dfs": DFS,
-        "siren_sh": SphericalHarmonics,
-    }
-    facts = packaged_json("encoders.json")
-    return {key: EncoderInfo(key=key, build=build, **facts[key]) for key, build in classes.items()}
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything but the weights that it takes to build a location encoder again; plain values only.
+
+    Presets and defaults are written out, so that a configuration means the same in later versions. Random
+    parts (anchors, directions, tables) are not in it: they are saved with the weights.
+
+    Attributes:
+        key: key of `tslab.ENCODERS`.
+        embedding_dim: width of the embedding.
+        position: parameters of the position encoder.
+        network: key of the network behind it ("ffn", "residual", "siren").
+        network_parameters: its parameters.
+    """
+
+    key: str
+    embedding_dim: int
+    position: Mapping[str, Any] = field(default_factory=dict)
+    network: str = "ffn"
+    network_parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-ENCODERS: dict[str, EncoderInfo] = _built_in()
+class LocationEncoder(nn.Module):
+    """Enc(x) = NN(PE(x)): places (n, 2) in degrees to embeddings (n, `out_features`).
+
+    A missing place (NaN) gives a row of NaN, so that whoever uses the embedding decides what it means. Places
+    may be float64 whatever the dtype of the network: the features are cast to it.
+
+    Attributes:
+        position_encoder: the fixed part PE.
+        network: the learned part NN.
+        out_features: width of the embedding.
+        config: what `tslab.save_encoder` writes beside the weights; None for an encoder put together by hand.
+    """
+
+    def __init__(
+        self,
+        position_encoder: PositionEncoder,
+        network: nn.Module,
+        embedding_dim: int,
+        config: EncoderConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.position_encoder = position_encoder
+        self.network = network
+        self.out_features = embedding_dim
+        self.config = config
+
+    def forward(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n {self.out_features}"]:
+        features = self.position_encoder(lonlat)
+        weight = [*self.network.parameters(), features][0]
+        return self.network(features.to(weight.dtype))
+
+
+CLASSES: dict[str, type[PositionEncoder]] = {
+    "tile": Tile,
+    "wrap": Wrap,
+    "wrap_ffn": Wrap,
+    "rbf": RBF,
+    "rff": RFF,
+    "space2vec_grid": Space2VecGrid,
+    "space2vec_theory": Space2VecTheory,
+    "xyz": XYZ,
+    "nerf": NeRF,
+    "sphere2vec_sphereC": SphereC,
+    "sphere2vec_sphereC+": SphereCPlus,
+    "sphere2vec_sphereM": SphereM,
+    "sphere2vec_sphereM+": SphereMPlus,
+    "sphere2vec_dfs": DFS,
+    "siren_sh": SphericalHarmonics,
+}
+"""The classes of the package's own encoders; ``data/encoders.json`` says the rest."""
+
+ENCODERS: dict[str, EncoderInfo] = {
+    key: EncoderInfo(key=key, build=CLASSES[key], **facts) for key, facts in packaged_json("encoders.json").items()
+}
 """Every encoder by key; the keys are those of the published tables."""
-
 
 RESERVED = ("no_prior", "custom")
 """Words that stand in the place of a key: a model without a place, and an encoder object in a stored run."""
@@ -111,11 +160,9 @@ def position_encoder(key: str, *, preset: Preset | None = None, **parameters: An
     """
     info = encoder_info(key)
     _reject_unknown(key, parameters, info.parameters)
-    encoder = info.build(**{**info.preset_parameters(preset), **parameters})
+    encoder = info.build(**(info.preset_parameters(preset) | parameters))
     if not isinstance(getattr(encoder, "out_features", None), int):
-        raise TypeError(
-            f"encoder {key!r} was built without an integer attribute out_features; set it in its constructor"
-        )
+        raise TypeError(f"encoder {key!r} has no whole number out_features; set it in its constructor")
     return encoder
 
 
@@ -146,39 +193,44 @@ def location_encoder(
     """
     info = encoder_info(key)
     check_count("embedding_dim", embedding_dim)
-    overrides = dict(info.presets.get(preset, {})) if preset else {}
-    network = network or overrides.get("network") or info.network
-    build_network = network_class(network)
-    network_names = tuple(_parameters(build_network, inspect.Parameter.KEYWORD_ONLY))
-    _reject_unknown(key, parameters, tuple(dict.fromkeys([*info.parameters, *network_names, "generator"])))
-    position = {**info.preset_parameters(preset), **{k: v for k, v in parameters.items() if k in info.parameters}}
-    behind = {k: v for k, v in parameters.items() if k in network_names}
-    if preset and "final_activation" in network_names:
+    position = info.preset_parameters(preset)
+    network = network or info.presets.get(preset or "", {}).get("network", info.network)
+    network_defaults = _defaults(network_class(network), "in_features", "out_features", "generator")
+    _reject_unknown(key, parameters, (*info.parameters, *network_defaults, "generator"))
+    position |= {name: value for name, value in parameters.items() if name in info.parameters}
+    behind = {name: value for name, value in parameters.items() if name in network_defaults}
+    if preset and "final_activation" in network_defaults:
         behind.setdefault("final_activation", True)
-    random: dict[str, Any] = {}
-    if generator is not None and "generator" in info.parameters:
-        random["generator"] = generator
-    encoder = position_encoder(key, **position, **random)
-    net = build_network(encoder.out_features, embedding_dim, generator=generator, **behind)
     config = EncoderConfig(
         key=key,
         embedding_dim=embedding_dim,
-        position=_plain_parameters(_parameters(info.build), position),
+        position=_plain(_defaults(info.build, "generator") | position),
         network=network,
-        network_parameters=_plain_parameters(_parameters(build_network, inspect.Parameter.KEYWORD_ONLY), behind),
+        network_parameters=_plain(network_defaults | behind),
     )
-    return LocationEncoder(encoder, net, embedding_dim, config)
+    return build_encoder(config, generator, **{k: v for k, v in position.items() if isinstance(v, Tensor)})
 
 
-def build_encoder(config: EncoderConfig) -> LocationEncoder:
+def build_encoder(
+    config: EncoderConfig, generator: torch.Generator | None = None, **tensors: Tensor
+) -> LocationEncoder:
     """A location encoder with the given configuration and random weights.
+
+    Args:
+        config: what to build.
+        generator: random source of the weights and of the random parts of the position encoding.
+        tensors: parameters of the position encoder that a configuration cannot hold.
 
     Raises:
         KeyError: the key is not in `ENCODERS`; an encoder of your own must be registered first.
         TypeError, ValueError: parameters that the encoder or its network does not take.
     """
-    encoder = position_encoder(config.key, **config.position)
-    net = network_class(config.network)(encoder.out_features, config.embedding_dim, **config.network_parameters)
+    position = {**config.position, **tensors}
+    if generator is not None and "generator" in encoder_info(config.key).parameters:
+        position["generator"] = generator
+    encoder = position_encoder(config.key, **position)
+    build = network_class(config.network)
+    net = build(encoder.out_features, config.embedding_dim, generator=generator, **config.network_parameters)
     return LocationEncoder(encoder, net, config.embedding_dim, config)
 
 
@@ -215,8 +267,7 @@ def register_encoder(
         check_choice("preset", preset, PRESETS)
     if key in ENCODERS and not overwrite:
         raise ValueError(f"encoder {key!r} exists already; choose another key or pass overwrite=True")
-    if family not in FAMILIES:
-        raise ValueError(f"family {family!r} is not known; choose one of {', '.join(FAMILIES)}")
+    check_choice("family", family, FAMILIES)
     network_class(network)
     ENCODERS[key] = EncoderInfo(key, name or key, family, build, network, dict(presets or {}), summary)
     return ENCODERS[key]
@@ -231,15 +282,7 @@ def encoder_info(key: str) -> EncoderInfo:
 
 def network_class(network: str) -> Callable[..., nn.Module]:
     """The entry of `NETWORKS`, or a ValueError that lists the keys."""
-    if not isinstance(network, str) or network not in NETWORKS:
-        raise ValueError(f"network {network!r} is not known; choose one of {', '.join(NETWORKS)}")
-    return NETWORKS[network]
-
-
-def _parameters(build: Callable[..., Any], kind: Any = None) -> dict[str, Any]:
-    """Parameters of ``build`` (of one kind, if given) with their defaults, without the random generator."""
-    parameters = _named(build).values()
-    return {p.name: p.default for p in parameters if p.name != "generator" and kind in (None, p.kind)}
+    return NETWORKS[check_choice("network", network, NETWORKS)]
 
 
 def _named(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -248,20 +291,19 @@ def _named(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in inspect.signature(build).parameters.items() if p.kind not in rest}
 
 
-def _plain_parameters(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Given parameters and the defaults of the others. A tensor is saved with the weights: only its length
-    stays here."""
-    plain: dict[str, Any] = {}
-    for name, value in {**defaults, **given}.items():
-        if not isinstance(value, Tensor):
-            plain.setdefault(name, value)
-        elif f"num_{name}" in defaults:
-            plain[f"num_{name}"] = len(value)
-    return {name: value for name, value in plain.items() if value is not inspect.Parameter.empty}
+def _defaults(build: Callable[..., Any], *without: str) -> dict[str, Any]:
+    """Parameters of ``build`` and their defaults, ``without`` some."""
+    return {name: p.default for name, p in _named(build).items() if name not in without}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as a configuration holds them. A tensor is saved with the weights: only its length stays here."""
+    lengths = {f"num_{name}": len(value) for name, value in values.items() if isinstance(value, Tensor)}
+    values = {**values, **{name: length for name, length in lengths.items() if name in values}}
+    return {k: v for k, v in values.items() if not isinstance(v, Tensor) and v is not inspect.Parameter.empty}
 
 
 def _reject_unknown(key: str, given: Mapping[str, Any], valid: tuple[str, ...]) -> None:
-    unknown = [name for name in given if name not in valid]
-    if unknown:
+    if unknown := [name for name in given if name not in valid]:
         takes = ", ".join(dict.fromkeys(valid)) or "no parameters"
         raise TypeError(f"encoder {key!r} does not take {', '.join(unknown)}; it takes {takes}")

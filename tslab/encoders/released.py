@@ -14,12 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tslab.encoders.location import LocationEncoder
+from tslab._files import packaged_json
 from tslab.encoders.planar import GLOBE, Extent
-from tslab.encoders.registry import location_encoder
-from tslab.encoders.storage import CheckpointError, load_weights, read_torch_file
+from tslab.encoders.registry import LocationEncoder, encoder_info, location_encoder
+from tslab.encoders.storage import CheckpointError, load_weights, read_torch_file, renamed
 
 HOW_TO_GET = "data_scripts/fetch_released.py fetches the released checkpoints"
+
+NAMES = packaged_json("released_names.json")
+"""Options of the files by the parameters that they are here (of the position encoder, of the network), and how names of
+weights change; ``feats`` is the residual net of wrap, whose first block is number 2."""
 
 
 class ReleasedModel(nn.Module):
@@ -43,8 +47,7 @@ class ReleasedModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.class_vectors = nn.utils.skip_init(nn.Linear, class_vectors.shape[1], len(class_vectors), bias=False)
-        with torch.no_grad():
-            self.class_vectors.weight.copy_(class_vectors)
+        self.class_vectors.weight = nn.Parameter(class_vectors.float())
         self.key = key
         self.params = dict(checkpoint["params"])
         self.dataset: str = self.params.get("dataset", "")
@@ -81,158 +84,81 @@ def load_released_checkpoint(path: str | os.PathLike[str], *, extent: Extent = G
             are not in the file, only their row numbers in a training set), spherical harmonics, and models
             with an image network.
     """
-    try:
-        checkpoint = read_torch_file(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"no checkpoint {path}; {HOW_TO_GET}") from error
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no checkpoint {path}; {HOW_TO_GET}")
+    checkpoint = read_torch_file(path)
     params, state = _parts(checkpoint, path)
     key = _encoder_key(params, path)
-    if key == "wrap":
-        weights = _residual_weights(state, path)
-    else:
-        weights = _ffn_weights(state, path)
-    if "class_emb.weight" not in state or state["class_emb.weight"].ndim != 2:
+    classes = state.get("class_emb.weight")
+    if classes is None or classes.ndim != 2:
         raise CheckpointError(f"{path} holds no class vectors (class_emb.weight); is it a regression model?")
-    encoder = location_encoder(
-        key,
-        state["class_emb.weight"].shape[1],
-        preset="locbench2024",
-        **_position_parameters(key, params, weights, extent),
-        **_network_parameters(key, params),
-    )
+    weights = _encoder_weights(state, path)
+    parameters = _parameters(key, params, path)
+    if key == "rff":
+        parameters["extent"] = extent
+    if key == "tile":
+        table = weights.get("position_encoder.table")
+        if table is None or len(table) != 1:
+            which = "is missing, or it has several cells and the file does not tell their size"
+            raise CheckpointError(f"{path}: the table of the tile encoder {which}; {HOW_TO_GET}")
+        parameters["num_features"] = table.shape[-1]
+    encoder = location_encoder(key, classes.shape[1], preset="locbench2024", **parameters)
     load_weights(encoder, weights, path)
-    return ReleasedModel(encoder, state["class_emb.weight"], key, checkpoint).eval()
+    return ReleasedModel(encoder, classes, key, checkpoint).eval()
 
 
-def _parts(checkpoint: Any, path: object) -> tuple["_Options", dict[str, Tensor]]:
-    if not isinstance(checkpoint, dict) or not {"state_dict", "params"} <= checkpoint.keys():
-        found = (
-            f"holds {', '.join(map(str, list(checkpoint)[:5]))}"
-            if isinstance(checkpoint, dict)
-            else "is something else"
-        )
-        raise CheckpointError(
-            f"{path} is not a released TorchSpatial checkpoint: that is a dict with state_dict and params, this {found}"
-        )
-    state, params = checkpoint["state_dict"], checkpoint["params"]
+def _parts(checkpoint: Any, path: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The stored options and weights."""
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    params, state = content.get("params"), content.get("state_dict")
     if not isinstance(params, dict) or not isinstance(state, dict):
-        raise CheckpointError(f"{path}: state_dict and params must be dicts; {HOW_TO_GET}")
-    broken = [
-        str(name) for name, value in state.items() if not (isinstance(value, Tensor) and value.is_floating_point())
-    ]
+        raise CheckpointError(f"{path} is not a released TorchSpatial checkpoint, with params and state_dict")
+    broken = [name for name, value in state.items() if not (isinstance(value, Tensor) and value.is_floating_point())]
     if broken:
-        raise CheckpointError(f"{path}: {', '.join(broken[:3])} in its state_dict should be floating point tensors")
-    return _Options(params, path), state
+        raise CheckpointError(f"{path}: {broken[:3]} in its state_dict should be floating point tensors")
+    return params, state
 
 
-class _Options:
-    """The stored options; a missing one is an error that names it."""
-
-    def __init__(self, values: Mapping[str, Any], path: object) -> None:
-        self.values, self.path = values, path
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.values:
-            raise CheckpointError(f"{self.path}: the option {name!r} is missing from its params; {HOW_TO_GET}")
-        return self.values[name]
-
-
-def _encoder_key(params: _Options, path: object) -> str:
+def _encoder_key(params: Mapping[str, Any], path: object) -> str:
+    """The encoder of the checkpoint; an error says why one cannot be restored."""
     from tslab.released_files import ENCODER_TOKENS
 
-    keys = {token: key for key, token in ENCODER_TOKENS.items()}
-    token = params["spa_enc_type"]
-    if token not in keys or keys[token] == "no_prior":
+    keys = {token: key for key, token in ENCODER_TOKENS.items() if key != "no_prior"}
+    token, scales = params.get("spa_enc_type"), params.get("freq_init", "geometric")
+    if token not in keys:
         raise CheckpointError(f"{path}: spa_enc_type {token!r} is not an encoder of the benchmark ({', '.join(keys)})")
     key = keys[token]
-    if key == "rbf":
-        raise CheckpointError(
-            f"{path} cannot be restored: an rbf encoder needs its anchor places, and the file holds only their row "
-            "numbers in the training set of the LocBench archive. Train one instead: "
-            "tslab.location_encoder('rbf', anchors=...)"
-        )
-    if key == "siren_sh":
-        raise CheckpointError(
-            f"{path} cannot be restored: the released code does not contain the spherical harmonics it was trained with"
-        )
-    if params.values.get("use_date_feats") or params.values.get("loc_encode", "encode_cos_sin") != "encode_cos_sin":
-        raise CheckpointError(
-            f"{path} was trained with dates or other coordinate features, which tslab does not restore"
-        )
-    if params.values.get("freq_init", "geometric") != "geometric":
-        raise CheckpointError(f"{path} was trained with {params['freq_init']!r} scales; tslab restores geometric ones")
+    dates = params.get("use_date_feats") or params.get("loc_encode", "encode_cos_sin") != "encode_cos_sin"
+    obstacles = {
+        "an rbf encoder needs its anchor places, and the file holds only their row numbers in the training set of the "
+        "LocBench archive. Train one instead: tslab.location_encoder('rbf', anchors=...)": key == "rbf",
+        "the released code does not contain the spherical harmonics it was trained with": key == "siren_sh",
+        "it was trained with dates or other coordinate features": dates,
+        f"it was trained with {scales!r} scales, not with geometric ones": scales != "geometric",
+    }
+    for reason, found in obstacles.items():
+        if found:
+            raise CheckpointError(f"{path} cannot be restored: {reason}")
     return key
 
 
-def _ffn_weights(state: Mapping[str, Tensor], path: object) -> dict[str, Tensor]:
-    """Names of the released state dict in tslab's words: ``spa_enc.ffn.layers.0.layernorm`` is
-    ``network.layers.0.norm``."""
-    names = {
-        "spa_enc.ffn.layers.": "network.layers.",
-        "spa_enc.position_encoder.embedding.weight": "position_encoder.table",
-        "spa_enc.position_encoder.dirvec": "position_encoder.directions",
-        "spa_enc.position_encoder.shift": "position_encoder.shift",
-    }
-    weights = {}
-    for name, value in _without_heads(state).items():
-        prefix = next((p for p in names if name.startswith(p)), None)
-        if prefix is None:
-            raise CheckpointError(f"{path}: {name} does not belong to a released location model; {HOW_TO_GET}")
-        new = (names[prefix] + name.removeprefix(prefix)).replace(".layernorm.", ".norm.")
-        weights[new] = value.T if new.endswith("directions") else value
-    return weights
+def _encoder_weights(state: Mapping[str, Tensor], path: object) -> dict[str, Tensor]:
+    """Weights of the encoder, without the class vectors behind it and the unused vectors of the users."""
+    inside = {name: value for name, value in state.items() if name.split(".")[0] not in ("class_emb", "user_emb")}
+    weights = renamed(inside, NAMES["weights"])
+    for old, new in zip(inside, weights, strict=True):
+        if not new.startswith(("network.", "position_encoder.")):
+            raise CheckpointError(f"{path}: {old} does not belong to a released location model; {HOW_TO_GET}")
+    return {name: value.T if name.endswith("directions") else value for name, value in weights.items()}
 
 
-def _residual_weights(state: Mapping[str, Tensor], path: object) -> dict[str, Tensor]:
-    """The residual net of wrap: ``feats.0`` is the input layer, ``feats.2`` ... the blocks with layers ``w1``
-    and ``w2``."""
-    weights = {}
-    for name, value in _without_heads(state).items():
-        match name.split("."):
-            case ["feats", "0", kind]:
-                weights[f"network.input.{kind}"] = value
-            case ["feats", block, "w1" | "w2" as layer, kind] if block.isdecimal() and int(block) >= 2:
-                weights[f"network.blocks.{int(block) - 2}.{0 if layer == 'w1' else 3}.{kind}"] = value
-            case _:
-                raise CheckpointError(f"{path}: {name} does not belong to a released wrap model; {HOW_TO_GET}")
-    return weights
-
-
-def _without_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the class vectors, which stand behind the encoder, and the unused vectors of the users."""
-    return {name: value for name, value in state.items() if name.split(".")[0] not in ("class_emb", "user_emb")}
-
-
-def _position_parameters(key: str, params: _Options, weights: Mapping[str, Tensor], extent: Extent) -> dict[str, Any]:
-    if key == "tile":
-        table = weights.get("position_encoder.table")
-        if table is None or table.ndim != 2:
-            raise CheckpointError(f"{params.path}: the table of the tile encoder is missing; {HOW_TO_GET}")
-        if len(table) != 1:
-            raise CheckpointError(
-                f"{params.path}: its table has {len(table)} cells, but the file does not tell their size (released "
-                "tile checkpoints have one cell)"
-            )
-        return {"num_features": table.shape[1]}
-    if key == "rff":
-        return {"num_scales": params["frequency_num"], "kernel_size": params["rbf_kernel_size"], "extent": extent}
-    if key in ("wrap", "wrap_ffn", "xyz", "nerf"):
-        return {}
-    return {
-        "num_scales": params["frequency_num"],
-        "min_radius": params["min_radius"],
-        "max_radius": params["max_radius"],
-    }
-
-
-def _network_parameters(key: str, params: _Options) -> dict[str, Any]:
-    if key == "wrap":
-        return {"dropout": 0.5}
-    return {
-        "hidden_dim": params["hidden_dim"],
-        "num_hidden_layers": params["num_hidden_layer"],
-        "activation": params["spa_f_act"],
-        "dropout": params["dropout"],
-        "layer_norm": params["use_layn"],
-        "skip": params["skip_connection"],
-    }
+def _parameters(key: str, params: Mapping[str, Any], path: object) -> dict[str, Any]:
+    """Parameters of `tslab.location_encoder` that the stored options say: those that the preset does not set."""
+    info = encoder_info(key)
+    taken = set(info.parameters) - set(info.preset_parameters("locbench2024"))
+    options = {name: option for name, option in NAMES["position"].items() if name in taken}
+    if key != "wrap":  # its residual net has no options
+        options |= NAMES["network"]
+    if missing := [repr(option) for option in options.values() if option not in params]:
+        raise CheckpointError(f"{path}: the option {', '.join(missing)} is missing from its params; {HOW_TO_GET}")
+    return {name: params[option] for name, option in options.items()}

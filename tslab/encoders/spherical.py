@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tslab._checks import check_choice, check_count
 from tslab.coords import unit_vectors
-from tslab.encoders.base import MultiScaleEncoder, PositionEncoder, WaveEncoder, geometric_scales, sin_cos
+from tslab.encoders.base import MultiScaleEncoder, PositionEncoder, WaveEncoder, geometric_scales, interleave, sin_cos
 
 TURNS_PER_DEGREE = 1 / 360
 
@@ -68,15 +68,12 @@ class NeRF(WaveEncoder):
     def __init__(self, num_scales: int = 16) -> None:
         num_scales = check_count("num_scales", num_scales, at_most=40, hint="they are octaves")
         super().__init__(2.0 ** torch.arange(num_scales, dtype=torch.float64, device="cpu") / 2)
-        self.out_features = 6 * num_scales
+        self.num_scales, self.out_features = num_scales, 6 * num_scales
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         xyz = unit_vectors(lonlat.double())
         sine, cosine = sin_cos(xyz[:, :, None], self.frequencies, lonlat.dtype)  # (n, axis, f)
         return torch.cat([sine.flatten(1), cosine.flatten(1)], dim=-1)
-
-    def extra_repr(self) -> str:
-        return f"num_scales={len(self.frequencies)}"
 
 
 class Sphere2Vec(MultiScaleEncoder):
@@ -118,11 +115,6 @@ class Sphere2Vec(MultiScaleEncoder):
         return Waves(sin[:, :1], cos[:, :1]), Waves(sin[:, 1:], cos[:, 1:])
 
 
-def scale_by_scale(*features: Float[Tensor, "n f"]) -> Float[Tensor, "n {len(features)}*f"]:
-    """k features of each scale, (n, f) each, in the order of the output: all of the first scale, then the second."""
-    return torch.stack(features, dim=-1).flatten(1)
-
-
 class SphereC(Sphere2Vec):
     """Sphere2Vec-sphereC: the unit vector of the scaled angles.
 
@@ -136,7 +128,7 @@ class SphereC(Sphere2Vec):
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon_f, lat_f = self.scaled(lonlat)
-        return scale_by_scale(lat_f.sin, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin)
+        return interleave(lat_f.sin, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin)
 
 
 class SphereCPlus(Sphere2Vec):
@@ -153,7 +145,7 @@ class SphereCPlus(Sphere2Vec):
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon_f, lat_f = self.scaled(lonlat)
-        return scale_by_scale(lat_f.sin, lat_f.cos, lon_f.sin, lon_f.cos, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin)
+        return interleave(lat_f.sin, lat_f.cos, lon_f.sin, lon_f.cos, lat_f.cos * lon_f.cos, lat_f.cos * lon_f.sin)
 
 
 class SphereM(Sphere2Vec):
@@ -170,9 +162,8 @@ class SphereM(Sphere2Vec):
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         (lon_f, lat_f), (lon, lat) = self.scaled(lonlat), self.whole(lonlat)
-        return scale_by_scale(
-            lat_f.sin, lat_f.cos * lon.cos, lat.cos * lon_f.cos, lat_f.cos * lon.sin, lat.cos * lon_f.sin
-        )
+        mixed = lat_f.cos * lon.cos, lat.cos * lon_f.cos, lat_f.cos * lon.sin, lat.cos * lon_f.sin
+        return interleave(lat_f.sin, *mixed)
 
 
 class SphereMPlus(Sphere2Vec):
@@ -207,16 +198,8 @@ class SphereMPlus(Sphere2Vec):
 
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         (lon_f, lat_f), (lon, lat) = self.scaled(lonlat), self.whole(lonlat)
-        return scale_by_scale(
-            lat_f.sin,
-            lat_f.cos,
-            lon_f.sin,
-            lon_f.cos,
-            lat_f.cos * lon.cos,
-            lat.cos * lon_f.cos,
-            lat_f.cos * lon.sin,
-            lat.cos * lon_f.sin,
-        )
+        mixed = lat_f.cos * lon.cos, lat.cos * lon_f.cos, lat_f.cos * lon.sin, lat.cos * lon_f.sin
+        return interleave(lat_f.sin, lat_f.cos, lon_f.sin, lon_f.cos, *mixed)
 
 
 class DFS(Sphere2Vec):
@@ -252,4 +235,4 @@ class DFS(Sphere2Vec):
     def encode(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n out_features"]:
         lon, lat = self.scaled(lonlat)
         products = torch.cat(lon, dim=-1)[:, :, None] * torch.cat(lat, dim=-1)[:, None, :]  # (n, 2 f, 2 f)
-        return torch.cat([products.flatten(1), scale_by_scale(lat.sin, lat.cos, lon.sin, lon.cos)], dim=-1)
+        return torch.cat([products.flatten(1), interleave(lat.sin, lat.cos, lon.sin, lon.cos)], dim=-1)

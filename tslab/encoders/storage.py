@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tslab._files import atomic_write
-from tslab.encoders.location import EncoderConfig, LocationEncoder
-from tslab.encoders.registry import build_encoder
+from tslab.encoders.registry import EncoderConfig, LocationEncoder, build_encoder
 
 FORMAT = "tslab location encoder"
 FORMAT_VERSION = 1
@@ -55,31 +53,32 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     folder = Path(path)
     encoder = unwrap(encoder)  # type: ignore[assignment]
     if not isinstance(encoder, LocationEncoder):
-        raise TypeError(
-            f"save_encoder saves a LocationEncoder, got {type(encoder).__name__}; of a model, save its .encoder"
-        )
+        raise TypeError(f"a LocationEncoder is saved, got {type(encoder).__name__}; of a model, save its .encoder")
     if encoder.config is None:
         raise ValueError(
-            "this LocationEncoder has no configuration, so nobody could build it again; make it with "
-            "tslab.location_encoder(...), after tslab.register_encoder(...) if the position encoder is your own"
+            "it has no configuration to build it again; register yours and use tslab.location_encoder(...)"
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
-    if any(value.is_meta for value in encoder.state_dict().values()):
-        raise ValueError("the encoder lies on the meta device and has no weights yet; load or initialise them first")
     state = {name.replace("_orig_mod.", ""): value for name, value in encoder.state_dict().items()}
+    if any(value.is_meta for value in state.values()):
+        raise ValueError("the encoder lies on the meta device and has no weights yet; load or initialise them first")
     weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     checksum = hashlib.sha256(weights).hexdigest()
     weights_file = f"weights-{checksum[:12]}.safetensors"
+    dtype = next((p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32)
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "torch_version": torch.__version__,
         "weights": {"file": weights_file, "sha256": checksum},
-        "dtype": str(network_dtype(encoder)).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "encoder": asdict(encoder.config),
     }
-    text = _to_json(config)
+    try:
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"parameters of a saved encoder must be numbers, strings, lists or None: {error}") from error
     atomic_write(folder / weights_file, weights)
     atomic_write(folder / CONFIG_FILE, text)
     for older in folder.glob("weights-*.safetensors"):
@@ -97,36 +96,21 @@ def load_encoder(path: str | os.PathLike[str], *, device: str | torch.device = "
         CheckpointError: the files are damaged, of an unknown format version, or do not fit the configuration;
             the message lists each tensor that is missing, unexpected or of another shape.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    folder = Path(path)
-    config_path = folder / CONFIG_FILE
+    config_path = Path(path) / CONFIG_FILE
     if not config_path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}; give the folder that tslab.save_encoder wrote")
+        raise FileNotFoundError(f"{path} holds no {CONFIG_FILE}; give the folder that tslab.save_encoder wrote")
     config = _read_config(config_path)
-    weights_path = folder / Path(config["weights"]["file"]).name
+    weights_path = config_path.with_name(Path(config["weights"]["file"]).name)
     if not weights_path.is_file():
         raise FileNotFoundError(f"{config_path} names {weights_path.name}, which is missing; copy the whole folder")
-    content = weights_path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != config["weights"]["sha256"]:
+    if hashlib.sha256(weights_path.read_bytes()).hexdigest() != config["weights"]["sha256"]:
         raise CheckpointError(f"{weights_path} is damaged: its checksum is not the one in {CONFIG_FILE}; copy it again")
     try:
-        weights = load(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"{weights_path} is not a safetensors file: {error}") from error
-    try:
-        encoder = build_encoder(_encoder_config(config["encoder"]))
-    except KeyError as error:
-        raise CheckpointError(
-            f"{config_path}: {error.args[0]}; if it is an encoder of your own, call tslab.register_encoder first"
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{config_path} does not describe an encoder of this version of tslab: {error}"
-        ) from error
+        encoder = build_encoder(EncoderConfig(**config["encoder"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{config_path}: no encoder known here (see tslab.register_encoder): {error}") from error
     encoder.to(getattr(torch, config["dtype"]))
-    load_weights(encoder, weights, weights_path)
+    load_weights(encoder, read_safetensors(weights_path), weights_path)
     return encoder.eval().to(device)
 
 
@@ -149,6 +133,16 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: objec
     module.load_state_dict(dict(weights))
 
 
+def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weights of others under our names: in each name, the keys of ``names`` become their values, one after another."""
+    ours = {}
+    for name, value in weights.items():
+        for theirs, here in names.items():
+            name = name.replace(theirs, here)
+        ours[name] = value
+    return ours
+
+
 def unwrap(module: nn.Module) -> nn.Module:
     """The module itself, without what `torch.compile`, data-parallel wrappers or averaged weights put around it."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
@@ -167,67 +161,56 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
-    allow = getattr(torch.serialization, "safe_globals", None)  # torch >= 2.5
     try:
-        with allow(_numpy_scalars()) if allow else nullcontext():
+        with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated archives, foreign pickles and text raise half a dozen types
         if found := re.search(CODE_IN_FILE, str(error)):
-            raise CheckpointError(
-                f"{path} holds more than tensors and plain values, and reading that could run code, so it was not "
-                f"read ({found[0].strip()}). If you trust its source, open it there and save only its state dict"
-            ) from None
+            what = f"{path} was not read: it holds objects that could run code ({found[0].strip()})"
+            raise CheckpointError(f"{what}; if you trust its source, open it there and save its state dict") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is not a readable torch file ({reason[:200]}); an incomplete download? Fetch it again"
-        ) from None
+        raise CheckpointError(f"{path} is not a readable torch file ({reason[:200]}); fetch it again") from None
 
 
-def network_dtype(module: nn.Module) -> torch.dtype:
-    """dtype of the first floating point parameter; float32 if there is none."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        CheckpointError: not such a file, or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}; fetch it again") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    """What ``config.json`` says, if it says everything that `load_encoder` needs."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({error}); copy the folder again") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not the configuration of a {FORMAT}")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {config.get('format_version')}, this tslab reads version {FORMAT_VERSION}; "
-            "install a newer tslab"
-        )
-    weights = config.get("weights")
-    complete = isinstance(weights, dict) and {"file", "sha256"} <= weights.keys() and "encoder" in config
+    version, weights, encoder = (config.get(name) for name in ("format_version", "weights", "encoder"))
+    if version != FORMAT_VERSION:
+        versions = f"format version {version}, this tslab reads version {FORMAT_VERSION}"
+        raise CheckpointError(f"{path} has {versions}; install a newer tslab")
+    complete = isinstance(weights, dict) and {"file", "sha256"} <= weights.keys()
     if not complete or config.get("dtype") not in ("float16", "bfloat16", "float32", "float64"):
         raise CheckpointError(f"{path} is incomplete; save the encoder again")
-    return config
-
-
-def _encoder_config(values: Any) -> EncoderConfig:
     names = {field.name for field in fields(EncoderConfig)}
-    if not isinstance(values, dict) or set(values) != names:
-        raise ValueError(f'"encoder" must be an object with {", ".join(sorted(names))}')
-    return EncoderConfig(**values)
-
-
-def _to_json(config: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(config, indent=2, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the configuration of the encoder cannot be written as JSON ({error}); the parameters of a registered "
-            "encoder must be numbers, strings, lists or None"
-        ) from error
+    if not isinstance(encoder, dict) or set(encoder) != names:
+        raise CheckpointError(f'{path}: "encoder" must be an object with {", ".join(sorted(names))}')
+    return config
 
 
 def _numpy_scalars() -> list[Any]:
     """What a pickled NumPy number needs: a constructor of scalars and the plain numeric dtypes, nothing
     callable else."""
-    core = getattr(np, "_core", None) or np.core
-    scalar = core.multiarray.scalar
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     named = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype]
     return [*named, *(type(np.dtype(kind)) for kind in ("int32", "int64", "float32", "float64", "bool"))]

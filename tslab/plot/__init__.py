@@ -8,44 +8,31 @@ further; `show` displays it with a text alternative and a caption.
 """
 
 from tslab.plot.colors import (
-    DARK_LINE,
     DIVERGING_SCALE,
     FAMILY_COLORS,
-    FAMILY_DASHES,
     FIELD_SCALE,
-    LIGHT_LINE,
     MARKER,
     MISSING_COLOR,
     NEUTRAL,
-    THEMES,
-    css_tokens,
     encoder_color,
     encoder_dash,
-    with_missing,
 )
 from tslab.plot.encodings import edges, feature_maps, kernel_profiles, similarity_maps
 from tslab.plot.maps import globe, static_map, world_map
 from tslab.plot.projection import equal_area_grid, equal_earth, globe_grid, inverse_equal_earth, place_name
-from tslab.plot.sliders import Curve, as_bytes, coastline, curve_slider, frame_slider, globe_slider, map_slider
-from tslab.plot.tables import SortableTable, readable, sortable_table
+from tslab.plot.sliders import Curve, coastline, curve_slider, frame_slider, globe_slider, map_slider
+from tslab.plot.tables import sortable_table
 from tslab.plot.theme import matplotlib_style, show
 
 __all__ = [
-    "DARK_LINE",
     "DIVERGING_SCALE",
     "FAMILY_COLORS",
-    "FAMILY_DASHES",
     "FIELD_SCALE",
-    "LIGHT_LINE",
     "MARKER",
     "MISSING_COLOR",
     "NEUTRAL",
-    "THEMES",
     "Curve",
-    "SortableTable",
-    "as_bytes",
     "coastline",
-    "css_tokens",
     "curve_slider",
     "edges",
     "encoder_color",
@@ -62,11 +49,9 @@ __all__ = [
     "map_slider",
     "matplotlib_style",
     "place_name",
-    "readable",
     "show",
     "similarity_maps",
     "sortable_table",
     "static_map",
-    "with_missing",
     "world_map",
 ]

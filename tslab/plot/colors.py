@@ -1,41 +1,30 @@
 """Colours: one for each encoder family, scales for fields, tokens for the page around a figure.
 
-They are chosen here and nowhere else. Plotly, matplotlib and the widget's style sheet (`css_tokens`) all read them.
+They are chosen in ``data/figure_style.json`` and nowhere else. Plotly, matplotlib and the widget's style sheet
+(`css_tokens`) all read them.
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import plotly.colors
 from numpy.typing import NDArray
 
 from tslab._checks import check_number
+from tslab._files import packaged_json
 from tslab.encoders import ENCODERS
 
-FAMILY_COLORS = {
-    "baseline": "#565f67",
-    "planar": "#d68b00",
-    "kernel": "#c986b6",
-    "multi-scale planar": "#b14400",
-    "spherical": "#8196f6",
-    "sphere2vec": "#0364a4",
-    "harmonic": "#099f6d",
-}
+STYLE = packaged_json("figure_style.json")
+"""How figures look: palette, plotly template, matplotlib settings, axes of maps, colour bars."""
+
+FAMILY_COLORS: dict[str, str] = {name: look["color"] for name, look in STYLE["families"].items()}
 """One colour for each encoder family. Close to Okabe and Ito's, moved apart until every pair differs by more
 than 20 CIELAB units for readers with protan, deutan and tritan vision too, and until each has a contrast of
 2.7 on the white and on the dark page."""
 
 
-FAMILY_DASHES = {
-    "baseline": "dot",
-    "planar": "dash",
-    "kernel": "dashdot",
-    "multi-scale planar": "longdash",
-    "spherical": "dash",
-    "sphere2vec": "solid",
-    "harmonic": "longdashdot",
-}
+FAMILY_DASHES: dict[str, str] = {name: look["dash"] for name, look in STYLE["families"].items()}
 """A plotly line dash for each family, for lines that must be told apart without colour."""
 
 
@@ -53,21 +42,7 @@ FIELD_SCALE: Scale = _stops(plotly.colors.sequential.Viridis)
 """For a field without a special value: viridis, perceptually uniform and readable without colour vision."""
 
 
-DIVERGING_SCALE: Scale = _stops(
-    [
-        "#123c73",
-        "#345fa0",
-        "#5c84bd",
-        "#8dabd3",
-        "#c0d2e6",
-        "#f2f1ee",
-        "#ecc9a6",
-        "#d99f68",
-        "#bd7536",
-        "#94500f",
-        "#643000",
-    ]
-)
+DIVERGING_SCALE: Scale = _stops(STYLE["diverging"])
 """For a field with a meaningful zero: blue below, brown above, as light as paper at zero, equally dark at
 both ends."""
 
@@ -92,36 +67,8 @@ MARKER = "#d1290b"
 """Places that are marked on a map."""
 
 
-THEMES = {
-    "light": {
-        "text": "#1c2730",
-        "muted": "#55626d",
-        "line": "#9aa7b1",
-        "grid": "#e2e7eb",
-        "raised": "#ffffff",
-        "page": "#ffffff",
-        "accent": "#0b6480",
-        "coast": DARK_LINE,
-        "focus": "#0b6480",
-        "danger": "#a3260f",
-    },
-    "dark": {
-        "text": "#dce4ea",
-        "muted": "#9dabb6",
-        "line": "#6b7a86",
-        "grid": "#2b3843",
-        "raised": "#1d2932",
-        "page": "#10171d",
-        "accent": "#6fcbe6",
-        "coast": DARK_LINE,
-        "focus": "#8fd8ee",
-        "danger": "#ff9d85",
-    },
-}
+THEMES: dict[str, dict[str, str]] = STYLE["themes"]
 """Colours of the page around a figure, for the light and the dark theme."""
-
-
-FONT = 'Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 
 def encoder_color(key: str) -> str:
@@ -139,7 +86,7 @@ def css_tokens(selector: str = ".tslab") -> str:
     """The design tokens as CSS custom properties: ``--tslab-text`` and so on, for ``selector`` and its dark
     form."""
     families = {f"family-{name.replace(' ', '-')}": color for name, color in FAMILY_COLORS.items()}
-    shared = families | {"missing": MISSING_COLOR, "neutral": NEUTRAL, "font": FONT}
+    shared = families | {"missing": MISSING_COLOR, "neutral": NEUTRAL, "font": STYLE["font"]}
     rules = [(selector, shared | THEMES["light"]), (f'{selector}[data-theme="dark"]', THEMES["dark"])]
     return "".join(
         f"{where} {{\n" + "".join(f"  --tslab-{name}: {value};\n" for name, value in tokens.items()) + "}\n"
@@ -147,13 +94,28 @@ def css_tokens(selector: str = ".tslab") -> str:
     )
 
 
-def named_scale(scale: ScaleName | Scale) -> Scale:
-    if isinstance(scale, str):
-        named = {"field": FIELD_SCALE, "diverging": DIVERGING_SCALE}
-        if scale not in named:
-            raise ValueError(f"scale must be 'field', 'diverging' or a plotly colour scale, got {scale!r}")
-        return named[scale]
-    return scale
+def colored(
+    values: NDArray[np.float64], scale: ScaleName | Scale, limits: tuple[float, float] | None, label: str
+) -> dict[str, Any]:
+    """Plotly's arguments for numbers that are drawn as colours: scale, limits and colour bar.
+
+    The bar stands below the figure, so that a phone's width is left to the map.
+    """
+    named = {"field": FIELD_SCALE, "diverging": DIVERGING_SCALE}
+    if isinstance(scale, str) and scale not in named:
+        raise ValueError(f"scale must be 'field', 'diverging' or a plotly colour scale, got {scale!r}")
+    low, high = value_range(values, scale, limits)
+    return {
+        "colorscale": named[scale] if isinstance(scale, str) else scale,
+        "cmin": low,
+        "cmax": high,
+        "colorbar": color_bar("bar_below", label),
+    }
+
+
+def color_bar(style: str, label: str) -> dict[str, Any]:
+    """One of the colour bars of `STYLE`, with its title."""
+    return STYLE[style] | {"title": STYLE[style]["title"] | {"text": label}}
 
 
 def value_range(

@@ -16,8 +16,8 @@ from tslab import diagnostics
 from tslab._checks import check_count
 from tslab.diagnostics import Encoder, encodings
 from tslab.plot.colors import NEUTRAL
-from tslab.plot.projection import Place, equal_area_grid
-from tslab.plot.sliders import Curve, curve_slider, map_slider, short
+from tslab.plot.projection import Place, equal_area_grid, short
+from tslab.plot.sliders import Curve, curve_slider, map_slider
 
 
 def feature_maps(
@@ -56,10 +56,7 @@ def similarity_maps(
     encoders = list(encoder) if isinstance(encoder, Sequence) else [encoder] * len(places)
     marked = list(places) if len(places) > 1 else list(places) * len(encoders)
     _, _, grid = equal_area_grid(n_lon, n_lat)
-    fields = [
-        _similarity(one, torch.tensor([place], dtype=torch.float64), grid)
-        for one, place in zip(encoders, marked, strict=True)
-    ]
+    fields = [_similarity(one, place, grid) for one, place in zip(encoders, marked, strict=True)]
     return map_slider(
         [field.reshape(n_lat, n_lon) for field in fields],
         labels,
@@ -114,30 +111,29 @@ def edges(encoder: Encoder, *, color: str, lat_deg: float = 40.0) -> go.Figure:
     lon = (180 + offsets + 180) % 360 - 180
     lon[offsets == 0] = 180
     parallel = torch.stack([lon, torch.full_like(lon, lat_deg)], dim=-1)
-    here = torch.tensor([[179.0, lat_deg]], dtype=torch.float64)
-    across = _similarity(encoder, here, parallel)
-    west, east = offsets <= 0, offsets > 0
-
+    across = _similarity(encoder, (179.0, lat_deg), parallel)
     names = torch.linspace(-180, 180, 181, dtype=torch.float64)
     pole = torch.stack([names, torch.full_like(names, 90)], dim=-1)
-    at_pole = _similarity(encoder, torch.tensor([[0.0, 90.0]], dtype=torch.float64), pole)
+    at_pole = _similarity(encoder, (0.0, 90.0), pole)
 
-    figure = make_subplots(
-        1, 2, horizontal_spacing=0.14, shared_yaxes=True, subplot_titles=("the date line", "the North Pole")
-    )
+    titles = ("the date line", "the North Pole")
+    figure = make_subplots(1, 2, horizontal_spacing=0.14, shared_yaxes=True, subplot_titles=titles)
     line = {"color": color, "width": 2}
-    for side in (west, east):
+    for side in (offsets <= 0, offsets > 0):
         figure.add_scatter(x=short(180 + offsets[side]), y=short(across[side]), mode="lines", line=line, row=1, col=1)
     figure.add_scatter(x=short(names), y=short(at_pole), mode="lines", line=line, row=1, col=2)
     figure.add_vline(x=180, line={"dash": "dot", "width": 1, "color": NEUTRAL}, row=1, col=1)
-    figure.update_xaxes(title="longitude", row=1, col=1, tickvals=[150, 180, 210], ticktext=["150°E", "180°", "150°W"])
-    figure.update_xaxes(
-        title="the pole's longitude", tickvals=[-90, 0, 90], ticktext=["90°W", "0°", "90°E"], row=1, col=2
+    return figure.update_layout(
+        xaxis={"title": "longitude", "tickvals": [150, 180, 210], "ticktext": ["150°E", "180°", "150°W"]},
+        xaxis2={"title": "the pole's longitude", "tickvals": [-90, 0, 90], "ticktext": ["90°W", "0°", "90°E"]},
+        yaxis={"title": "similarity (cosine)", "range": [-1.05, 1.08]},
+        showlegend=False,
+        height=320,
+        margin={"l": 60, "r": 15, "t": 40, "b": 50},
     )
-    figure.update_yaxes(title="similarity (cosine)", range=[-1.05, 1.08], row=1, col=1)
-    figure.update_layout(showlegend=False, height=320, margin={"l": 60, "r": 15, "t": 40, "b": 50})
-    return figure
 
 
-def _similarity(encoder: Encoder, one: Float[Tensor, "1 2"], places: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-    return torch.cosine_similarity(encodings(encoder, one), encodings(encoder, places), dim=-1)
+def _similarity(encoder: Encoder, place: Place, places: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """Similarity of each of ``places`` to one place."""
+    one = encodings(encoder, torch.tensor([place], dtype=torch.float64))
+    return torch.cosine_similarity(one, encodings(encoder, places), dim=-1)

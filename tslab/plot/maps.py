@@ -13,22 +13,23 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 
 from tslab._checks import check_choice, check_count, check_number
-from tslab.earth import land_lines, land_polygons
-from tslab.plot.colors import DARK_LINE, LIGHT_LINE, NEUTRAL, Scale, ScaleName, named_scale, value_range
+from tslab.earth import land_polygons
+from tslab.plot.colors import DARK_LINE, LIGHT_LINE, MARKER, NEUTRAL, STYLE, Scale, ScaleName, colored
 from tslab.plot.projection import (
     HALF_HEIGHT,
     HALF_WIDTH,
     Place,
     checked_grid,
     closed_grid,
+    coastline_pieces,
     coastline_points,
     equal_earth,
     graticule,
     inverse_equal_earth,
     map_edge,
     on_sphere,
-    pieces,
     place_name,
+    short,
 )
 from tslab.plot.theme import matplotlib_style
 
@@ -43,7 +44,7 @@ def globe(
     limits: tuple[float, float] | None = None,
     points: ArrayLike | None = None,
     point_text: Sequence[str] | None = None,
-    point_color: str = "#d1290b",
+    point_color: str = MARKER,
     center: Place = (15, 20),
     height: int = 460,
 ) -> go.Figure:
@@ -67,24 +68,27 @@ def globe(
     """
     check_count("height", height)
     _check_place("center", center)
-    figure = go.Figure(_plain_globe() if values is None else _field_globe(lon, lat, values, scale, limits, label))
-    figure.add_scatter3d(
-        **_on_globe(coastline_points(simplified=True), 1.004),
-        mode="lines",
-        line={"color": LIGHT_LINE if values is not None and scale == "field" else DARK_LINE, "width": 2},
-        hoverinfo="skip",
-        showlegend=False,
-    )
-    if points is not None:
-        places = _places(points, point_text)
-        figure.add_scatter3d(
-            **_on_globe(places, 1.012),
-            mode="markers",
-            showlegend=False,
-            **_hover(places, point_text),
-            marker={"size": 5, "color": point_color, "line": {"color": "white", "width": 1}},
+    if values is None:
+        surface = _surface(
+            np.linspace(-180, 180, 73), np.linspace(-90, 90, 37), np.zeros((37, 73), np.int8), STYLE["plain_globe"]
         )
-    return figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, scene=_turntable(center))
+    else:
+        lon_deg, lat_deg, field = closed_grid(lon, lat, values)
+        how = STYLE["field_globe"] | {"name": label} | colored(field, scale, limits, label)
+        surface = _surface(lon_deg, lat_deg, short(field), how)
+    figure = go.Figure(surface)
+    line = {"color": LIGHT_LINE if values is not None and scale == "field" else DARK_LINE, "width": 2}
+    coast = _on_globe(coastline_points(), 1.004)
+    figure.add_scatter3d(**coast, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    if points is not None:
+        places, shown = _marked(points, point_text)
+        marker = {"size": 5, "color": point_color, "line": {"color": "white", "width": 1}}
+        figure.add_scatter3d(**_on_globe(places, 1.012), **shown, marker=marker)
+    hidden = {"visible": False, "range": [-1.02 * _RADIUS, 1.02 * _RADIUS]}
+    eye = dict(zip("xyz", (2 * float(part) for part in on_sphere(*center)), strict=True))
+    scene = STYLE["globe_scene"] | {"camera": STYLE["globe_scene"]["camera"] | {"eye": eye}}
+    scene |= {axis: hidden for axis in ("xaxis", "yaxis", "zaxis")}
+    return figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 0, "b": 0}, scene=scene)
 
 
 def world_map(
@@ -97,7 +101,7 @@ def world_map(
     limits: tuple[float, float] | None = None,
     points: ArrayLike | None = None,
     point_text: Sequence[str] | None = None,
-    point_color: str | Sequence[float] = "#d1290b",
+    point_color: str | Sequence[float] = MARKER,
     point_size: float = 7,
     height: int = 420,
 ) -> go.Figure:
@@ -111,37 +115,28 @@ def world_map(
     check_number("point_size", point_size, above=0)
     figure = go.Figure()
     if values is not None:
-        figure.add_heatmap(
-            **_projected_field(lon, lat, values), colorscale=named_scale(scale), colorbar=_colorbar(label), name=label
-        )
-        low, high = value_range(np.asarray(values, np.float64), scale, limits)
-        figure.update_traces(zmin=low, zmax=high, hovertemplate="%{z:.3g}<extra></extra>", selector={"type": "heatmap"})
-    figure.add_traces(
-        [
-            _lines(graticule(), "rgba(117,127,136,0.45)", 0.6),
-            _lines(map_edge(), NEUTRAL, 1.5),
-            _lines(coastline_points(simplified=True), NEUTRAL if values is None else DARK_LINE, 0.9),
-        ]
-    )
+        field = _projected_field(lon, lat, values)
+        how = colored(np.asarray(values, np.float64), scale, limits, label)
+        field |= {"zmin": how.pop("cmin"), "zmax": how.pop("cmax")} | how
+        figure.add_heatmap(**field, name=label, hovertemplate="%{z:.3g}<extra></extra>")
+    figure.add_trace(_lines(graticule(), "rgba(117,127,136,0.45)", 0.6))
+    figure.add_trace(_lines(map_edge(), NEUTRAL, 1.5))
+    figure.add_trace(_lines(coastline_points(), NEUTRAL if values is None else DARK_LINE, 0.9))
     if points is not None:
-        places = _places(points, point_text)
-        marker = {
-            "size": point_size,
-            "color": point_color,
-            "line": {"color": "white", "width": 0.8},
-            **_point_colors(point_color, len(places), scale, limits, label),
-        }
-        x, y = map(_f4, equal_earth(*places.T))
-        figure.add_scatter(x=x, y=y, mode="markers", marker=marker, showlegend=False, **_hover(places, point_text))
-    axis = {"visible": False, "fixedrange": False}
-    half_width, half_height = HALF_WIDTH * 1.01, HALF_HEIGHT * 1.02
-    figure.update_layout(
-        height=height,
-        margin={"l": 0, "r": 0, "t": 5, "b": 5},
-        xaxis={**axis, "range": [-half_width, half_width]},
-        yaxis={**axis, "range": [-half_height, half_height], "scaleanchor": "x", "constrain": "domain"},
-    )
-    return figure
+        places, shown = _marked(points, point_text)
+        marker: dict[str, Any] = {"size": point_size, "color": point_color, "line": {"color": "white", "width": 0.8}}
+        if not isinstance(point_color, str):
+            if np.shape(point_color) != (len(places),):
+                raise ValueError(
+                    f"point_color must be a colour or one number for each of {len(places)} points, got shape "
+                    f"{np.shape(point_color)}"
+                )
+            marker |= colored(np.asarray(point_color, np.float64), scale, limits, label)
+        x, y = map(short, equal_earth(*places.T))
+        figure.add_scatter(x=x, y=y, marker=marker, **shown)
+    x_axis = {"visible": False, "fixedrange": False, "range": [-1.01 * HALF_WIDTH, 1.01 * HALF_WIDTH]}
+    y_axis = x_axis | {"range": [-1.02 * HALF_HEIGHT, 1.02 * HALF_HEIGHT], "scaleanchor": "x", "constrain": "domain"}
+    return figure.update_layout(height=height, margin={"l": 0, "r": 0, "t": 5, "b": 5}, xaxis=x_axis, yaxis=y_axis)
 
 
 def static_map(
@@ -169,104 +164,34 @@ def static_map(
     check_choice("projection", projection, ("equal_earth", "globe"))
     check_number("width", width, above=0)
     _check_place("center", center)
-    globe_like = projection == "globe"
-    target = crs.Orthographic(*center) if globe_like else crs.EqualEarth(center[0])
+    if projection == "globe":
+        target, height = crs.Orthographic(*center), width
+    else:
+        target, height = crs.EqualEarth(center[0]), width * HALF_HEIGHT / HALF_WIDTH
     with matplotlib_style():
-        figure = plt.figure(
-            figsize=(width, width if globe_like else width * HALF_HEIGHT / HALF_WIDTH), layout="constrained"
-        )
+        figure = plt.figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot(projection=target)
     axes.set_global()
     axes.spines["geo"].set(linewidth=0.6, edgecolor=NEUTRAL)
     plain = crs.PlateCarree()
     if land:
         axes.add_geometries([land_polygons()], plain, facecolor="#dde4e8", edgecolor="none", zorder=0.5)
-    coast = shapely.MultiLineString(pieces(land_lines()))
+    coast = shapely.MultiLineString(coastline_pieces())
     axes.add_geometries([coast], plain, facecolor="none", edgecolor=DARK_LINE, linewidth=0.5, zorder=2)
     return figure, axes
 
 
-def _field_globe(
-    lon: ArrayLike | None,
-    lat: ArrayLike | None,
-    values: ArrayLike,
-    scale: ScaleName | Scale,
-    limits: tuple[float, float] | None,
-    label: str,
-) -> go.Surface:
-    lon_deg, lat_deg, field = closed_grid(lon, lat, values)
-    low, high = value_range(field, scale, limits)
-    return _surface(
-        lon_deg,
-        lat_deg,
-        field.astype(np.float32),
-        cmin=low,
-        cmax=high,
-        colorscale=named_scale(scale),
-        colorbar=_colorbar(label),
-        name=label,
-        lighting={"ambient": 1, "diffuse": 0, "specular": 0, "fresnel": 0},
-    )
-
-
-def _plain_globe() -> go.Surface:
-    return _surface(
-        np.linspace(-180, 180, 73),
-        np.linspace(-90, 90, 37),
-        np.zeros((37, 73), np.int8),
-        showscale=False,
-        colorscale=[[0, "#e9eef1"], [1, "#e9eef1"]],
-        lighting={"ambient": 1, "diffuse": 0},
-    )
-
-
-def _surface(lon: NDArray[Any], lat: NDArray[Any], colors: NDArray[Any], **how: Any) -> go.Surface:
-    x, y, z = map(_int16, on_sphere(*np.meshgrid(lon, lat)))
-    return go.Surface(x=x, y=y, z=z, surfacecolor=colors, hoverinfo="skip", contours=_NO_HIGHLIGHT, **how)
-
-
-def _turntable(center: Place) -> dict[str, Any]:
-    """The scene of a globe that turns about its axis, seen from above ``center``."""
-    eye = 2 * np.array(on_sphere(np.float64(center[0]), np.float64(center[1])))
-    hidden = {"visible": False, "range": [-1.02 * _RADIUS, 1.02 * _RADIUS]}
-    return {
-        "xaxis": hidden,
-        "yaxis": hidden,
-        "zaxis": hidden,
-        "aspectmode": "manual",
-        "aspectratio": dict.fromkeys("xyz", 1.9),
-        "dragmode": "turntable",
-        "camera": {
-            "eye": dict(zip("xyz", eye.tolist(), strict=True)),
-            "up": {"x": 0, "y": 0, "z": 1},
-            "projection": {"type": "orthographic"},
-        },
-    }
+def _surface(lon: NDArray[Any], lat: NDArray[Any], colors: NDArray[Any], how: dict[str, Any]) -> go.Surface:
+    x, y, z = (np.round(part * _RADIUS).astype(np.int16) for part in on_sphere(*np.meshgrid(lon, lat)))
+    contours = {axis: {"highlight": False} for axis in "xyz"}
+    return go.Surface(x=x, y=y, z=z, surfacecolor=colors, hoverinfo="skip", contours=contours, **how)
 
 
 def _lines(lonlat: NDArray[Any], color: str, width: float) -> go.Scatter:
     """A polyline on the Equal Earth map."""
-    x, y = map(_f4, equal_earth(*lonlat.T))
+    x, y = map(short, equal_earth(*lonlat.T))
     line = {"color": color, "width": width}
     return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
-
-
-def _point_colors(
-    point_color: str | Sequence[float],
-    count: int,
-    scale: ScaleName | Scale,
-    limits: tuple[float, float] | None,
-    label: str,
-) -> dict[str, Any]:
-    """How numbers colour the markers; nothing for one colour."""
-    if isinstance(point_color, str):
-        return {}
-    if np.shape(point_color) != (count,):
-        raise ValueError(
-            f"point_color must be a colour or one number for each of {count} points, got shape {np.shape(point_color)}"
-        )
-    low, high = value_range(np.asarray(point_color, np.float64), scale, limits)
-    return {"colorscale": named_scale(scale), "cmin": low, "cmax": high, "colorbar": _colorbar(label)}
 
 
 def _projected_field(lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike) -> dict[str, Any]:
@@ -280,7 +205,7 @@ def _projected_field(lon: ArrayLike | None, lat: ArrayLike | None, values: Array
     column, far_x = _nearest(lon_deg, at_lon)
     row, far_y = _nearest(lat_deg, at_lat)
     z = np.where(np.isnan(at_lon) | far_x | far_y, np.nan, field[row, column])
-    return {"x": _f4(x), "y": _f4(y), "z": _f4(z), "hoverongaps": False}
+    return {"x": short(x), "y": short(y), "z": short(z), "hoverongaps": False}
 
 
 def _nearest(grid: NDArray[np.float64], at: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -291,18 +216,8 @@ def _nearest(grid: NDArray[np.float64], at: NDArray[np.float64]) -> tuple[NDArra
     return index, np.abs(grid[index] - at) > step
 
 
-def _colorbar(label: str) -> dict[str, Any]:
-    """Below the figure, so that a phone's width is left to the map."""
-    where = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.02, "yanchor": "top"}
-    return where | {"title": {"text": label, "side": "bottom"}, "thickness": 10, "len": 0.6, "outlinewidth": 0}
-
-
-def _hover(places: NDArray[np.float64], text: Sequence[str] | None) -> dict[str, Any]:
-    shown = list(text) if text is not None else [f"{place_name((float(a), float(b)))}" for a, b in places]
-    return {"text": shown, "hovertemplate": "%{text}<extra></extra>"}
-
-
-def _places(points: ArrayLike, text: Sequence[str] | None) -> NDArray[np.float64]:
+def _marked(points: ArrayLike, text: Sequence[str] | None) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Places (n, 2) to mark, and how plotly shows them: by their text, or their coordinates."""
     places = np.asarray(points, np.float64)
     if places.size == 0:
         places = places.reshape(0, 2)
@@ -310,12 +225,12 @@ def _places(points: ArrayLike, text: Sequence[str] | None) -> NDArray[np.float64
         raise ValueError(f"points must have shape (n, 2), longitude then latitude, got {places.shape}")
     outside = np.flatnonzero((np.abs(places) > (180, 90)).any(axis=1))
     if len(outside):
-        raise ValueError(
-            f"points[{outside[0]}] = {tuple(places[outside[0]].tolist())} is no (longitude, latitude) in degrees"
-        )
+        at = tuple(places[outside[0]].tolist())
+        raise ValueError(f"points[{outside[0]}] = {at} is no (longitude, latitude) in degrees")
     if text is not None and len(text) != len(places):
         raise ValueError(f"point_text must have one text for each of {len(places)} points, got {len(text)}")
-    return places
+    shown = [place_name((lon, lat)) for lon, lat in places.tolist()] if text is None else list(text)
+    return places, {"mode": "markers", "text": shown, "hovertemplate": "%{text}<extra></extra>", "showlegend": False}
 
 
 def _check_place(name: str, place: Place) -> None:
@@ -329,16 +244,7 @@ _RADIUS = 10_000
 """Radius of the plotly globe, so that its coordinates fit into 16-bit integers."""
 
 
-_NO_HIGHLIGHT = {axis: {"highlight": False} for axis in "xyz"}
-
-
 def _on_globe(places: NDArray[np.float64], radius: float) -> dict[str, NDArray[np.float32]]:
-    return {axis: _f4(np.round(a * radius * _RADIUS)) for axis, a in zip("xyz", on_sphere(*places.T), strict=True)}
-
-
-def _int16(values: NDArray[np.float64]) -> NDArray[np.int16]:
-    return np.round(values * _RADIUS).astype(np.int16)
-
-
-def _f4(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    return np.asarray(values, np.float32)
+    return {
+        axis: short(np.round(part * radius * _RADIUS)) for axis, part in zip("xyz", on_sphere(*places.T), strict=True)
+    }

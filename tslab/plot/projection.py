@@ -7,6 +7,7 @@ import numpy as np
 import shapely
 import torch
 from jaxtyping import Float
+from numpy.polynomial import Polynomial
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -15,42 +16,37 @@ from tslab.earth import land_lines
 
 Place = tuple[float, float]
 
+Grid = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""Longitudes (x,), latitudes (y,) and the values (y, x) of a field."""
+
+
+_Y = Polynomial([0, 1.340264, 0, -0.081106, 0, 0, 0, 0.000893, 0, 0.003796])
+"""The height of a place on the Equal Earth map, y(theta), where sin theta = sqrt(3) / 2 sin latitude."""
+
+_SLOPE = _Y.deriv()
+
 
 def equal_earth(lon: ArrayLike, lat: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Equal Earth projection of degrees to the plane, on a sphere of radius 1: equal areas stay equal.
 
     Source: Savric, Patterson and Jenny, The Equal Earth map projection, IJGIS 2019.
     """
-    lam, phi = np.deg2rad(np.asarray(lon, np.float64)), np.deg2rad(np.asarray(lat, np.float64))
-    theta = np.arcsin(np.sqrt(3) / 2 * np.sin(phi))
-    t2 = theta**2
-    x = 2 * np.sqrt(3) * lam * np.cos(theta) / (3 * _equal_earth_slope(t2))
-    a1, a2, a3, a4 = _EQUAL_EARTH
-    return np.asarray(x), np.asarray(theta * (a1 + t2 * (a2 + t2**2 * (a3 + t2 * a4))))
+    theta = np.arcsin(np.sqrt(3) / 2 * np.sin(np.deg2rad(lat, dtype=np.float64)))
+    x = 2 * np.sqrt(3) * np.deg2rad(lon, dtype=np.float64) * np.cos(theta) / (3 * _SLOPE(theta))
+    return np.asarray(x), np.asarray(_Y(theta))
 
 
 def inverse_equal_earth(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Degrees of points of the Equal Earth plane; NaN outside the world."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    a1, a2, a3, a4 = _EQUAL_EARTH
-    theta = y / a1
+    theta = y / _Y.coef[1]
     for _ in range(8):
-        t2 = theta**2
-        theta = theta - (theta * (a1 + t2 * (a2 + t2**2 * (a3 + t2 * a4))) - y) / _equal_earth_slope(t2)
+        theta = theta - (_Y(theta) - y) / _SLOPE(theta)
     with np.errstate(invalid="ignore"):
         lat = np.rad2deg(np.arcsin(2 / np.sqrt(3) * np.sin(theta)))
-        lon = np.rad2deg(x * 3 * _equal_earth_slope(theta**2) / (2 * np.sqrt(3) * np.cos(theta)))
+        lon = np.rad2deg(x * 3 * _SLOPE(theta) / (2 * np.sqrt(3) * np.cos(theta)))
     outside = (np.abs(lon) > 180 + 1e-9) | (np.abs(y) > HALF_HEIGHT + 1e-12) | np.isnan(lat)
     return np.where(outside, np.nan, lon), np.where(outside, np.nan, lat)
-
-
-_EQUAL_EARTH = (1.340264, -0.081106, 0.000893, 0.003796)
-
-
-def _equal_earth_slope(t2: Any) -> Any:
-    """dy / dtheta of Equal Earth, as a function of theta squared."""
-    a1, a2, a3, a4 = _EQUAL_EARTH
-    return a1 + t2 * (3 * a2 + t2**2 * (7 * a3 + t2 * 9 * a4))
 
 
 HALF_WIDTH = float(equal_earth(180, 0)[0])
@@ -90,25 +86,18 @@ def place_name(place: Place) -> str:
     return f"{abs(lat):.2f}°{'N' if lat >= 0 else 'S'} {abs(lon):.2f}°{'E' if lon >= 0 else 'W'}"
 
 
-def closed_grid(
-    lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def closed_grid(lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike) -> Grid:
     """The grid, south to north, grown to the date line and the poles by repeating its outermost values."""
     lon_deg, lat_deg, field = checked_grid(lon, lat, values)
-    if lon_deg[-1] - lon_deg[0] > 330 and lon_deg[0] > -180:
-        lon_deg, field = np.r_[-180.0, lon_deg], np.concatenate([field[:, :1], field], axis=1)
-    if lon_deg[-1] - lon_deg[0] > 330 and lon_deg[-1] < 180:
-        lon_deg, field = np.r_[lon_deg, 180.0], np.concatenate([field, field[:, -1:]], axis=1)
-    if -90 < lat_deg[0] < -80:
-        lat_deg, field = np.r_[-90.0, lat_deg], np.concatenate([field[:1], field])
-    if 80 < lat_deg[-1] < 90:
-        lat_deg, field = np.r_[lat_deg, 90.0], np.concatenate([field, field[-1:]])
-    return lon_deg, lat_deg, field
+    around = lon_deg[-1] - lon_deg[0] > 330
+    sides = int(around and lon_deg[0] > -180), int(around and lon_deg[-1] < 180)
+    ends = int(-90 < lat_deg[0] < -80), int(80 < lat_deg[-1] < 90)
+    lon_deg = np.pad(lon_deg, sides, constant_values=(-180, 180))
+    lat_deg = np.pad(lat_deg, ends, constant_values=(-90, 90))
+    return lon_deg, lat_deg, np.pad(field, (ends, sides), mode="edge")
 
 
-def checked_grid(
-    lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def checked_grid(lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike) -> Grid:
     """The grid of a field, south to north; `ValueError` if it is none."""
     if lon is None or lat is None:
         raise ValueError("values need a grid: pass lon (x,), lat (y,) and values (y, x)")
@@ -136,30 +125,31 @@ def checked_grid(
 
 
 @cache
-def coastline_points(*, simplified: bool) -> Float[np.ndarray, "m 2"]:
-    """The coastlines; simplified to a quarter of a degree, as fine as a figure of this size shows."""
+def coastline_points() -> Float[np.ndarray, "m 2"]:
+    """The coastlines simplified to a quarter of a degree, as fine as a figure shows; NaN rows between two lines."""
+    return _joined([np.asarray(shapely.LineString(line).simplify(0.25).coords) for line in coastline_pieces()])
+
+
+def coastline_pieces() -> list[NDArray[np.float64]]:
+    """The coastlines in full, one unbroken line at a time."""
     lines = land_lines()
-    if not simplified:
-        return lines
-    gap = np.full((1, 2), np.nan)
-    short = [np.asarray(shapely.LineString(piece).simplify(0.25).coords) for piece in pieces(lines)]
-    return np.concatenate([part for piece in short for part in (piece, gap)][:-1])
-
-
-def pieces(lines: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """A polyline with NaN rows as the list of its unbroken pieces."""
     parts = np.split(lines, np.flatnonzero(np.isnan(lines[:, 0])))
     pieces = [part[~np.isnan(part[:, 0])] for part in parts]
     return [piece for piece in pieces if len(piece) > 1]
 
 
+def _joined(pieces: list[NDArray[np.float64]]) -> Float[np.ndarray, "m 2"]:
+    """Lines as one, with a NaN row between two."""
+    gap = np.full((1, 2), np.nan)
+    return np.concatenate([part for piece in pieces for part in (piece, gap)][:-1])
+
+
 def graticule() -> Float[np.ndarray, "m 2"]:
     """Meridians every 60 degrees and parallels every 30, as one polyline with NaN rows."""
-    gap = np.full((1, 2), np.nan)
     lat = np.linspace(-90, 90, 46)
     pieces = [np.c_[np.full_like(lat, lon), lat] for lon in range(-120, 121, 60)]
     pieces += [np.array([[-180.0, lat], [180.0, lat]]) for lat in (-60, -30, 0, 30, 60)]
-    return np.concatenate([part for piece in pieces for part in (piece, gap)])
+    return _joined(pieces)
 
 
 def map_edge() -> Float[np.ndarray, "m 2"]:
@@ -170,5 +160,11 @@ def map_edge() -> Float[np.ndarray, "m 2"]:
 
 
 def on_sphere(lon: Any, lat: Any) -> tuple[Any, Any, Any]:
+    """Places in degrees as x, y, z of the unit sphere."""
     lam, phi = np.deg2rad(lon), np.deg2rad(lat)
     return np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)
+
+
+def short(values: Any) -> NDArray[np.float32]:
+    """Numbers of a figure in float32, from a tensor on any device or from anything that numpy takes."""
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values).astype(np.float32)

@@ -20,11 +20,21 @@ from tslab.plot.colors import (
     LIGHT_LINE,
     MARKER,
     NEUTRAL,
+    STYLE,
+    color_bar,
     value_range,
     with_missing,
 )
 from tslab.plot.maps import globe
-from tslab.plot.projection import Place, coastline_points, equal_area_grid, globe_grid, place_name
+from tslab.plot.projection import (
+    Place,
+    closed_grid,
+    coastline_points,
+    equal_area_grid,
+    globe_grid,
+    place_name,
+    short,
+)
 
 
 @dataclass(frozen=True)
@@ -65,40 +75,29 @@ def map_slider(
         active: the field shown first.
         height: pixels.
     """
-    grids = [_as_grid(field) for field in fields]
-    _check_steps(grids, labels, active, points)
-    low, high = _range(grids, diverging, limits)
+    grids, ticks = _steps(fields, labels, active, diverging, limits)
+    if points is not None and len(points) != len(grids):
+        raise ValueError(f"points must have one entry for each of {len(grids)} fields, got {len(points)}")
     n_lat, n_lon = grids[0].shape
     lon, sin_lat, _ = equal_area_grid(n_lon, n_lat)
-    scale = DIVERGING_SCALE if diverging else FIELD_SCALE
-    bytes_ = [as_bytes(grid, low, high) for grid in grids]
-    figure = go.Figure(
-        [
-            go.Heatmap(
-                x=lon.astype(np.float32),
-                y=sin_lat.astype(np.float32),
-                z=bytes_[active],
-                zmin=-128,
-                zmax=127,
-                hoverinfo="skip",
-                colorscale=with_missing(scale),
-                colorbar=_bar_on_top(colorbar, _ticks(low, high)),
-            ),
-            coastline() if diverging else coastline(color=LIGHT_LINE),
-        ]
+    field = go.Heatmap(
+        x=short(lon),
+        y=short(sin_lat),
+        z=grids[active],
+        zmin=-128,
+        zmax=127,
+        hoverinfo="skip",
+        colorscale=with_missing(DIVERGING_SCALE if diverging else FIELD_SCALE),
+        colorbar=color_bar("bar_above", colorbar) | ticks,
     )
-    frames = [[go.Heatmap(z=z)] for z in bytes_]
-    traces = [0]
+    figure = go.Figure([field, coastline(color=DARK_LINE if diverging else LIGHT_LINE)])
+    frames: list[list[Any]] = [[go.Heatmap(z=grid)] for grid in grids]
     if points is not None:
         figure.add_trace(_markers(points[active]))
         frames = [[*data, _markers(places)] for data, places in zip(frames, points, strict=True)]
-        traces = [0, 2]
     if len(grids) > 1:
-        figure.frames = [go.Frame(data=data, traces=traces, name=str(i)) for i, data in enumerate(frames)]
-        figure.update_layout(sliders=[frame_slider(labels, prefix, active)])
-    figure.update_layout(height=height, margin={"l": 45, "r": 18, "t": 55, "b": 10})
-    _map_axes(figure)
-    return figure
+        _animate(figure, frames, frame_slider(labels, prefix, active), traces=[0] if points is None else [0, 2])
+    return figure.update_layout(STYLE["map_axes"], height=height, margin={"l": 45, "r": 18, "t": 55, "b": 10})
 
 
 def globe_slider(
@@ -119,31 +118,20 @@ def globe_slider(
     Each field is (n_lat, n_lon) on the grid of `globe_grid`; the other arguments are those of `map_slider` and
     `tslab.plot.globe`.
     """
-    grids = [_numpy(field).astype(np.float64) for field in fields]
-    _check_steps(grids, labels, active, None)
-    low, high = _range(grids, diverging, limits)
+    grids, ticks = _steps(fields, labels, active, diverging, limits)
     n_lat, n_lon = grids[0].shape
     if n_lon != 2 * n_lat or 180 % n_lat:
         raise ValueError(f"fields must lie on a grid of globe_grid, (180 / step, 360 / step), got {grids[0].shape}")
     lon, lat, _ = globe_grid(180 // n_lat)
     scale = DIVERGING_SCALE if diverging else FIELD_SCALE
-
-    def drawn(grid: np.ndarray) -> go.Figure:
-        values = as_bytes(grid, low, high).astype(np.float64)
-        return globe(lon, lat, values, scale=scale, limits=(-127, 127), points=points, center=center)
-
-    globes = [drawn(grid) for grid in grids]
-    figure = globes[active]
-    figure.data[0].update(
-        colorbar={**_ticks(low, high), "title": {"text": colorbar, "side": "right"}, "thickness": 12, "len": 0.8}
+    figure = globe(
+        lon, lat, grids[active], scale=scale, limits=(-127, 127), points=points, center=center, height=height
     )
-    colors = [np.asarray(one.data[0].surfacecolor).astype(np.int8) for one in globes]
-    figure.data[0].update(surfacecolor=colors[active])
-    figure.frames = [
-        go.Frame(data=[go.Surface(surfacecolor=color)], traces=[0], name=str(i)) for i, color in enumerate(colors)
-    ]
-    figure.update_layout(sliders=[frame_slider(labels, prefix, active)], height=height)
-    return figure
+    colors = [closed_grid(lon, lat, grid)[2].astype(np.int8) for grid in grids]
+    bar = color_bar("bar_beside", colorbar) | ticks
+    figure.update_traces(surfacecolor=colors[active], colorbar=bar, selector=0)
+    frames = [[go.Surface(surfacecolor=color)] for color in colors]
+    return _animate(figure, frames, frame_slider(labels, prefix, active), traces=[0])
 
 
 def curve_slider(
@@ -185,16 +173,10 @@ def curve_slider(
 
     figure = go.Figure(traces(frames[active]))
     if len(frames) > 1:
-        figure.frames = [go.Frame(data=traces(curves), name=str(i)) for i, curves in enumerate(frames)]
-        figure.update_layout(sliders=[frame_slider(labels, prefix, active, space_px=65)])
-    figure.update_layout(
-        xaxis=dict(x),
-        yaxis=dict(y),
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        height=height,
-        margin={"l": 60, "r": 15, "t": 45, "b": 10 if len(frames) > 1 else 50},
-    )
-    return figure
+        _animate(figure, [traces(curves) for curves in frames], frame_slider(labels, prefix, active, space_px=65))
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    margin = {"l": 60, "r": 15, "t": 45, "b": 10 if len(frames) > 1 else 50}
+    return figure.update_layout(xaxis=dict(x), yaxis=dict(y), legend=legend, height=height, margin=margin)
 
 
 def frame_slider(labels: Sequence[str], prefix: str, active: int = 0, *, space_px: int = 45) -> dict[str, Any]:
@@ -213,7 +195,7 @@ def frame_slider(labels: Sequence[str], prefix: str, active: int = 0, *, space_p
 
 def coastline(*, width: float = 0.8, equal_area: bool = True, color: str = DARK_LINE) -> go.Scatter:
     """The coastlines as one line, on the equal-area map or, without ``equal_area``, in degrees."""
-    lines = coastline_points(simplified=True)
+    lines = coastline_points()
     lat = np.sin(np.deg2rad(lines[:, 1])) if equal_area else lines[:, 1]
     return go.Scatter(
         x=np.round(lines[:, 0], 1).astype(np.float32),
@@ -225,30 +207,47 @@ def coastline(*, width: float = 0.8, equal_area: bool = True, color: str = DARK_
     )
 
 
-LAT_TICKS = (-90, -60, -30, 0, 30, 60, 90)
+def _animate(
+    figure: go.Figure, frames: Sequence[Any], slider: dict[str, Any], traces: list[int] | None = None
+) -> go.Figure:
+    """Give the figure a frame for each step of the slider; a frame changes ``traces``, or all of them."""
+    figure.frames = [go.Frame(data=data, traces=traces, name=str(i)) for i, data in enumerate(frames)]
+    return figure.update_layout(sliders=[slider])
 
 
-def _as_grid(field: Any) -> np.ndarray:
-    """A field as (n_lat, n_lon); a flat one is taken to be twice as wide as high."""
-    grid = _numpy(field).astype(np.float64)
-    if grid.ndim == 1:
-        n_lat = round((grid.size / 2) ** 0.5)
-        if not grid.size or 2 * n_lat**2 != grid.size:
-            raise ValueError(
-                f"a flat field must fill a grid twice as wide as high, got {grid.size} values; shape it (n_lat, n_lon)"
-            )
-        grid = grid.reshape(n_lat, -1)
-    return grid
+def _steps(
+    fields: Sequence[Any],
+    labels: Sequence[str],
+    active: int,
+    diverging: bool,
+    limits: tuple[float, float] | None,
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """The fields as bytes, and the ticks of their colour bar: both ends and the middle, named by their values.
 
-
-def _check_steps(grids: Sequence[np.ndarray], labels: Sequence[str], active: int, points: Sequence[Any] | None) -> None:
-    """Raise ``ValueError`` unless there are fields, all of one shape, each with a label (and with its points)."""
+    A flat field is taken to be twice as wide as high. The limits of fields without any value are those of zeros.
+    """
+    grids = [_as_grid(field) for field in fields]
     _check_labels(len(grids), labels, active)
     if any(grid.ndim != 2 or grid.shape != grids[0].shape or not grid.size for grid in grids):
         shapes = ", ".join(sorted({str(grid.shape) for grid in grids}))
         raise ValueError(f"fields must be (n_lat, n_lon), not empty and all of one shape, got {shapes}")
-    if points is not None and len(points) != len(grids):
-        raise ValueError(f"points must have one entry for each of {len(grids)} fields, got {len(points)}")
+    every = np.stack(grids)
+    known = every if np.isfinite(every).any() else np.zeros(1)
+    low, high = value_range(known, "diverging" if diverging else "field", limits)
+    ticks = {"tickvals": [-127, 0, 127], "ticktext": [f"{v:.2g}" for v in (low, (low + high) / 2, high)]}
+    return [as_bytes(grid, low, high) for grid in grids], ticks
+
+
+def _as_grid(field: Any) -> np.ndarray:
+    grid = np.asarray(field.detach().cpu() if isinstance(field, Tensor) else field, np.float64)
+    n_lat = round((grid.size / 2) ** 0.5)
+    if grid.ndim != 1:
+        return grid
+    if not grid.size or 2 * n_lat**2 != grid.size:
+        raise ValueError(
+            f"a flat field must fill a grid twice as wide as high, got {grid.size} values; shape it (n_lat, n_lon)"
+        )
+    return grid.reshape(n_lat, -1)
 
 
 def _check_labels(steps: int, labels: Sequence[str], active: int) -> None:
@@ -259,77 +258,22 @@ def _check_labels(steps: int, labels: Sequence[str], active: int) -> None:
     check_count("active", active, at_least=0, at_most=steps - 1)
 
 
-def _range(grids: Sequence[np.ndarray], diverging: bool, limits: tuple[float, float] | None) -> tuple[float, float]:
-    """Limits of the colours; of fields without any value those of a field of zeros."""
-    every = np.stack(grids)
-    if not np.isfinite(every).any():
-        every = np.zeros(1)
-    return value_range(every, "diverging" if diverging else "field", limits)
-
-
 def as_bytes(grid: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values on [low, high] as -127 ... 127; a missing value is -128."""
     scaled = np.round((np.clip(grid, low, high) - low) / (high - low) * 254 - 127)
     return np.where(np.isnan(scaled), -128, scaled).astype(np.int8)
 
 
-def _ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks of a colour bar for `as_bytes`: both ends and the middle, named by their values."""
-    return {"tickvals": [-127, 0, 127], "ticktext": [f"{v:.2g}" for v in (low, (low + high) / 2, high)]}
-
-
-def _bar_on_top(title: str, ticks: Mapping[str, Any]) -> dict[str, Any]:
-    """A colour bar above the map, so that the map has the full width of a phone."""
-    return {
-        **ticks,
-        "title": {"text": title, "side": "top"},
-        "orientation": "h",
-        "x": 0.5,
-        "y": 1.0,
-        "yanchor": "bottom",
-        "len": 0.6,
-        "thickness": 10,
-    }
-
-
 def _markers(places: Any) -> go.Scatter:
     lonlat = np.asarray(places, np.float64).reshape(-1, 2)
+    few = len(lonlat) < 20
     return go.Scatter(
         x=short(lonlat[:, 0]),
         y=short(np.sin(np.deg2rad(lonlat[:, 1]))),
         mode="markers",
         showlegend=False,
         cliponaxis=False,
-        marker={"size": 9 if len(lonlat) < 20 else 4, "color": MARKER, "line": {"color": "white", "width": 1}},
+        marker={"size": 9 if few else 4, "color": MARKER, "line": {"color": "white", "width": 1}},
         hovertemplate="%{text}<extra></extra>",
-        text=[place_name((a, b)) for a, b in lonlat] if len(lonlat) < 20 else None,
-    )
-
-
-def short(values: Any) -> np.ndarray:
-    return _numpy(values).astype(np.float32)
-
-
-def _numpy(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-
-
-def _map_axes(figure: go.Figure) -> None:
-    lat_values = [float(np.sin(np.deg2rad(lat))) for lat in LAT_TICKS]
-    figure.update_xaxes(
-        tickvals=[-180, -90, 0, 90, 180],
-        ticktext=["180°", "90°W", "0°", "90°E", "180°"],
-        range=[-180, 180],
-        showgrid=False,
-        zeroline=False,
-        ticks="outside",
-        ticklen=5,
-        tickcolor="rgba(0,0,0,0)",
-    )
-    figure.update_yaxes(
-        tickvals=lat_values,
-        ticktext=[f"{abs(lat)}°{'S' if lat < 0 else 'N' if lat > 0 else ''}" for lat in LAT_TICKS],
-        range=[-1, 1],
-        showgrid=False,
-        zeroline=False,
+        text=[place_name((a, b)) for a, b in lonlat] if few else None,
     )

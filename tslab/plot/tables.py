@@ -10,30 +10,28 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from string import Template
 
 import pandas as pd
-
-from tslab._checks import check_count
 
 WHOLE_ROWS = 20
 """Tables of so many rows are shown whole; longer ones scroll."""
 
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-
+@dataclass(frozen=True, repr=False)
 class SortableTable:
-    """A table for display; make one with `sortable_table`."""
+    """A table for display, as HTML and as text; make one with `sortable_table`."""
 
-    def __init__(self, markup: str, text: str) -> None:
-        self._markup = markup
-        self._text = text
+    markup: str
+    text: str
 
     def _repr_html_(self) -> str:
-        return self._markup
+        return self.markup
 
     def __repr__(self) -> str:
-        return self._text
+        return self.text
 
 
 def sortable_table(
@@ -72,63 +70,34 @@ def sortable_table(
         if column not in table:
             raise ValueError(f"no column {column!r} in the table; it has {', '.join(map(str, table.columns))}")
     headings = {column: (labels or {}).get(column, str(column)) for column in table.columns}
-    numeric = {column: pd.api.types.is_numeric_dtype(table[column]) for column in table.columns}
     shown = {column: _shown(table[column], (formats or {}).get(column, "{}")) for column in table.columns}
-    head = "".join(
-        f'<th scope="col"{_kind(numeric[column])}>{html.escape(label)}</th>' for column, label in headings.items()
-    )
-    body = "\n".join(_row(table, shown, numeric, position) for position in range(len(table)))
+    head = "".join(f'<th scope="col"{_kind(table[column])}>{html.escape(headings[column])}</th>' for column in headings)
+    cells = [_cells(table[column], shown[column], header=place == 0) for place, column in enumerate(table.columns)]
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
     height = f"max-height: {html.escape(max_height)}" if len(table) > WHOLE_ROWS else ""
     key = "t" + hashlib.sha256(f"{caption}{head}{body}".encode()).hexdigest()[:12]
     columns = list(table.columns)
     setup = json.dumps({"filters": [columns.index(column) for column in filters]}).replace("</", "<\\/")
-    folder = files("tslab") / "data" / "table"
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("table.css", "table.js"))
-    markup = f"""<div class="tslab-table" data-table="{key}">
-<style>{style}</style>
-<div class="tslab-table-controls" hidden></div>
-<div class="tslab-table-scroll" style="{height}" tabindex="0" role="region" \
-aria-label="{html.escape(caption)}">
-<table>
-<caption>{html.escape(caption)}</caption>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{body}
-</tbody>
-</table>
-</div>
-<script>(function (key, setup) {{
-{script}
-}})("{key}", {setup});</script>
-</div>"""
+    page, style, script = (_part(f"table.{kind}") for kind in ("html", "css", "js"))
+    texts = {"caption": html.escape(caption), "head": head, "body": body, "key": key, "setup": setup}
+    markup = Template(page).substitute(texts, height=height, style=style, script=script)
     return SortableTable(markup, f"{caption}\n{pd.DataFrame(shown).rename(columns=headings).to_string(index=False)}")
 
 
-def readable(value: float, digits: int = 2) -> str:
-    """A number for running text: very small and very large ones as 3 × 10⁻⁵ instead of 3e-05.
-
-    Args:
-        value: any number.
-        digits: how many digits count; zeros at the end are left out.
-    """
-    check_count("digits", digits)
-    text = f"{value:.{digits}g}"
-    if "e" not in text:
-        return text
-    factor, exponent = text.split("e")
-    return f"{factor}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{str(int(exponent)).translate(_RAISED)}"
+def _part(name: str) -> str:
+    return (files("tslab") / "data" / "table" / name).read_text(encoding="utf-8").rstrip("\n")
 
 
-def _row(table: pd.DataFrame, shown: Mapping[str, list[str]], numeric: Mapping[str, bool], position: int) -> str:
-    """One body row; numbers carry their exact value for sorting."""
-    cells = []
-    for place, column in enumerate(table.columns):
-        value, text = table[column].iloc[position], html.escape(shown[column][position])
-        exact = "" if not numeric[column] or _is_missing(value) else repr(float(value))
-        sort = f' data-value="{exact}"' if numeric[column] else ""
-        tag = 'th scope="row"' if place == 0 else f"td{_kind(numeric[column])}"
-        cells.append(f"<{tag}{sort}>{text}</{tag.split()[0]}>")
-    return f"<tr>{''.join(cells)}</tr>"
+def _cells(column: pd.Series, shown: Sequence[str], *, header: bool) -> list[str]:
+    """The cells of a column; numbers carry their exact value for sorting."""
+    tag, kind = ("th", ' scope="row"') if header else ("td", _kind(column))
+    exact = (
+        ["" if _is_missing(value) else repr(float(value)) for value in column]
+        if pd.api.types.is_numeric_dtype(column)
+        else []
+    )
+    sort = [f' data-value="{value}"' for value in exact] or [""] * len(column)
+    return [f"<{tag}{kind}{key}>{html.escape(text)}</{tag}>" for key, text in zip(sort, shown, strict=True)]
 
 
 def _shown(column: pd.Series, form: str) -> list[str]:
@@ -150,6 +119,6 @@ def _formatted(value: object, form: str) -> str:
     return form.format(0.0) if isinstance(value, float) and re.fullmatch("-[0.]+[ %]*", text) else text
 
 
-def _kind(numeric: bool) -> str:
+def _kind(column: pd.Series) -> str:
     """The class attribute of a number's cell."""
-    return ' class="number"' if numeric else ""
+    return ' class="number"' if pd.api.types.is_numeric_dtype(column) else ""

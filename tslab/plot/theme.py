@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from tslab.plot.colors import DIVERGING_SCALE, FAMILY_COLORS, FIELD_SCALE, FONT, NEUTRAL
+from tslab.plot.colors import DIVERGING_SCALE, FAMILY_COLORS, FIELD_SCALE, STYLE
 
 
 def show(figure: Any, *, alt: str, caption: str | None = None) -> None:
@@ -51,23 +51,7 @@ def matplotlib_style() -> Iterator[None]:
     import matplotlib as mpl
     from cycler import cycler
 
-    style: Any = {
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-        "savefig.dpi": 160,
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": "#2b3843",
-        "axes.labelcolor": "#2b3843",
-        "xtick.color": "#2b3843",
-        "ytick.color": "#2b3843",
-        "axes.edgecolor": "#9aa7b1",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "image.cmap": "viridis",
-        "axes.prop_cycle": cycler(color=list(FAMILY_COLORS.values())),
-    }
+    style: Any = STYLE["matplotlib"] | {"axes.prop_cycle": cycler(color=list(FAMILY_COLORS.values()))}
     with mpl.rc_context(style):
         yield
 
@@ -75,41 +59,15 @@ def matplotlib_style() -> Iterator[None]:
 def _template() -> go.layout.Template:
     """Transparent, in the system's font, and readable on light and dark pages without knowing which one it
     is on."""
-    soft = "rgba(117,127,136,0.28)"
-    axis = {
-        "gridcolor": soft,
-        "linecolor": NEUTRAL,
-        "zerolinecolor": "rgba(117,127,136,0.6)",
-        "ticks": "",
-        "automargin": True,
-        "exponentformat": "none",
-        "separatethousands": True,
+    font = {"family": STYLE["font"]}
+    layout = STYLE["template"] | {
+        "font": STYLE["template"]["font"] | font,
+        "hoverlabel": {"font": font},
+        "colorway": list(FAMILY_COLORS.values()),
+        "colorscale": {"sequential": FIELD_SCALE, "diverging": DIVERGING_SCALE},
     }
-    axis3d = {"gridcolor": soft, "backgroundcolor": "rgba(0,0,0,0)", "color": NEUTRAL}
-    colorbar = {"thickness": 12, "outlinewidth": 0}
-    return go.layout.Template(
-        layout={
-            "font": {"family": FONT, "size": 13, "color": NEUTRAL},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "colorway": list(FAMILY_COLORS.values()),
-            "colorscale": {"sequential": FIELD_SCALE, "diverging": DIVERGING_SCALE},
-            "coloraxis": {"colorbar": colorbar},
-            "xaxis": axis,
-            "yaxis": axis,
-            "scene": {"xaxis": axis3d, "yaxis": axis3d, "zaxis": axis3d},
-            "geo": {"bgcolor": "rgba(0,0,0,0)", "coastlinecolor": NEUTRAL, "framecolor": NEUTRAL, "showland": False},
-            "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
-            "legend": {"bgcolor": "rgba(0,0,0,0)"},
-            "hoverlabel": {"font": {"family": FONT}},
-            "sliderdefaults": {"currentvalue": {"font": {"color": NEUTRAL, "size": 14}}},
-        },
-        data={
-            "heatmap": [{"colorscale": FIELD_SCALE, "colorbar": colorbar}],
-            "surface": [{"colorscale": FIELD_SCALE, "colorbar": colorbar}],
-            "contour": [{"colorscale": FIELD_SCALE, "colorbar": colorbar}],
-        },
-    )
+    field = {"colorscale": FIELD_SCALE, "colorbar": layout["coloraxis"]["colorbar"]}
+    return go.layout.Template(layout=layout, data={kind: [field] for kind in ("heatmap", "surface", "contour")})
 
 
 def _matplotlib_html(figure: Any, alt: str, caption: str | None) -> str:

@@ -6,74 +6,48 @@ Each stand-in is drawn from a model whose every probability is known, so the bes
   to 0.8° and a climatic niche n_c; for land use (fMoW) r_c(x) is log-linear in relief, climate and settlement;
 - *which class stands at a place*: P(c | x) proportional to beta_c r_c(x), with beta fitted so that classes are as
   frequent as they should be;
-- *what an image model says*: logits L ~ N(0, 1) for every class, raised by s ~ N(s_0, v²) at the true class and by g
-  at the other classes of its genus, nothing raised for a share q of bad images; the stored prediction is
-  softmax(t h(L)), with h(L) = L except for unlikely classes among thousands (`fade_tail`).
+- *what an image model says*: see `tslab.synthetic.images`.
 
-(s_0, v, g, q, t) are calibrated to the published accuracy of the image models, w to the published gain from location
-(by ``data_scripts/make_synthetic.py --calibrate``). Members of a genus look alike; in four of five genera they live
-apart, so there location helps.
+w is calibrated to the published gain from location (by ``data_scripts/make_synthetic.py --calibrate``). Members of a
+genus look alike; in four of five genera they live apart, so there location helps.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab.coords import has_location, unit_vectors
-from tslab.synthetic.world import World, scatter
+from tslab.synthetic.images import CHUNK, ImageModel, draw_images, drop_small, evidence, predictions
+from tslab.synthetic.specs import CLASS_SPECS, ROWS, calibration, stand_in_meta
+from tslab.synthetic.world import World, draw, photographed_places, random_stream, scatter
+from tslab.tasks.datasets import DATASETS
+from tslab.tasks.images import ImageInput, concatenate_images
+from tslab.tasks.meta import Scale
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 BUMPS = 4
 APART = 0.8
 KAPPA_RANGE = (20.0, 5000.0)
-SMALLEST_PROBABILITY = 1e-6
 REFERENCE_PLACES = 2000
-CHUNK = 8_000_000
-"""Numbers that are worked on at once: bounds the memory at every scale."""
-
-
-NO_FADE = -100.0
-"""A logit below which nothing lies."""
-
-FADE_SLOPE = 5.0
-
-
-@dataclass(frozen=True)
-class ImageModel:
-    """What the image model of a stand-in sees, see the module's first paragraph.
-
-    ``signal``, ``spread``, ``genus``, ``bad`` and ``sharpness`` are s_0, v, g, q and t. Below ``fade`` the stated
-    logits fall off `FADE_SLOPE` times as fast: among thousands of classes nearly all get a probability below 1e-6,
-    which is why sparse files can hold them.
-    """
-
-    signal: float
-    spread: float
-    genus: float
-    bad: float
-    sharpness: float
-    fade: float = NO_FADE
+CEILING_ROWS = 20_000
+SPLITS = ("train", "val", "test")
 
 
 class Ranges:
     """Ranges of classes: bumps on the sphere, a climatic niche, and a floor that is the same everywhere."""
 
     def __init__(
-        self,
-        world: World,
-        genus: NDArray[np.int64],
-        homes: Float[Tensor, "h 2"],
-        floor: float,
-        rng: np.random.Generator,
+        self, world: World, genus: NDArray[np.int64], homes: Tensor, floor: float, rng: np.random.Generator
     ) -> None:
-        """``homes`` are places of the dataset; bumps stand around some of them. ``floor`` is w."""
+        """``homes`` (h, 2) are places of the dataset; bumps stand around some of them. ``floor`` is w."""
         classes, genera = len(genus), int(genus.max()) + 1
         apart = rng.random(genera) < APART
         own = rng.integers(0, len(homes), (classes, BUMPS))
@@ -111,10 +85,9 @@ class LandUse:
     def __call__(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, "n c"]:
         """r_c at unit vectors."""
         world = self.world
-        fields = torch.stack(
-            [world.relief(xyz), world.temperature(xyz), world.moisture(xyz), world.settlement(xyz)], -1
-        )
-        return torch.exp(4 * (1 - self.floor) / 2 * torch.tanh(fields / 2) @ self.preference.T).to(xyz.dtype)
+        fields = [world.relief(xyz), world.temperature(xyz), world.moisture(xyz), world.settlement(xyz)]
+        bounded = torch.tanh(torch.stack(fields, -1) / 2)
+        return torch.exp(4 * (1 - self.floor) / 2 * bounded @ self.preference.T).to(xyz.dtype)
 
 
 class ClassPosterior:
@@ -205,82 +178,135 @@ def draw_balanced(
     target = torch.arange(classes).repeat_interleave(per_class)[order]
     equal = torch.full((classes,), 1 / classes, dtype=posterior.dtype)
     beta = posterior.beta / total.clamp_min(1e-30).to(posterior.dtype)
-    return (
-        pool[at.flatten()[order]],
-        target,
-        ClassPosterior(posterior.ranges, beta / beta.sum(), equal, posterior.dtype),
-    )
+    truth = ClassPosterior(posterior.ranges, beta / beta.sum(), equal, posterior.dtype)
+    return pool[at.flatten()[order]], target, truth
 
 
 @dataclass(frozen=True)
-class ImageDraw:
-    """Some rows of what the image model saw: the logits of every class."""
+class ClassWorld:
+    """A classification stand-in without its images: places, sites, classes, and the truth of the test rows."""
 
-    rows: slice
-    logits: NDArray[np.float32]
-
-
-def draw_images(
-    model: ImageModel, target: Int[Tensor, " n"], genus: NDArray[np.int64], rng: np.random.Generator
-) -> Iterator[ImageDraw]:
-    """Logits, a chunk of rows at a time."""
-    classes = len(genus)
-    y = target.numpy()
-    step = max(1, CHUNK // classes)
-    for start in range(0, len(y), step):
-        part = slice(start, min(start + step, len(y)))
-        true = y[part]
-        row = np.arange(len(true))
-        logits = rng.standard_normal((len(true), classes), dtype=np.float32)
-        seen = rng.random(len(true)) >= model.bad
-        raised = model.signal + model.spread * rng.standard_normal(len(true))
-        own = logits[row, true]
-        raise_genus(logits, true, genus, np.where(seen, model.genus, 0).astype(np.float32))
-        logits[row, true] = own + np.where(seen, raised, 0)
-        yield ImageDraw(part, logits)
+    lonlat: dict[str, Tensor]
+    site: dict[str, Tensor]
+    target: dict[str, Tensor]
+    genus: NDArray[np.int64]
+    truth: ClassPosterior
 
 
-def raise_genus(
-    logits: NDArray[np.float32], true: NDArray[np.int64], genus: NDArray[np.int64], amount: NDArray[np.float32]
-) -> None:
-    """Add ``amount`` (one number a row) to the logits of all classes of the true class's genus, in place."""
-    first = np.searchsorted(genus, genus)[true]
-    size = np.bincount(genus)[genus[true]]
-    for k in range(int(size.max(initial=0))):
-        rows = np.flatnonzero(k < size)
-        logits[rows, first[rows] + k] += amount[rows]
+def class_rows(name: str, scale: Scale) -> dict[str, int]:
+    """Rows of train, val and test. Full scale follows the release (kept rows of birds where only those are known)."""
+    info = DATASETS[name]
+    facts = [info.splits[s] if s else None for s in (info.train_split, info.val_split, info.eval_split)]
+    full = [0 if f is None else (f.rows or f.kept or 0) for f in facts]
+    most = full if scale == "full" else ROWS[scale]["classification"]
+    return {split: min(n, size) for split, n, size in zip(SPLITS, full, most, strict=True)}
 
 
-def evidence(model: ImageModel, logits: NDArray[np.float32], genus: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The log-likelihood ratio of every class, ln p(L | c) / p(L | no signal): with d = L_c - s_0,
+def class_world(name: str, scale: Scale, seed: int, floor: float, rows: dict[str, int] | None = None) -> ClassWorld:
+    """Draw places and classes of a stand-in; ``floor`` is the share w of every range that is the same everywhere.
 
-        ln [ q + (1 - q) exp( -ln(1 + v²)/2 - d² / 2(1 + v²) + L_c²/2 + g sum_{k in genus, k != c} (L_k - g/2) ) ],
-
-    which is all that the image says about the class: Bayes' rule with it is the best any model can do.
+    ``rows`` of train, val and test take the place of the usual numbers (calibration needs few).
     """
-    size, width = np.bincount(genus), 1 + model.spread**2
-    in_genus = np.add.reduceat(logits, np.r_[0, np.cumsum(size)[:-1]], axis=1)[:, genus]
-    genus_term = model.genus * (in_genus - logits - (size[genus] - 1) * model.genus / 2)
-    good = -0.5 * math.log(width) - (logits - model.signal) ** 2 / (2 * width) + logits**2 / 2 + genus_term
-    return np.logaddexp(math.log(max(model.bad, 1e-30)), math.log1p(-model.bad) + good).astype(np.float32)
+    spec, world, rows = CLASS_SPECS[name], World(seed), rows or class_rows(name, scale)
+    classes = spec.classes[scale]
+    dtype = torch.float32 if scale == "full" else torch.float64
+    stream = partial(random_stream, seed, name, scale)
+    genus = genera(classes, stream("genera"))
+    per_class = round(rows["test"] / classes) if spec.balanced_test else 0
+    drawn = {**rows, "test": 5 * per_class * classes} if per_class else rows
+    lonlat, site = photographed_places(sum(drawn.values()), spec.geography, world, stream("places"))
+    places = dict(zip(drawn, lonlat.split(list(drawn.values())), strict=True))
+    sites = dict(zip(drawn, site.split(list(drawn.values())), strict=True))
+    frequencies = class_frequencies(classes, spec.tail, stream("frequencies"))
+    if spec.land_use:
+        ranges: Ranges | LandUse = LandUse(world, classes, floor, stream("ranges"))
+    else:
+        ranges = Ranges(world, genus, lonlat[: 20 * classes], floor, stream("ranges"))
+    truth = fit_posterior(ranges, frequencies, lonlat, dtype)
+    drawn_alike = SPLITS[:2] if per_class else SPLITS
+    target = {split: draw_classes(truth, places[split], stream(f"classes {split}")) for split in drawn_alike}
+    if per_class:
+        equal = torch.full((classes,), 1 / classes, dtype=torch.float64)
+        even = fit_posterior(ranges, equal, places["test"], dtype)
+        places["test"], target["test"], truth = draw_balanced(even, places["test"], per_class, stream("classes test"))
+        sites["test"] = torch.full((len(places["test"]),), -1)
+    return ClassWorld(places, sites, target, genus, truth)
 
 
-def fade_tail(logits: NDArray[Any], fade: float) -> NDArray[Any]:
-    """h(L): L itself down to ``fade``, falling `FADE_SLOPE` times as fast below it."""
-    if fade <= NO_FADE:
-        return logits
-    fade = logits.dtype.type(fade)
-    return np.minimum(logits, fade + logits.dtype.type(FADE_SLOPE) * (logits - fade))
+def class_task(name: str, scale: Scale, seed: int) -> Task:
+    """The stand-in of one classification dataset."""
+    info, spec, fitted = DATASETS[name], CLASS_SPECS[name], calibration(name, scale)
+    drawn = class_world(name, scale, seed, fitted.floor)
+    tables: dict[str, Table] = {}
+    ceiling: dict[str, float] = {}
+    for split, missing in zip(SPLITS, spec.missing, strict=True):
+        stream = partial(random_stream, seed, name, scale, split)
+        target, n = drawn.target[split], len(drawn.target[split])
+        lonlat = drawn.lonlat[split].clone()
+        lonlat[torch.from_numpy(stream("missing").random(n) < missing)] = torch.nan
+        image: ImageInput = None
+        if n and (spec.train_images or split != "train"):
+            image, ceiling = _images(drawn, split, lonlat, fitted.image, spec.sparse, stream("images"))
+        tables[split] = Table(
+            lonlat=lonlat.float(),
+            target=target,
+            image=image,
+            user=_users(n, spec.users, scale, stream("users")),
+            date=_dates(target, spec.classes[scale], stream("dates")) if spec.dates else None,
+            group=drawn.site[split] if spec.land_use else None,
+        )
+    first = np.searchsorted(drawn.genus, drawn.genus)
+    species = [f"genus {g} species {i - f}" for i, (g, f) in enumerate(zip(drawn.genus, first, strict=True))]
+    meta = stand_in_meta(
+        info,
+        scale,
+        seed,
+        classes=tuple(f"land use {i}" for i in range(len(species))) if spec.land_use else tuple(species),
+        image_kind="probs",
+        image_model="simulated, calibrated to the published accuracy",
+        ceiling=ceiling,
+    )
+    return Task(name, **tables, meta=meta, truth=drawn.truth)
 
 
-def predictions(model: ImageModel, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the image model states: softmax(t h(L)), with h from `fade_tail`."""
-    faded = fade_tail(logits, model.fade)
-    scaled = model.sharpness * (faded - faded.max(axis=1, keepdims=True))
-    np.exp(scaled, out=scaled)
-    return (scaled / scaled.sum(axis=1, keepdims=True)).astype(np.float32)
+def _images(
+    drawn: ClassWorld,
+    split: str,
+    lonlat: Float[Tensor, "n 2"],
+    model: ImageModel,
+    sparse: bool,
+    rng: np.random.Generator,
+) -> tuple[ImageInput, dict[str, float]]:
+    """Predictions for every row of a split, and what is possible on (the first 20,000 of) its rows."""
+    target = drawn.target[split]
+    parts: list[ImageInput] = []
+    hits: list[dict[str, Tensor]] = []
+    for seen in draw_images(model, target, drawn.genus, rng):
+        stated = predictions(model, seen.logits)
+        parts.append(drop_small(stated) if sparse else torch.from_numpy(stated))
+        if split == "test" and seen.rows.start < CEILING_ROWS:
+            rows, y = lonlat[seen.rows], target[seen.rows]
+            prior = drawn.truth(rows)
+            said = torch.from_numpy(stated).to(prior.dtype)
+            found = torch.from_numpy(evidence(model, seen.logits, drawn.genus))
+            both = torch.softmax(torch.log(prior.clamp_min(1e-30)) + found, -1)
+            hits.append({"location": prior[has_location(rows)].amax(-1), "image": said.argmax(-1) == y})
+            hits[-1] |= {"product": (said * prior).argmax(-1) == y, "both": both.amax(-1)}
+    top1 = {kind: torch.cat([found[kind] for found in hits]).double().mean() for kind in hits[0]} if hits else {}
+    return concatenate_images(parts), {f"{kind}_top1": round(float(share), 4) for kind, share in top1.items()}
 
 
-def drop_small(stated: NDArray[np.float32]) -> sp.csr_array:
-    """A sparse matrix of predictions without the entries below 1e-6, as the released files hold them."""
-    return sp.csr_array(np.where(stated >= SMALLEST_PROBABILITY, stated, np.float32(0)))
+def _users(n: int, users: int, scale: Scale, rng: np.random.Generator) -> Int[Tensor, " n"]:
+    """Photographers, few of whom take most photographs; -1 where the dataset does not know them."""
+    if users == 0:
+        return torch.full((n,), -1)
+    count = users if scale == "full" else min(users, {"tiny": 50, "small": 500}[scale])
+    return torch.from_numpy(draw(rng, 1 / (np.arange(count) + 5.0), n))
+
+
+def _dates(target: Int[Tensor, " n"], classes: int, rng: np.random.Generator) -> Float[Tensor, " n"]:
+    """Fractions of the year: half of the rows around a season of their class, the others at any time."""
+    season = random_stream("season", classes).random(classes)[target.numpy()]
+    around = (season + 0.1 * rng.standard_normal(len(target))) % 1
+    date = np.where(rng.random(len(target)) < 0.5, around, rng.random(len(target)))
+    return torch.from_numpy(np.floor(date * 1e5) / 1e5).float()

@@ -1,6 +1,8 @@
 """Two stress tests: tasks made of what the released sets hardly have, places near the poles and the date line."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tslab.coords import sample_sphere, unit_vectors
-from tslab.synthetic.specs import synthetic_meta
-from tslab.synthetic.world import SphereField, on_grid, random_stream, scatter
-from tslab.tasks.meta import Scale
+from tslab.synthetic.specs import STRESS_SPECS, synthetic_meta
+from tslab.synthetic.world import Mixture, SphereField, on_grid, random_stream, scatter
+from tslab.tasks.meta import Scale, TaskMeta
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 
@@ -18,10 +20,13 @@ STRATA = ("elsewhere", "date line", "polar")
 """Groups of the stress tests: neither; within 12 degrees of the date line; beyond 66 degrees of latitude."""
 
 
+NOISE = 0.2
+"""Standard deviation of the labels of ``stress_field`` about the field."""
+
+
 def stress_classes(scale: Scale, seed: int) -> Task:
     """Sixty ranges on the whole sphere, most of them small, near the poles and across the date line; no image."""
-    classes = {"tiny": 20, "small": 60, "full": 60}[scale]
-    rows = {"tiny": (800, 100, 400), "small": (5000, 1000, 5000), "full": (20_000, 4000, 20_000)}[scale]
+    classes = 20 if scale == "tiny" else 60
     rng = random_stream(seed, "stress_classes", scale)
     kind = np.arange(classes) % 10
     lon, lat = rng.uniform(-180, 180, classes), np.degrees(np.arcsin(rng.uniform(-1, 1, classes)))
@@ -34,62 +39,47 @@ def stress_classes(scale: Scale, seed: int) -> Task:
     kappa = np.exp(rng.uniform(math.log(40), math.log(600), classes))
     kappa[at_line] = np.exp(rng.uniform(math.log(400), math.log(1500), at_line.sum()))
     kappa[polar] = np.exp(rng.uniform(math.log(1000), math.log(3000), polar.sum()))
-    truth = StressPosterior(unit_vectors(torch.from_numpy(np.stack([lon, lat], 1))), torch.from_numpy(kappa))
-    tables = {}
-    for split, n in zip(("train", "val", "test"), rows, strict=True):
+    centres = unit_vectors(torch.from_numpy(np.stack([lon, lat], 1)))
+    truth = Mixture(centres, torch.from_numpy(kappa), torch.arange(classes))
+
+    def drawn(n: int) -> tuple[Tensor, Tensor]:
         target = torch.from_numpy(rng.integers(0, classes, n))
-        lonlat = on_grid(scatter(rng, truth.centres[target], kappa[target.numpy()]))
-        tables[split] = Table(lonlat=lonlat.float(), target=target, group=strata(lonlat))
-    ceiling = {"location_top1": round(float(truth(tables["test"].lonlat.double()).amax(-1).mean()), 4)}
-    meta = synthetic_meta(
-        scale,
-        seed,
-        kind="classification",
-        classes=tuple(f"range {i}" for i in range(classes)),
-        groups=STRATA,
-        label_name="range (synthetic)",
-        ceiling=ceiling,
-        notes=("Synthetic: von Mises-Fisher ranges on the whole sphere, chosen to be hard for planar coordinates.",),
-    )
-    return Task("stress_classes", tables["train"], tables["val"], tables["test"], meta, truth)
+        return on_grid(scatter(rng, centres[target], kappa[target.numpy()])), target
 
-
-class StressPosterior:
-    """P(range | place) for equally frequent von Mises-Fisher ranges: (n, 2) degrees to (n, classes) float64."""
-
-    def __init__(self, centres: Float[Tensor, "c 3"], kappa: Float[Tensor, " c"]) -> None:
-        self.centres, self.kappa = centres, kappa
-
-    def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
-        xyz = unit_vectors(lonlat.double().cpu())
-        norm = torch.log(self.kappa) - torch.log1p(-torch.exp(-2 * self.kappa))
-        return torch.softmax(self.kappa * (xyz @ self.centres.T - 1) + norm, -1).to(lonlat.device)
+    tables = _tables("stress_classes", scale, drawn)
+    best = float(truth(tables["test"].lonlat.double()).amax(-1).mean())
+    names = tuple(f"range {i}" for i in range(classes))
+    meta = _meta("stress_classes", scale, seed, classes=names, ceiling={"location_top1": round(best, 4)})
+    return Task("stress_classes", **tables, meta=meta, truth=truth)
 
 
 def stress_field(scale: Scale, seed: int) -> Task:
     """A field of four octaves on the whole sphere with little noise, sampled sparsely."""
-    rows = {"tiny": (800, 100, 900), "small": (5000, 1000, 6000), "full": (20_000, 4000, 24_000)}[scale]
     rng = random_stream(seed, "stress_field", scale)
     field = SphereField(random_stream(seed, "stress_field", "field"), (2, 6, 12, 24), (1.0, 0.7, 0.4, 0.2))
-    noise = 0.2
-    truth = StressField(field)
-    tables = {}
-    for split, n in zip(("train", "val", "test"), rows, strict=True):
+
+    def drawn(n: int) -> tuple[Tensor, Tensor]:
         lonlat = _stress_places(n, rng)
-        value = field(unit_vectors(lonlat)) + noise * torch.from_numpy(rng.standard_normal(n))
-        tables[split] = Table(lonlat=lonlat.float(), target=value.float(), group=strata(lonlat))
-    total = float(tables["test"].target.double().var())
-    meta = synthetic_meta(
-        scale,
-        seed,
-        kind="regression",
-        groups=STRATA,
-        label_name="field value (synthetic)",
-        label_unit="standard units",
-        ceiling={"location_r2": round(1 - noise**2 / total, 4)},
-        notes=("Synthetic: a random field on the sphere, sampled more densely at the date line and the poles.",),
-    )
-    return Task("stress_field", tables["train"], tables["val"], tables["test"], meta, truth)
+        return lonlat, (field(unit_vectors(lonlat)) + NOISE * torch.from_numpy(rng.standard_normal(n))).float()
+
+    tables = _tables("stress_field", scale, drawn)
+    r2 = 1 - NOISE**2 / float(tables["test"].target.double().var())
+    meta = _meta("stress_field", scale, seed, ceiling={"location_r2": round(r2, 4)})
+    return Task("stress_field", **tables, meta=meta, truth=StressField(field))
+
+
+def _tables(name: str, scale: Scale, drawn: Callable[[int], tuple[Tensor, Tensor]]) -> dict[str, Table]:
+    """The tables of a stress test; ``drawn`` gives places and labels of so many rows."""
+    tables = {}
+    for split, n in zip(("train", "val", "test"), STRESS_SPECS[name]["rows"][scale], strict=True):
+        lonlat, target = drawn(n)
+        tables[split] = Table(lonlat=lonlat.float(), target=target, group=strata(lonlat))
+    return tables
+
+
+def _meta(name: str, scale: Scale, seed: int, **facts: Any) -> TaskMeta:
+    said = {key: value for key, value in STRESS_SPECS[name].items() if key != "rows"}
+    return synthetic_meta(scale, seed, groups=STRATA, **said, **facts)
 
 
 class StressField:

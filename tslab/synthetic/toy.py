@@ -5,32 +5,26 @@ some overlap. What you get is what field data give you: places where a species w
 There is no image. Because the ranges are known, so is the best possible accuracy.
 """
 
-import math
 from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
 from tslab._files import packaged_json
-from tslab.coords import lonlat_from_unit_vectors, unit_vectors
+from tslab.coords import unit_vectors
 from tslab.earth import is_land
-from tslab.synthetic.specs import SYNTHETIC_LICENCE
-from tslab.tasks.meta import TaskMeta
+from tslab.synthetic.specs import synthetic_meta
+from tslab.synthetic.world import Mixture, on_grid, scattered
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 
 TOY_VERSION = "1"
 """Raised whenever the same seed would give other rows."""
 
-RANGES: tuple[tuple[str, tuple[tuple[float, float, float], ...]], ...] = tuple(
-    (name, tuple((lon, lat, kappa) for lon, lat, kappa in bumps))
-    for name, bumps in packaged_json("toy_ranges.json").items()
-)
-"""Name and bumps of each species: longitude, latitude (degrees) and concentration of a von Mises-Fisher density."""
+RANGES: dict[str, list[tuple[float, float, float]]] = packaged_json("toy_ranges.json")
+"""The bumps of each species: longitude, latitude (degrees) and concentration of a von Mises-Fisher density."""
 
 SPREADS = (1e-3, 1e3)
 """Beyond these the ranges are points, or the whole Earth."""
@@ -61,22 +55,18 @@ def sphere_toy(
     sizes = {"train": n_train, "val": n_val, "test": n_test}
     for split, size in sizes.items():
         check_count(f"n_{split}", size, at_least=0)
-    truth = RangePosterior(spread)
+    truth = _ranges(spread)
     tables = {}
     for stream, (split, size) in enumerate(sizes.items()):
-        rng = np.random.Generator(np.random.Philox(key=[seed, stream]))
-        lonlat, target = _draw(rng, size, spread)
+        lonlat, target = _draw(np.random.Generator(np.random.Philox(key=[seed, stream])), size, truth)
         tables[split] = Table(lonlat=lonlat, target=target)
-    meta = TaskMeta(
+    meta = synthetic_meta(
+        "",
+        seed,
         kind="classification",
-        classes=tuple(name for name, _ in RANGES),
+        classes=tuple(RANGES),
         label_name="species (synthetic)",
-        eval_split="test",
-        licence=SYNTHETIC_LICENCE,
         citation="tslab, synthetic task sphere_toy",
-        synthetic=True,
-        source="synthetic",
-        seed=seed,
         generator_version=TOY_VERSION,
         ceiling={"location_top1": _ceiling(spread)},
         notes=("Synthetic: presences drawn from twelve invented ranges on the Natural Earth land outline.",),
@@ -84,68 +74,31 @@ def sphere_toy(
     return Task(name="sphere_toy", meta=meta, truth=truth, **tables)
 
 
-class RangePosterior:
-    """P(species | place) under the ranges that generated the data: (n, 2) degrees to (n, 12) float64."""
-
-    def __init__(self, spread: float = 1.0) -> None:
-        self.spread = spread
-
-    def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
-        centres, kappa, species = _bumps(self.spread)
-        xyz = unit_vectors(lonlat.double())
-        bumps = torch.from_numpy(kappa).to(xyz.device)
-        log_norm = torch.log(bumps / (2 * math.pi)) - torch.log1p(-torch.exp(-2 * bumps))
-        log_density = bumps * (xyz @ torch.from_numpy(centres.T).to(xyz.device) - 1) + log_norm
-        members = [torch.from_numpy(np.flatnonzero(species == c)) for c in range(len(RANGES))]
-        per_species = [torch.logsumexp(log_density[:, m], -1) - math.log(len(m)) for m in members]
-        return torch.softmax(torch.stack(per_species, -1), -1)
+def _ranges(spread: float) -> Mixture:
+    """The ranges as the law that the rows are drawn from, which is also the truth of the task."""
+    flat = [(c, *bump) for c, bumps in enumerate(RANGES.values()) for bump in bumps]
+    table = torch.tensor(flat, dtype=torch.float64)
+    return Mixture(unit_vectors(table[:, 1:3]), table[:, 3] / spread, table[:, 0].long())
 
 
-def _bumps(spread: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Centres (b, 3), concentrations (b,) and species (b,) of all bumps."""
-    flat = [(c, *bump) for c, (_, bumps) in enumerate(RANGES) for bump in bumps]
-    table = np.array(flat, dtype=np.float64)
-    centres = unit_vectors(torch.from_numpy(table[:, 1:3])).numpy()
-    return centres, table[:, 3] / spread, table[:, 0].astype(np.int64)
-
-
-def _draw(rng: np.random.Generator, size: int, spread: float) -> tuple[Tensor, Tensor]:
+def _draw(rng: np.random.Generator, size: int, ranges: Mixture) -> tuple[Tensor, Tensor]:
     """Presences on land: places (size, 2) float32 on a grid of 1e-4 degrees, and species (size,)."""
-    places, labels, found = [np.zeros((0, 2))], [np.zeros(0, dtype=np.int64)], 0
-    while found < size:
-        lonlat, species = _propose(rng, 4096, spread)
-        keep = is_land(torch.from_numpy(lonlat)).numpy()
-        places.append(lonlat[keep])
-        labels.append(species[keep])
-        found += int(keep.sum())
-    lonlat, species = np.concatenate(places)[:size], np.concatenate(labels)[:size]
-    return torch.from_numpy(lonlat.astype(np.float32)), torch.from_numpy(species)
-
-
-def _propose(rng: np.random.Generator, n: int, spread: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Draw species uniformly and a place from each one's range, land or sea."""
-    centres, kappa, owner = _bumps(spread)
-    u = rng.random((n, 4))
-    species = (u[:, 0] * len(RANGES)).astype(np.int64)
-    first = np.searchsorted(owner, np.arange(len(RANGES)))
-    count = np.bincount(owner)
-    bump = first[species] + (u[:, 1] * count[species]).astype(np.int64)
-    k = kappa[bump]
-    along = 1 + np.log(u[:, 2] + (1 - u[:, 2]) * np.exp(-2 * k)) / k  # inverse of the cumulative distribution
-    angle = 2 * np.pi * u[:, 3]
-    across = np.sqrt(np.maximum(0, 1 - along**2))
-    mu = centres[bump]
-    helper = np.where(np.abs(mu[:, [2]]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
-    east = np.cross(helper, mu)
-    east /= np.linalg.norm(east, axis=1, keepdims=True)
-    north = np.cross(mu, east)
-    xyz = along[:, None] * mu + across[:, None] * (np.cos(angle)[:, None] * east + np.sin(angle)[:, None] * north)
-    lonlat = lonlat_from_unit_vectors(torch.from_numpy(xyz)).numpy()
-    return np.round(lonlat, 4), species
+    places, labels = torch.zeros((0, 2), dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
+    owner = ranges.owner.numpy()
+    first, count = np.searchsorted(owner, np.arange(len(RANGES))), np.bincount(owner)
+    while len(places) < size:  # a species, then one of its bumps, then a place around that, land or sea
+        u = rng.random((4096, 4))
+        species = (u[:, 0] * len(RANGES)).astype(np.int64)
+        bump = first[species] + (u[:, 1] * count[species]).astype(np.int64)
+        lonlat = on_grid(scattered(ranges.centres[bump], ranges.kappa.numpy()[bump], u[:, 2], u[:, 3]))
+        keep = is_land(lonlat)
+        places, labels = torch.cat([places, lonlat[keep]]), torch.cat([labels, torch.from_numpy(species)[keep]])
+    return places[:size].float(), labels[:size]
 
 
 @cache
 def _ceiling(spread: float) -> float:
     """E[max_c P(c | x)] over 40,000 places of the task's own distribution (standard error below 0.002)."""
-    lonlat, _ = _draw(np.random.Generator(np.random.Philox(key=[0, 99])), 40_000, spread)
-    return float(RangePosterior(spread)(lonlat).max(dim=-1).values.mean())
+    ranges = _ranges(spread)
+    lonlat, _ = _draw(np.random.Generator(np.random.Philox(key=[0, 99])), 40_000, ranges)
+    return float(ranges(lonlat).max(dim=-1).values.mean())

@@ -14,6 +14,7 @@ of its satellite, DMSP up to 2011, VIIRS later.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,28 +26,75 @@ from torch import Tensor
 
 from tslab.coords import has_location, unit_vectors
 from tslab.earth import is_land
-from tslab.synthetic.specs import ValueSpec
-from tslab.synthetic.world import SphereField, World, land_places, on_grid, random_stream, scatter
+from tslab.synthetic.specs import ROWS, VALUE_SPECS, Quantiles, ValueSpec, stand_in_meta
+from tslab.synthetic.world import SphereField, World, draw, land_places, on_grid, random_stream, scatter
+from tslab.tasks.datasets import DATASETS
+from tslab.tasks.images import ImageInput, LazyRows
+from tslab.tasks.meta import Scale
+from tslab.tasks.table import Table
+from tslab.tasks.task import Task
 
 REFERENCE_PLACES = 12_000
-NODES = 48
+NODES, WEIGHTS = map(torch.from_numpy, np.polynomial.hermite_e.hermegauss(48))
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
 NUISANCE = 28
 COUNTRIES = 56
+
+
+def value_task(name: str, scale: Scale, seed: int) -> Task:
+    """The stand-in of one regression dataset."""
+    info, spec, world = DATASETS[name], VALUE_SPECS[name], World(seed)
+    stream = partial(random_stream, seed, name, scale)
+    truth = build_truth(name, spec, world, seed)
+    n = spec.rows if scale == "full" else ROWS[scale]["regression"]
+    lonlat = _places(n, spec, world, stream("places"))
+    field = truth.field(lonlat)
+    latent = field + truth.noise * torch.from_numpy(stream("noise").standard_normal(n))
+    truth = ValueTruth(truth.field, truth.noise, Marginal(latent, spec.quantiles))
+    label = truth.marginal(latent)
+    location_r2 = explained_share(truth, field)
+    extra: dict[str, Any] = {}
+    facts: dict[str, Any] = {"image_kind": "feats", "label_transform": info.label_transform}
+    test, val = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+    if truth.field.countries is not None:
+        countries = truth.field.countries
+        group, year = countries.of(lonlat), torch.from_numpy(stream("year").integers(1996, 2020, n))
+        extra = {"group": group, "year": year}
+        facts = {"image_kind": "scalar", "label_transform": "standard normal", "groups": countries.names}
+        image: ImageInput = night_lights(label, year, spec, stream("image"))
+        together = 1 - 1 / (1 / (1 - location_r2) + spec.image_r2 / (1 - spec.image_r2))
+        test, val = torch.isin(group, countries.test), torch.isin(group, countries.val)
+    else:
+        scores, together = image_scores(label, truth.moments(field)[0], location_r2, spec, stream("image"))
+        generated = GeneratedRows(scores, 2048 if scale == "full" else 64, stream("mixing"))
+        image = LazyRows(generated) if scale == "full" else torch.from_numpy(generated[:])
+        test[torch.from_numpy(stream("split").permutation(n)[: round(0.2 * n)])] = True
+    whole = Table(lonlat=lonlat.float(), target=label.float(), image=image, **extra)
+    ceiling = {"location_r2": location_r2, "image_r2": spec.image_r2, "both_r2": together}
+    meta = stand_in_meta(
+        info,
+        scale,
+        seed,
+        label_unit=info.label_unit,
+        image_model="simulated, calibrated to the published R² without location",
+        ceiling={key: round(value, 4) for key, value in ceiling.items()},
+        **facts,
+    )
+    return Task(name, whole.where(~test & ~val), whole.where(val), whole.where(test), meta, truth)
+
+
+def _places(n: int, spec: ValueSpec, world: World, rng: np.random.Generator) -> Float[Tensor, "n 2"]:
+    """Where the rows of a dataset may lie."""
+    return surveyed_places(n, world, rng) if spec.countries else land_places(n, rng, spec.lat_range)
 
 
 class Marginal:
     """The label's distribution as a function of the latent z: y = Q(F(z)), both piecewise linear."""
 
-    def __init__(
-        self, latent: Float[Tensor, " k"], quantiles: tuple[tuple[float, ...], tuple[float, ...]] | None
-    ) -> None:
+    def __init__(self, latent: Float[Tensor, " k"], quantiles: Quantiles | None) -> None:
         grid = (np.arange(4096) + 0.5) / 4096
         self.knots = linear_quantiles(latent.numpy(), grid)
-        if quantiles is None:
-            self.values = ndtri(grid)
-        else:
-            self.values = np.interp(grid, *quantiles)
-        self.values = np.round(self.values, 6)
+        self.values = np.round(ndtri(grid) if quantiles is None else np.interp(grid, *quantiles), 6)
 
     def __call__(self, latent: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         return torch.from_numpy(np.interp(latent.numpy(), self.knots, self.values))
@@ -67,38 +115,32 @@ class ValueTruth:
 
     def __init__(self, field: "LabelField", noise: float, marginal: Marginal) -> None:
         self.field, self.noise, self.marginal = field, noise, marginal
-        nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-        self.nodes = torch.from_numpy(nodes)
-        self.weights = torch.from_numpy(weights / weights.sum())
         self.mean = float(marginal.values.mean())
 
     def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
         place = lonlat.detach().double().cpu()
         result = torch.full((len(place),), self.mean, dtype=torch.float64)
         located = has_location(place)
-        result[located] = self.given_field(self.field(place[located]))
+        result[located], _ = self.moments(self.field(place[located]))
         return result.to(lonlat.device)
 
-    def given_field(self, field: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """E[label | f] by Gauss-Hermite quadrature over the noise."""
-        return self.moments(field)[0]
-
     def moments(self, field: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """E[label | f] and Var[label | f]."""
+        """E[label | f] and Var[label | f] by Gauss-Hermite quadrature over the noise."""
         first, second = torch.empty_like(field), torch.empty_like(field)
         for start in range(0, len(field), 1 << 14):
             part = slice(start, start + (1 << 14))
-            values = self.marginal(field[part, None] + self.noise * self.nodes)
-            first[part], second[part] = values @ self.weights, values**2 @ self.weights
+            values = self.marginal(field[part, None] + self.noise * NODES)
+            first[part], second[part] = values @ WEIGHTS, values**2 @ WEIGHTS
         return first, (second - first**2).clamp_min(0)
 
 
 class LabelField:
     """f: octaves, climate and country effects, standardised over the world's land; (n, 2) degrees to (n,) float64."""
 
-    def __init__(self, name: str, spec: ValueSpec, world: World, seed: int, countries: "Countries | None") -> None:
+    def __init__(self, name: str, spec: ValueSpec, world: World, seed: int) -> None:
         self.octaves = SphereField(random_stream(seed, name, "field"), spec.octaves, spec.amplitudes)
-        self.world, self.climate, self.countries = world, spec.climate, countries
+        self.world, self.climate = world, spec.climate
+        self.countries = Countries(seed) if spec.countries else None
         self.effects = torch.from_numpy(random_stream(seed, name, "effects").standard_normal(COUNTRIES))
         self.shift, self.scale = 0.0, 1.0
 
@@ -152,10 +194,8 @@ def surveyed_places(n: int, world: World, rng: np.random.Generator) -> Float[Ten
     """``n`` survey clusters around settlements: degrees, float64 on a grid of 1e-4."""
     land = land_places(12_000, rng, (-35.0, 40.0))
     land = land[is_surveyed(land)]
-    weight = torch.exp(0.7 * world.settlement(unit_vectors(land))).numpy()
-    cumulative = np.cumsum(weight)
-    at = np.searchsorted(cumulative, rng.random(n) * cumulative[-1])
-    towns = unit_vectors(land[torch.from_numpy(np.minimum(at, len(land) - 1))])
+    weights = torch.exp(0.7 * world.settlement(unit_vectors(land))).numpy()
+    towns = unit_vectors(land[torch.from_numpy(draw(rng, weights, n))])
     around = on_grid(scatter(rng, towns, np.full(n, 30_000.0)))
     keep = is_land(around) & is_surveyed(around)
     return torch.where(keep[:, None], around, on_grid(towns))
@@ -188,25 +228,21 @@ def build_truth(name: str, spec: ValueSpec, world: World, seed: int) -> ValueTru
     eta is found by bisection on a grid of 1/512 such that Var(E[y | f]) / Var(y) = ``location_r2`` over the world's
     land.
     """
-    countries = Countries(seed) if spec.countries else None
-    field = LabelField(name, spec, world, seed, countries)
-    rng = random_stream(seed, name, "reference")
-    if countries is None:
-        places = land_places(REFERENCE_PLACES, rng, spec.lat_range)
-    else:
-        places = surveyed_places(REFERENCE_PLACES, world, rng)
+    field = LabelField(name, spec, world, seed)
+    places = _places(REFERENCE_PLACES, spec, world, rng := random_stream(seed, name, "reference"))
     f = field.standardise(places)
     noise = torch.from_numpy(rng.standard_normal(len(f)))
+
+    def truth(step: int) -> ValueTruth:
+        eta = step / 512
+        return ValueTruth(field, eta, Marginal(f + eta * noise, spec.quantiles))
+
     low, high = 1, 512 * 8
     while high - low > 1:
         middle = (low + high) // 2
-        eta = middle / 512
-        if explained_share(ValueTruth(field, eta, Marginal(f + eta * noise, spec.quantiles)), f) > spec.location_r2:
-            low = middle
-        else:
-            high = middle
-    eta = low / 512
-    return ValueTruth(field, eta, Marginal(f + eta * noise, spec.quantiles))
+        too_little_noise = explained_share(truth(middle), f) > spec.location_r2
+        low, high = (middle, high) if too_little_noise else (low, middle)
+    return truth(low)
 
 
 def explained_share(truth: ValueTruth, field: Float[Tensor, " n"]) -> float:
@@ -235,8 +271,7 @@ def image_scores(
     b = min(0.99, max(0.0, (spec.image_r2 - a * unexplained) / explained))
     columns = [_noisy(rest, a, rng), _noisy(expected - expected.mean(), b, rng)]
     nuisance = torch.tanh(torch.from_numpy(rng.standard_normal((len(label), NUISANCE))) * 1.5)
-    together = 1 - unexplained * (1 - a)
-    return torch.cat([torch.stack(columns, -1), nuisance], -1).float(), together
+    return torch.cat([torch.stack(columns, -1), nuisance], -1).float(), 1 - unexplained * (1 - a)
 
 
 def night_lights(

@@ -52,9 +52,7 @@ class SphereField:
         k = np.repeat(np.asarray(wavenumbers, dtype=np.float64), WAVES)
         self.waves = torch.from_numpy(rng.standard_normal((len(k), 3)) * k[:, None])
         self.phases = torch.from_numpy(rng.random(len(k)) * 2 * np.pi)
-        self.weights = torch.from_numpy(
-            np.repeat(np.asarray(amplitudes, dtype=np.float64), WAVES) * math.sqrt(2 / WAVES)
-        )
+        self.weights = torch.from_numpy(np.repeat(np.asarray(amplitudes, np.float64), WAVES) * math.sqrt(2 / WAVES))
 
     def __call__(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         parts = [torch.cos(part.double() @ self.waves.T + self.phases) @ self.weights for part in xyz.split(1 << 15)]
@@ -62,29 +60,26 @@ class SphereField:
 
 
 class World:
-    """Relief, climate and settlement of one synthetic world (one per seed); all in standard units of about 1."""
+    """Relief, climate and settlement of one synthetic world (one per seed); all in standard units of about 1.
+
+    Attributes:
+        relief: how high the land is, a `SphereField`.
+        moisture: how wet it is, a `SphereField`.
+    """
 
     def __init__(self, seed: int) -> None:
-        octaves = (2, 6, 18, 54)
-        self._relief = SphereField(random_stream(seed, "relief"), octaves, (0.8, 0.5, 0.3, 0.15))
-        self._moisture = SphereField(random_stream(seed, "moisture"), octaves, (0.8, 0.5, 0.3, 0.15))
+        octaves, amplitudes = (2, 6, 18, 54), (0.8, 0.5, 0.3, 0.15)
+        self.relief = SphereField(random_stream(seed, "relief"), octaves, amplitudes)
+        self.moisture = SphereField(random_stream(seed, "moisture"), octaves, amplitudes)
         self._settlement = SphereField(random_stream(seed, "settlement"), (6, 18, 54), (0.6, 0.7, 0.4))
-
-    def relief(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        """How high the land is."""
-        return self._relief(xyz)
 
     def temperature(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Warm at the equator, cold at the poles and on high ground."""
-        return 1.5 - 4 * xyz[:, 2].double() ** 2 - 0.5 * self._relief(xyz)
-
-    def moisture(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        """How wet it is."""
-        return self._moisture(xyz)
+        return 1.5 - 4 * xyz[:, 2].double() ** 2 - 0.5 * self.relief(xyz)
 
     def settlement(self, xyz: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Logarithm of how many people live there: sparse and peaked, less where it is cold or high."""
-        return 1.5 * self._settlement(xyz) + 0.5 * self.temperature(xyz) - 0.5 * self._relief(xyz)
+        return 1.5 * self._settlement(xyz) + 0.5 * self.temperature(xyz) - 0.5 * self.relief(xyz)
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ def photographed_places(
     pool = _pool(max(3 * distinct, 12_000), geography, world, rng)
     chosen = pool[_thin(pool, geography, distinct, rng)]
     popularity = 1 / (np.arange(len(chosen)) + 3.0)
-    repeats = _draw(rng, popularity, n - len(chosen))
+    repeats = draw(rng, popularity, n - len(chosen))
     site = np.concatenate([np.arange(len(chosen)), repeats])[rng.permutation(n)]
     return chosen[torch.from_numpy(site)], torch.from_numpy(site)
 
@@ -126,33 +121,63 @@ def photographed_places(
 def land_places(n: int, rng: np.random.Generator, lat_range: tuple[float, float] = (-90, 90)) -> Float[Tensor, "n 2"]:
     """``n`` places uniform by area on land between two latitudes: degrees, float64 on a grid of 1e-4."""
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-    found: list[Tensor] = []
-    count = 0
-    while count < n:
-        drawn = sample_sphere(4 * (n - count) + 1000, generator=generator, dtype=torch.float64)
+    found = torch.zeros((0, 2), dtype=torch.float64)
+    while len(found) < n:
+        drawn = sample_sphere(4 * (n - len(found)) + 1000, generator=generator, dtype=torch.float64)
         drawn = drawn[(drawn[:, 1] >= lat_range[0]) & (drawn[:, 1] <= lat_range[1])]
         drawn = torch.round(drawn, decimals=COORDINATE_DECIMALS)
-        found.append(drawn[is_land(drawn)])
-        count += len(found[-1])
-    return torch.cat(found)[:n]
+        found = torch.cat([found, drawn[is_land(drawn)]])
+    return found[:n]
 
 
 def scatter(
     rng: np.random.Generator, centres: Float[Tensor, "n 3"], kappa: NDArray[np.float64]
 ) -> Float[Tensor, "n 3"]:
-    """One draw from the von Mises-Fisher density around each centre (unit vectors, float64).
+    """One draw from the von Mises-Fisher density around each centre (unit vectors, float64)."""
+    return scattered(centres, kappa, rng.random(len(centres)), rng.random(len(centres)))
 
-    The cosine of the distance is 1 + ln(v + (1 - v) exp(-2 kappa)) / kappa for uniform v, the direction is uniform.
+
+def scattered(
+    centres: Float[Tensor, "n 3"], kappa: NDArray[np.float64], v: NDArray[np.float64], turn: NDArray[np.float64]
+) -> Float[Tensor, "n 3"]:
+    """The places of `scatter` for uniform random numbers ``v`` and ``turn``, (n,) in [0, 1).
+
+    The cosine of the distance is 1 + ln(v + (1 - v) exp(-2 kappa)) / kappa, the direction is uniform.
     """
-    v, angle = rng.random(len(centres)), rng.random(len(centres)) * 2 * np.pi
     along = torch.from_numpy(1 + np.log(v + (1 - v) * np.exp(-2 * kappa)) / kappa)
     across = torch.sqrt((1 - along**2).clamp_min(0))
     helper = torch.where(centres[:, 2:].abs() < 0.9, torch.tensor([[0.0, 0, 1]]), torch.tensor([[1.0, 0, 0]])).double()
     east = torch.nn.functional.normalize(torch.linalg.cross(helper, centres), dim=-1)
     north = torch.linalg.cross(centres, east)
-    turn = torch.from_numpy(angle)
-    offset = torch.cos(turn)[:, None] * east + torch.sin(turn)[:, None] * north
+    angle = torch.from_numpy(turn * 2 * np.pi)
+    offset = torch.cos(angle)[:, None] * east + torch.sin(angle)[:, None] * north
     return along[:, None] * centres + across[:, None] * offset
+
+
+class Mixture:
+    """P(class | place) where classes are equally frequent mixtures of von Mises-Fisher densities,
+
+        f_c(x) = mean_b kappa_b / (4 pi sinh kappa_b) exp(kappa_b mu_b . x),   P(c | x) = f_c(x) / sum_k f_k(x),
+
+    called with places (n, 2) in degrees, returns (n, classes) float64. ``owner`` is the class of each bump, in order.
+    """
+
+    def __init__(self, centres: Float[Tensor, "b 3"], kappa: Float[Tensor, " b"], owner: Int[Tensor, " b"]) -> None:
+        self.centres, self.kappa, self.owner = centres, kappa, owner
+
+    def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
+        xyz = unit_vectors(lonlat.double())
+        kappa, centres = self.kappa.to(xyz.device), self.centres.to(xyz.device)
+        log_norm = torch.log(kappa / (2 * math.pi)) - torch.log1p(-torch.exp(-2 * kappa))
+        log_density = (kappa * (xyz @ centres.T - 1) + log_norm).split(self.owner.bincount().tolist(), dim=-1)
+        per_class = [torch.logsumexp(bumps, -1) - math.log(bumps.shape[-1]) for bumps in log_density]
+        return torch.softmax(torch.stack(per_class, -1), -1)
+
+
+def draw(rng: np.random.Generator, weights: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """``n`` independent draws of an index with probability proportional to its weight."""
+    cumulative = np.cumsum(weights)
+    return np.minimum(np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right"), len(weights) - 1)
 
 
 def on_grid(xyz: Float[Tensor, "n 3"]) -> Float[Tensor, "n 2"]:
@@ -166,15 +191,16 @@ def _pool(n: int, geography: Geography, world: World, rng: np.random.Generator) 
     if geography.boxes:
         land = torch.cat([land, _land_in_boxes(4_000, geography, rng)])
         land = land[_in_boxes(land, geography)]
-    weights = torch.exp(world.settlement(unit_vectors(land))).numpy() * _thinning_weights(land, geography)
-    spots = unit_vectors(land[torch.from_numpy(_draw(rng, weights, geography.hot_spots))])
+    cell, wanted = _wanted_cells(land, geography)
+    thinning = (wanted / np.maximum(np.bincount(cell, minlength=len(wanted)), 1))[cell]
+    weights = torch.exp(world.settlement(unit_vectors(land))).numpy() * thinning
+    spots = unit_vectors(land[torch.from_numpy(draw(rng, weights, geography.hot_spots))])
     reach = np.exp(rng.uniform(np.log(50), np.log(5000), geography.hot_spots))
     fame = 1 / (np.arange(geography.hot_spots) + 5.0)
-    found: list[Tensor] = []
-    count = 0
-    while count < n:
-        observers = max(200, n // 6)
-        at = _draw(rng, fame, observers)
+    observers = max(200, n // 6)
+    found = torch.zeros((0, 2), dtype=torch.float64)
+    while len(found) < n:
+        at = draw(rng, fame, observers)
         homes = scatter(rng, spots[torch.from_numpy(at)], reach[at])
         home = torch.from_numpy(rng.integers(0, observers, 6 * observers))
         kilometres = np.exp(rng.normal(np.log(4.0), 1.0, len(home)))
@@ -182,9 +208,8 @@ def _pool(n: int, geography: Geography, world: World, rng: np.random.Generator) 
         keep = is_land(around)
         if geography.boxes:
             keep &= _in_boxes(around, geography)
-        found.append(around[keep])
-        count += len(found[-1])
-    pool = torch.cat([*found, land])
+        found = torch.cat([found, around[keep]])
+    pool = torch.cat([found, land])
     key = torch.round(pool * 10**COORDINATE_DECIMALS).long()
     _, first = np.unique((key[:, 0] * 4_000_000 + key[:, 1]).numpy(), return_index=True)
     return pool[torch.from_numpy(rng.permutation(first))]
@@ -202,12 +227,6 @@ def _thin(pool: Tensor, geography: Geography, n: int, rng: np.random.Generator) 
         rest = np.setdiff1d(np.flatnonzero(wanted[cell] > 0), rows)
         rows = np.concatenate([rows, rest[: n - len(rows)]])
     return torch.from_numpy(rng.permutation(rows))
-
-
-def _thinning_weights(lonlat: Tensor, geography: Geography) -> NDArray[np.float64]:
-    """Weight per place so that the weighted places follow the geography."""
-    cell, wanted = _wanted_cells(lonlat, geography)
-    return (wanted / np.maximum(np.bincount(cell, minlength=len(wanted)), 1))[cell]
 
 
 def _wanted_cells(lonlat: Tensor, geography: Geography) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -228,10 +247,8 @@ def _wanted_cells(lonlat: Tensor, geography: Geography) -> tuple[NDArray[np.int6
 
 def _in_boxes(lonlat: Tensor, geography: Geography) -> Tensor:
     lon, lat = lonlat.unbind(-1)
-    inside = torch.zeros(len(lonlat), dtype=torch.bool)
-    for west, south, east, north in geography.boxes:
-        inside |= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
-    return inside
+    west, south, east, north = torch.tensor(geography.boxes, dtype=torch.float64)[..., None].unbind(1)
+    return ((lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)).any(0)
 
 
 def _land_in_boxes(n: int, geography: Geography, rng: np.random.Generator) -> Tensor:
@@ -243,9 +260,3 @@ def _land_in_boxes(n: int, geography: Geography, rng: np.random.Generator) -> Te
         drawn = torch.round(torch.stack([west + (east - west) * u[:, 0], lat], -1), decimals=COORDINATE_DECIMALS)
         parts.append(drawn[is_land(drawn)])
     return torch.cat(parts)
-
-
-def _draw(rng: np.random.Generator, weights: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """``n`` independent draws of an index with probability proportional to its weight."""
-    cumulative = np.cumsum(weights)
-    return np.minimum(np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right"), len(weights) - 1)

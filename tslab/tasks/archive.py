@@ -1,19 +1,25 @@
-"""The unpacked folder of one dataset of the release: where it is, which files it has, which images are wanted."""
+"""The unpacked folder of one dataset of the release: where it is, which files it has, which images are wanted.
+
+Which file holds which image input stands in ``data/locbench_files.json``: family, variant of the image model, kind of
+input, and for that the model and (for classes) the file.
+"""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tslab._files import packaged_json
 from tslab.released_files import data_folder
-from tslab.tasks.arrays import open_npy, read_csr
 from tslab.tasks.datasets import DatasetInfo
 from tslab.tasks.images import ImageInput, LazyRows
 from tslab.tasks.meta import ImageKind
-from tslab.tasks.table import Table
+from tslab.tasks.records import open_npy, read_csr
 
 ImageChoice = Literal["default", "probs", "feats", "none"]
+
+IMAGE_FILES: dict[str, dict[str, dict[ImageKind, dict[str, str]]]] = packaged_json("locbench_files.json")
+"""Family -> variant -> kind of image input -> its model, and for classes its file without the ending."""
 
 HOW_TO_GET = (
     "download it with `python data_scripts/fetch_locbench.py`, or pass root= (or set TSLAB_LOCBENCH to) the "
@@ -35,6 +41,11 @@ class Archive:
     image: ImageKind
     variant: str
 
+    @property
+    def image_model(self) -> str:
+        """Where the image input comes from."""
+        return "" if self.image == "none" else IMAGE_FILES[self.info.family][self.variant][self.image]["model"]
+
     def path(self, *names: str) -> Path:
         """The first of several possible files that is there.
 
@@ -44,27 +55,20 @@ class Archive:
         for name in names:
             if (self.folder / name).is_file():
                 return self.folder / name
-        raise FileNotFoundError(
-            f"{self.info.key}: expected {' or '.join(names)} in {self.folder}, found "
-            f"{_listing(self.folder)}; {HOW_TO_GET}"
-        )
+        expected = f"expected {' or '.join(names)} in {self.folder}"
+        raise FileNotFoundError(f"{self.info.key}: {expected}, found {_listing(self.folder)}; {HOW_TO_GET}")
 
-    def class_image(self, split: str, stem: str, features: str = "net_feats") -> ImageInput:
+    def class_image(self, split: str) -> ImageInput:
         """Predictions or features of one split; None where the release has none, except for the evaluated rows."""
         if self.image == "none":
             return None
-        names = [f"{stem}_{split}_{features}.npy"]
-        if self.image == "probs":
-            names = [f"{stem}_{split}_preds_sparse.npz", f"{stem}_{split}_preds.npy"]
+        pattern = IMAGE_FILES[self.info.family][self.variant][self.image]["file"]
+        name = pattern.format(split=split, stem=self.info.folder.replace("_", ""))
+        names = [f"{name}{end}" for end in ("_sparse.npz", ".npy")]
         if split != self.info.eval_split and not any((self.folder / name).is_file() for name in names):
             return None
         found = self.path(*names)
         return read_csr(found) if found.suffix == ".npz" else LazyRows(open_npy(found))
-
-    def without_image(self, tables: Mapping[str, Table]) -> tuple[str, ...]:
-        """Remarks on the splits that have no image input although one is wanted."""
-        lacking = [split for split, table in tables.items() if table.image is None and self.image != "none"]
-        return tuple(f"{split}: no image input among the files." for split in lacking)
 
 
 def open_archive(info: DatasetInfo, root: str | os.PathLike[str] | None, image: ImageChoice, variant: str) -> Archive:
@@ -74,33 +78,17 @@ def open_archive(info: DatasetInfo, root: str | os.PathLike[str] | None, image: 
         FileNotFoundError: no such folder; says what was expected, what was found and how to get it.
         ValueError: an image input that the dataset does not have.
     """
-    return Archive(info, _dataset_folder(info, root), _image_kind(info, image), variant)
-
-
-def _dataset_folder(info: DatasetInfo, root: str | os.PathLike[str] | None) -> Path:
-    base = locbench_root(root)
-    for folder in (base / info.folder, base / "data" / info.folder, base / "geo_prior_data" / "data" / info.folder):
+    base, kinds = locbench_root(root), [*IMAGE_FILES[info.family][variant]]
+    kind: ImageKind = kinds[0] if image == "default" or (image, kinds) == ("feats", ["scalar"]) else image
+    if kind not in (*kinds, "none"):
+        raise ValueError(f"{info.key} has no image input {image!r}; it has {', '.join(kinds)}, or choose 'none'")
+    folders = [base / parent / info.folder for parent in ("", "data", "geo_prior_data/data")]
+    folders += [base] if base.name == info.folder else []
+    for folder in folders:
         if folder.is_dir():
-            return folder
-    if base.name == info.folder and base.is_dir():
-        return base
-    raise FileNotFoundError(
-        f"{info.key}: expected a folder {info.folder}/ in {base}, found {_listing(base)}; {HOW_TO_GET}"
-    )
-
-
-def _image_kind(info: DatasetInfo, image: ImageChoice) -> ImageKind:
-    special: dict[str, tuple[ImageKind, ...]] = {"mosaiks": ("feats",), "dhs": ("scalar",)}
-    possible = special.get(info.family, ("probs", "feats"))
-    if image == "default":
-        return possible[0]
-    if image == "none":
-        return "none"
-    if image == "feats" and info.family == "dhs":
-        return "scalar"
-    if image not in possible:
-        raise ValueError(f"{info.key} has no image input {image!r}; it has {', '.join(possible)}, or choose 'none'")
-    return image
+            return Archive(info, folder, kind, variant)
+    expected = f"expected a folder {info.folder}/ in {base}"
+    raise FileNotFoundError(f"{info.key}: {expected}, found {_listing(base)}; {HOW_TO_GET}")
 
 
 def _listing(folder: Path) -> str:

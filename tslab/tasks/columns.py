@@ -21,20 +21,16 @@ LARGEST_WHOLE_FLOAT = 2.0**53
 """Up to here every whole number is a float64 of its own."""
 
 KINDS = {
-    "string": "text",
-    "boolean": "truth values",
-    "integer": "whole numbers",
-    "floating": "numbers",
-    "mixed-integer-float": "numbers",
-    "decimal": "numbers",
-    "date": "dates",
-    "datetime": "dates",
-    "datetime64": "dates",
-    "empty": "nothing",
-    "mixed": "values of several kinds",
-    "mixed-integer": "values of several kinds",
+    "text": ("string",),
+    "truth values": ("boolean",),
+    "whole numbers": ("integer",),
+    "numbers": ("floating", "mixed-integer-float", "decimal"),
+    "dates": ("date", "datetime", "datetime64"),
+    "categories": ("categorical",),
+    "nothing": ("empty",),
+    "values of several kinds": ("mixed", "mixed-integer"),
 }
-"""What pandas calls the values of a column -> what a sentence calls them."""
+"""What a sentence calls the values of a column, and what pandas calls them."""
 
 
 class TaskDataError(ValueError):
@@ -43,29 +39,21 @@ class TaskDataError(ValueError):
 
 def kind_of(column: pd.Series) -> str:
     """What the values of a column are: text, truth values, whole numbers, numbers, dates, categories, nothing, …"""
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        return "categories"
-    if pd.api.types.is_bool_dtype(dtype):
-        return "truth values"
-    if pd.api.types.is_integer_dtype(dtype):
-        return "whole numbers"
-    if pd.api.types.is_float_dtype(dtype):
-        return "numbers"
-    if pd.api.types.is_datetime64_any_dtype(dtype):
-        return "dates"
-    inferred = str(pd.api.types.infer_dtype(column.astype(object), skipna=True))
-    return KINDS.get(inferred, inferred)
+    inferred = pd.api.types.infer_dtype(column, skipna=True)
+    if inferred == "unknown-array":  # dictionaries of Arrow, for instance
+        inferred = pd.api.types.infer_dtype(column.astype(object), skipna=True)
+    return next((what for what, names in KINDS.items() if inferred in names), str(inferred))
 
 
-def read_numbers(name: str, values: Any) -> Float[Tensor, " n"]:
-    """Numbers as float32, NaN where missing.
+def read_numbers(name: str, values: Any, *, missing: bool = True) -> Float[Tensor, " n"]:
+    """Numbers as float32, NaN where one is ``missing``, if that may be.
 
     Raises:
-        TaskDataError: text, truth values, dates, or a number that float32 cannot hold.
+        TaskDataError: text, truth values, dates, a number that float32 cannot hold, or a missing one that may not be.
     """
-    column = _series(name, values)
-    what = kind_of(column)
+    column, what, absent = _column(name, values)
+    if not missing and absent.any():
+        raise _bad_row(name, column, absent, "is missing; drop such rows first")
     if what not in ("whole numbers", "numbers", "nothing"):
         raise _refused(name, column, what, f"numbers; use pd.to_numeric(frame[{name!r}]) if they are some")
     numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -83,13 +71,18 @@ def read_whole_numbers(name: str, values: Any, *, missing: int | None = -1) -> I
     Raises:
         TaskDataError: text, dates, fractions, numbers beyond 64 bits, or a missing one that may not be missing.
     """
-    column = _series(name, values)
-    what = kind_of(column)
-    absent = column.isna().to_numpy(dtype=bool)
+    column, what, absent = _column(name, values)
     if missing is None and absent.any():
         raise _bad_row(name, column, absent, "is missing; drop such rows first, or leave the column out")
-    if what in ("whole numbers", "truth values"):
-        return _exact(name, column, absent, missing)
+    filler = missing or 0
+    if what in ("whole numbers", "truth values"):  # without a detour over floats
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "bi":
+            return torch.from_numpy(column.to_numpy(np.int64, copy=True))
+        exact = [filler if gone else int(value) for value, gone in zip(column.tolist(), absent, strict=True)]
+        large = np.array([abs(value) > np.iinfo(np.int64).max for value in exact])
+        if large.any():
+            raise _bad_row(name, column, large, "does not fit into 64 bits; number them with pd.factorize")
+        return torch.tensor(exact, dtype=torch.int64)
     if what not in ("numbers", "nothing"):
         hint = f"; number them with pd.factorize(frame[{name!r}])[0]" if what in ("text", "categories") else ""
         raise _refused(name, column, what, f"whole numbers{hint}")
@@ -98,7 +91,6 @@ def read_whole_numbers(name: str, values: Any, *, missing: int | None = -1) -> I
         bad = ~absent & ~((numbers % 1 == 0) & (np.abs(numbers) <= LARGEST_WHOLE_FLOAT))
     if bad.any():
         raise _bad_row(name, column, bad, "is no whole number that a float holds exactly; read the column as 'Int64'")
-    filler = 0 if missing is None else missing
     return torch.from_numpy(np.where(absent, filler, np.nan_to_num(numbers)).astype(np.int64))
 
 
@@ -111,29 +103,28 @@ def read_dates(name: str, values: Any) -> tuple[Float[Tensor, " n"], Int[Tensor,
     Raises:
         TaskDataError: anything else, text that is no date, or a number outside [0, 1].
     """
-    column = _series(name, values)
-    what = kind_of(column)
-    absent = column.isna().to_numpy(dtype=bool)
+    column, what, absent = _column(name, values)
     if what in ("whole numbers", "numbers", "nothing"):
         fraction = read_numbers(name, column)
         bad = ~absent & ~((fraction >= 0) & (fraction <= 1)).numpy()
         if bad.any():
-            raise _bad_row(
-                name, column, bad, "is no fraction of the year in [0, 1]; give dates (pd.to_datetime) instead"
-            )
+            hint = "give dates (pd.to_datetime) instead"
+            raise _bad_row(name, column, bad, f"is no fraction of the year in [0, 1]; {hint}")
         return fraction, None
     if what not in ("dates", "text"):
         raise _refused(name, column, what, "dates, or fractions of the year")
-    if what == "text":
-        parsed = pd.to_datetime(column.astype(object), format="ISO8601", utc=True, errors="coerce")
-    elif pd.api.types.is_datetime64_any_dtype(column.dtype):
-        parsed = pd.to_datetime(column, utc=True)
-    else:
-        parsed = pd.to_datetime(column.astype(object), utc=True, errors="coerce")
-    unread = parsed.isna().to_numpy(dtype=bool) & ~absent
+    form = "ISO8601" if what == "text" else None
+    plain = column if pd.api.types.is_datetime64_dtype(column.dtype) else column.astype(object)
+    dates = pd.to_datetime(plain, format=form, utc=True, errors="coerce")
+    unread = dates.isna().to_numpy(dtype=bool) & ~absent
     if unread.any():
         raise _bad_row(name, column, unread, "is no date that can be read; write it as 2020-07-01")
-    return _fraction_and_year(parsed)
+    moment = dates.dt.tz_localize(None).to_numpy("datetime64[us]")
+    year = moment.astype("datetime64[Y]")
+    length = (year + 1).astype("datetime64[us]") - year
+    fraction = np.minimum((moment - year) / length, np.nextafter(np.float32(1), np.float32(0)))
+    years = np.where(np.isnat(year), -1, year.astype(np.int64) + 1970)
+    return torch.from_numpy(fraction.astype(np.float32)), torch.from_numpy(years)
 
 
 def read_target(
@@ -151,18 +142,14 @@ def read_target(
     Raises:
         TaskDataError: a missing label, a name that is not among ``classes``, or something that cannot be a label.
     """
-    column = _series("target", values)
-    what = kind_of(column)
-    absent = column.isna().to_numpy(dtype=bool)
+    column, what, absent = _column("target", values)
     if absent.any():
-        raise TaskDataError(
-            f"target[{int(absent.argmax())}] is NaN ({int(absent.sum())} such rows): drop rows without a label "
-            "before making a table"
-        )
-    if what in ("text", "categories") and kind != "regression":
-        return read_names("target", column, classes)
+        first, count = int(absent.argmax()), int(absent.sum())
+        raise TaskDataError(f"target[{first}] is NaN ({count} such rows): drop rows without a label first")
     if what in ("text", "categories"):
-        raise _refused("target", column, what, "numbers, because kind='regression'")
+        if kind == "regression":
+            raise _refused("target", column, what, "numbers, because kind='regression'")
+        return read_names("target", column, classes)
     if kind == "regression" or (kind is None and classes is None and what == "numbers"):
         return read_numbers("target", column.astype(int) if what == "truth values" else column), ()
     names = tuple(map(str, classes or ()))
@@ -182,17 +169,15 @@ def read_names(name: str, values: Any, names: Sequence[str] | None = None) -> tu
         TaskDataError: a name that is not among ``names``; labels that are all the same name, which is a part of a
             larger set whose ``names`` must be given.
     """
-    column = _series(name, values)
-    if isinstance(column.dtype, pd.CategoricalDtype):
+    column, what, _ = _column(name, values)
+    if what == "categories":
         codes, found = column.cat.codes.to_numpy(np.int64), [str(c) for c in column.cat.categories]
     else:
         codes, uniques = pd.factorize(column.astype(object), sort=True)
         found = [str(value) for value in uniques]
         if names is None and name == "target" and len(found) == 1:
-            raise TaskDataError(
-                f"column target holds one name only ({found[0]!r} in every row): a model cannot tell one class from "
-                "others; name all of them, Table.from_pandas(frame, classes=[...])"
-            )
+            hint = "name all classes, Table.from_pandas(frame, classes=[...])"
+            raise TaskDataError(f"column target holds one name only ({found[0]!r} in every row); {hint}")
     if names is None:
         return torch.from_numpy(codes.astype(np.int64)), tuple(found)
     known = {str(known): number for number, known in enumerate(names)}
@@ -206,16 +191,27 @@ def read_names(name: str, values: Any, names: Sequence[str] | None = None) -> tu
     return torch.from_numpy(number), tuple(known)
 
 
-def read_groups(values: Any, names: Sequence[str] | None = None) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
-    """Group numbers (-1 where missing) and the names of groups, from names or from numbers.
+def read_rows(name: str, rows: Any, n: int) -> Int[Tensor, " m"]:
+    """Rows of a table of ``n`` rows, given as a mask or as numbers, as numbers.
 
     Raises:
-        TaskDataError: as `read_names` and `read_whole_numbers`.
+        TaskDataError: a mask of another length or with gaps, numbers that are no whole ones; a mask of zeros and ones.
     """
-    column = _series("group", values)
-    if kind_of(column) in ("text", "categories"):
-        return read_names("group", column, names)
-    return read_whole_numbers("group", column), tuple(map(str, names or ()))
+    if not isinstance(rows, Tensor):
+        listed = np.asarray(rows)
+        if listed.size and listed.dtype.kind not in "biu":
+            raise TaskDataError(f"{name} must be a mask without gaps or whole numbers, got {listed.dtype}")
+        rows = torch.tensor(listed, dtype=torch.bool if listed.dtype == bool else torch.int64)
+    if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.uint8:
+        got = f"{rows.dtype} of shape {tuple(rows.shape)}"
+        raise TaskDataError(f"{name} must be a mask (.bool()) or row numbers (.long()), shape (n,); got {got}")
+    if rows.dtype == torch.bool:
+        if len(rows) != n:
+            raise TaskDataError(f"{name} has {len(rows)} entries, there are {n} rows")
+        return rows.nonzero()[:, 0]
+    if len(rows) == n > 2 and 0 <= int(rows.min()) <= int(rows.max()) < 2:
+        raise TaskDataError(f"{name} holds 0 and 1 only, once for each row: make a mask of it with .bool()")
+    return rows
 
 
 def read_columns(given: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +222,7 @@ def read_columns(given: dict[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {"classes": given["classes"], "groups": given["groups"]}
     lonlat, target, date = given["lonlat"], given["target"], given["date"]
     if isinstance(lonlat, pd.DataFrame):
-        named = [n for n in ("lon", "lat") if n in lonlat] if {"lon", "lat"} <= set(lonlat) else list(lonlat)
+        named = ["lon", "lat"] if {"lon", "lat"} <= set(lonlat) else list(lonlat)
         changed["lonlat"] = torch.stack([read_numbers(str(n), lonlat[n]) for n in named], -1)
     elif isinstance(lonlat, np.ndarray | list | tuple):
         changed["lonlat"] = torch.from_numpy(np.array(lonlat, dtype=np.float32))
@@ -239,59 +235,37 @@ def read_columns(given: dict[str, Any]) -> dict[str, Any]:
         changed["date"], year = read_dates("date", date)
         if given["year"] is None:
             changed["year"] = year
-    for name in ("user", "id", "group", "year"):
+    for name in ("user", "id", "group", "year", "block"):
         column = given[name]
         if column is None or (isinstance(column, Tensor) and not column.is_floating_point()):
             continue
         values = column.detach().cpu().numpy() if isinstance(column, Tensor) else column
-        if name == "group":
-            numbers, changed["groups"] = read_groups(values, given["groups"] or None)
+        if name == "group" and _column(name, values)[1] in ("text", "categories"):
+            numbers, changed["groups"] = read_names(name, values, given["groups"] or None)
         else:
             numbers = read_whole_numbers(name, values, missing=None if name == "id" else -1)
         changed[name] = numbers.to(column.device) if isinstance(column, Tensor) else numbers
     return changed | {names: tuple(map(str, changed[names])) for names in ("classes", "groups")}
 
 
-def _series(name: str, values: Any) -> pd.Series:
-    """Any column as a Series whose rows are counted from 0."""
+def _column(name: str, values: Any) -> tuple[pd.Series, str, NDArray[np.bool_]]:
+    """Any column as a Series whose rows are counted from 0, what its values are, and which are missing."""
     if isinstance(values, pd.DataFrame):
         raise TaskDataError(f"there are {values.shape[1]} columns {name!r}; rename or drop all but one")
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise TaskDataError(f"{name} must have shape (n,), got {values.shape}")
-    return pd.Series(values).reset_index(drop=True)
-
-
-def _exact(name: str, column: pd.Series, absent: NDArray[Any], missing: int | None) -> Int[Tensor, " n"]:
-    """Whole numbers and truth values without a detour over floats."""
-    filler = 0 if missing is None else missing
-    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "bi":
-        return torch.from_numpy(column.to_numpy(np.int64, copy=True))
-    try:
-        exact = [filler if gone else int(value) for value, gone in zip(column.tolist(), absent.tolist(), strict=True)]
-        return torch.from_numpy(np.array(exact, dtype=np.int64))
-    except OverflowError as error:
-        limit = np.iinfo(np.int64).max
-        large = np.array([not gone and abs(int(v)) > limit for v, gone in zip(column, absent, strict=True)])
-        raise _bad_row(name, column, large, "does not fit into 64 bits; number them with pd.factorize") from error
-
-
-def _fraction_and_year(dates: pd.Series) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Fraction of the year and calendar year of UTC dates; NaN and -1 where missing."""
-    year = dates.dt.year.fillna(-1).to_numpy(np.int64)
-    seconds = (dates - dates.dt.normalize()).dt.total_seconds()
-    day = (dates.dt.day_of_year - 1 + seconds / 86_400).to_numpy(np.float64, na_value=np.nan)
-    length = np.where(dates.dt.is_leap_year.to_numpy(dtype=bool, na_value=False), 366, 365)
-    fraction = np.minimum(day / length, np.nextafter(np.float32(1), np.float32(0)))
-    return torch.from_numpy(fraction.astype(np.float32)), torch.from_numpy(year)
+    column = pd.Series(values).reset_index(drop=True)
+    return column, kind_of(column), column.isna().to_numpy(dtype=bool)
 
 
 def _refused(name: str, column: pd.Series, what: str, wanted: str) -> TaskDataError:
-    row = int(column.notna().to_numpy(dtype=bool).argmax())
+    text = column.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
+    row = int((text if text.any() else column.notna().to_numpy(dtype=bool)).argmax())
     shown = f" ({_plain(column.iloc[row])!r} in row {row})" if len(column) else ""
     return TaskDataError(f"column {name} holds {what}{shown}, expected {wanted}")
 
 
-def _bad_row(name: str, column: pd.Series, bad: Any, why: str) -> TaskDataError:
+def _bad_row(name: str, column: pd.Series, bad: NDArray[np.bool_], why: str) -> TaskDataError:
     row, count = int(np.argmax(bad)), int(np.sum(bad))
     others = f" (and {count - 1:,} more rows)" if count > 1 else ""
     return TaskDataError(f"column {name}, row {row}: {_plain(column.iloc[row])!r}{others} {why}")

@@ -6,7 +6,7 @@ none of these data: it reads them (`tslab.tasks.locbench`), and it generates sta
 (`tslab.synthetic`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,7 @@ class DatasetInfo:
         splits: release name of a split -> published facts.
         num_classes: classes, 0 for regression.
         total_rows: rows of all splits together, where the splits are not known one by one.
+        released_places: places with labels in the complete released results, see `tslab.tasks.released_points`.
         label_name, label_unit, label_transform: what is predicted.
         lat_quantiles: 1, 50 and 99 % quantile of the latitude of the evaluated rows, degrees.
         no_prior: published scores without location: top1, and where measured top3, top10, mrr; or r2. Fractions.
@@ -65,10 +66,11 @@ class DatasetInfo:
     splits: Mapping[str, SplitFacts]
     num_classes: int = 0
     total_rows: int | None = None
+    released_places: int | None = None
     label_name: str = "species"
     label_unit: str = ""
     label_transform: str = "none"
-    lat_quantiles: tuple[float, float, float] | None = None
+    lat_quantiles: Sequence[float] | None = None
     no_prior: Mapping[str, float] = field(default_factory=dict)
     licence: str = ""
     upstream: str = ""
@@ -105,8 +107,6 @@ def _read() -> dict[str, DatasetInfo]:
     for key, facts in stored["datasets"].items():
         known = stored["families"].get(facts["family"], {}) | facts
         known["splits"] = {split: SplitFacts(**counts) for split, counts in known["splits"].items()}
-        if "lat_quantiles" in known:
-            known["lat_quantiles"] = tuple(known["lat_quantiles"])
         infos[key] = DatasetInfo(key=key, **known)
     return infos
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,29 +15,15 @@ from tslab._numbers import Numbers
 from tslab.tasks.columns import TaskDataError
 
 
-@runtime_checkable
-class RowSource(Protocol):
-    """A two-dimensional array that need not be in memory: a ``numpy.memmap``, or rows computed when asked for."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Any) -> NDArray[Any]: ...
-
-
 class LazyRows:
-    """Some rows of a two-dimensional array that is not in memory until they are asked for, see `RowSource`.
+    """Some rows of a two-dimensional array that is not in memory until they are asked for.
 
+    The array is a ``numpy.memmap``, or anything with shape, dtype, length and rows that are computed when indexed.
     ``lazy[index]`` reads those rows and returns an ordinary array; ``lazy.select(index)`` stays lazy. Pickled rows of a
     file hold the file's path and their numbers, not its content: the file must be there when they are unpickled.
     """
 
-    def __init__(self, array: RowSource, rows: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, array: Any, rows: NDArray[np.int64] | None = None) -> None:
         if len(array.shape) != 2:
             raise TaskDataError(f"image features must have shape (n, d), got {array.shape}")
         self.array = array
@@ -99,14 +85,14 @@ def as_image(image: GivenImage) -> ImageInput:
     """
     if image is None or isinstance(image, LazyRows):
         return image
+    if isinstance(image, np.memmap):
+        return LazyRows(image)
     if sp.issparse(image):
-        matrix = image if isinstance(image, sp.csr_array) else sp.csr_array(image)
+        matrix = sp.csr_array(image)
         fault = csr_fault(matrix.data, matrix.indices, matrix.indptr, matrix.shape)
         if fault:
             raise TaskDataError(f"image is no sound sparse matrix: {fault}")
         return matrix
-    if isinstance(image, np.memmap):
-        return LazyRows(image)
     if not isinstance(image, Tensor):
         try:
             if np.iscomplexobj(image):
@@ -121,10 +107,9 @@ def as_image(image: GivenImage) -> ImageInput:
         raise TaskDataError(f"image must have shape (n, d), got {tuple(image.shape)}{hint}")
     bad = ~torch.cat([torch.isfinite(part).all(-1) for part in image.split(CHUNK_ROWS)])
     if bool(bad.any()):
-        raise TaskDataError(
-            f"image[{int(bad.nonzero()[0, 0])}] holds NaN or infinite numbers ({int(bad.sum()):,} such rows): fill "
-            "them in, leave those rows out, or give no image input"
-        )
+        first, count = int(bad.nonzero()[0, 0]), int(bad.sum())
+        hint = "fill them in, leave those rows out, or give no image input"
+        raise TaskDataError(f"image[{first}] holds NaN or infinite numbers ({count:,} such rows): {hint}")
     return image
 
 
@@ -159,20 +144,19 @@ def concatenate_images(images: Sequence[Any]) -> ImageInput:
     Raises:
         TaskDataError: different kinds, or rows of different files.
     """
+    first = images[0]
     if all(image is None for image in images):
         return None
     if all(isinstance(image, Tensor) for image in images):
         return torch.cat(list(images))
     if all(sp.issparse(image) for image in images):
         return sp.vstack(images, format="csr")
-    if all(isinstance(image, LazyRows) and _same_source(image.array, images[0].array) for image in images):
+    if all(isinstance(image, LazyRows) and _same_source(image.array, first.array) for image in images):
         rows = [np.arange(len(image.array)) if image.rows is None else image.rows for image in images]
-        return LazyRows(images[0].array, np.concatenate(rows))
+        return LazyRows(first.array, np.concatenate(rows))
     kinds = ", ".join("none" if image is None else type(image).__name__ for image in images)
-    raise TaskDataError(
-        f"the tables have different kinds of image input, or rows of different files ({kinds}); "
-        "remove it first with dataclasses.replace(table, image=None)"
-    )
+    hint = "remove it first with dataclasses.replace(table, image=None)"
+    raise TaskDataError(f"the tables have image inputs of different kinds or files ({kinds}); {hint}")
 
 
 def _same_source(one: Any, other: Any) -> bool:

@@ -16,36 +16,19 @@ compares what was read with the published facts.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from tslab._checks import check_choice, check_number
-from tslab.tasks.archive import Archive, ImageChoice, open_archive
-from tslab.tasks.arrays import open_npy
-from tslab.tasks.columns import TaskDataError
+from tslab.tasks import records
+from tslab.tasks.archive import IMAGE_FILES, Archive, ImageChoice, open_archive
+from tslab.tasks.columns import TaskDataError, read_numbers
 from tslab.tasks.datasets import TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
-from tslab.tasks.images import ImageInput, LazyRows
-from tslab.tasks.records import (
-    class_names,
-    expect_keys,
-    expect_numbers,
-    floats,
-    join,
-    make_table,
-    read_csv,
-    read_entries,
-    read_json,
-    users,
-    whole_column,
-    whole_numbers,
-)
+from tslab.tasks.images import LazyRows
 from tslab.tasks.splits import random_split
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
@@ -86,21 +69,20 @@ def load_locbench(
     """
     info = dataset_info(name)
     check_choice("image", image, get_args(ImageChoice))
-    check_choice("variant", variant, INAT_IMAGES if info.family == "inat" else ("standard",))
-    if fraction is not None:
-        check_number("fraction", fraction, above=0, at_most=1)
+    check_choice("variant", variant, IMAGE_FILES[info.family])
+    check_number("fraction", 1.0 if fraction is None else fraction, above=0, at_most=1)
     files = open_archive(info, root, image, variant)
     content = READERS[info.family](files)
-    test = content.tables[info.eval_split]
-    train = content.tables[info.train_split]
-    val = content.tables[info.val_split] if info.val_split else train.where(torch.zeros(0, dtype=torch.int64))
-    nowhere = [split for split, t in content.tables.items() if len(t) and not t.has_location.any()]
-    if nowhere:
-        raise TaskDataError(
-            f"{name}: not one row of {', '.join(nowhere)} has a location, so the files in {files.folder} do not have "
-            "the names or columns that are documented; download the dataset again"
-        )
+    for split, table in content.tables.items():
+        if len(table) and not table.has_location.any():
+            what = f"not one row of {split} has a location"
+            raise TaskDataError(f"{name}: {what}, so {files.folder} is not what is documented; download it again")
     notes = content.notes
+    if files.image != "none":
+        tables = content.tables.items()
+        notes += tuple(f"{split}: no image input among the files." for split, t in tables if t.image is None)
+    train, test = content.tables[info.train_split], content.tables[info.eval_split]
+    val = content.tables[info.val_split] if info.val_split else train.where([])
     if fraction is not None:
         shares = (fraction, 1 - fraction)
         train, test = (table.where(random_split(len(table), shares, seed=seed)[0]) for table in (train, test))
@@ -110,7 +92,7 @@ def load_locbench(
         classes=content.classes,
         groups=content.groups,
         image_kind=files.image,
-        image_model=content.image_model,
+        image_model=files.image_model,
         eval_split=info.eval_split,
         licence=f"{info.licence}. {TORCHSPATIAL_TERMS}",
         notes=notes,
@@ -139,110 +121,87 @@ class Content:
     tables: Mapping[str, Table]
     classes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
-    image_model: str = ""
     notes: tuple[str, ...] = ()
 
 
 def read_birds(files: Archive) -> Content:
     """BirdSnap and NABirds: one JSON with both kinds of metadata, predictions for rows with ``valid_image``."""
-    info, stem = files.info, files.info.folder
-    meta = "orig_meta" if info.key == "birdsnap" else "ebird_meta"
-    path = files.path(f"{stem}_with_loc_2019.json")
-    whole = read_json(path)
-    expect_keys(path, whole, ("train", "test", "classes"))
+    meta = "orig_meta" if files.info.key == "birdsnap" else "ebird_meta"
+    path = files.path(f"{files.info.folder}_with_loc_2019.json")
+    whole = records.read_json(path, "train", "test", "classes")
     if not isinstance(whole["classes"], list):
         raise TaskDataError(f"{path}: classes must be a list of names; download it again")
+    whole.setdefault("val", whole.get("valid"))
     notes, tables = [], {}
-    for split in info.splits:
-        rows = _bird_rows(path, whole, split, meta)
-        known = [row for row in rows if row.get("valid_image")]
-        if len(known) < len(rows):
-            lost = len(rows) - len(known)
-            notes.append(f"{split}: {lost:,} of {len(rows):,} listed images were never found and are no rows.")
-        about = [row[meta] for row in known]
-        tables[split] = make_table(
-            path,
-            lon=[a.get("lon") for a in about],
-            lat=[a.get("lat") for a in about],
-            target=whole_numbers(path, known, "class_id"),
-            image=files.class_image(split, f"features_inception/{stem}"),
-            user=[a.get("user_id") for a in about],
-            date=[a.get("date") for a in about],
-        )
-    model = "InceptionV3 fine-tuned on the training images" if files.image == "probs" else "InceptionV3 features"
-    return Content(tables, tuple(map(str, whole["classes"])), image_model=model, notes=tuple(notes))
+    for split in files.info.splits:
+        listed = whole[split]
+        if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed):
+            raise TaskDataError(f"{path}: {split} must be a list of objects, one per image; download it again")
+        images = [row for row in listed if row.get("valid_image")]
+        if len(images) < len(listed):
+            lost = len(listed) - len(images)
+            notes.append(f"{split}: {lost:,} of {len(listed):,} listed images were never found and are no rows.")
+        entries = records.read_entries(path, images, meta, "class_id")
+        if not all(isinstance(about, dict) for about in entries[meta]):
+            raise TaskDataError(f"{path}: an image of {split} has no {meta}; download it again")
+        keys = {"lon": "lon", "lat": "lat", "user_id": "user", "date": "date"}
+        rows = pd.DataFrame([*entries[meta]], columns=[*keys]).rename(columns=keys)
+        rows["class_id"] = entries["class_id"]
+        tables[split] = records.make_table(path, rows, "class_id", "classification", files.class_image(split))
+    return Content(tables, tuple(map(str, whole["classes"])), notes=tuple(notes))
 
 
-def _bird_rows(path: Path, whole: Mapping[str, Any], split: str, meta: str) -> list[dict[str, Any]]:
-    """The entries of a split; those with an image must have a class and the metadata ``meta``."""
-    rows = whole.get(split, whole.get("valid") if split == "val" else None)
-    if rows is None:
-        raise TaskDataError(f"{path} has no split {split!r}, it has {', '.join(map(str, whole))}")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise TaskDataError(f"{path}: {split} must be a list of objects, one per image; download it again")
-    for number, row in enumerate(row for row in rows if row.get("valid_image")):
-        if not isinstance(row.get(meta), dict) or "class_id" not in row:
-            raise TaskDataError(f"{path}: {split} entry {number} has no class_id or no {meta}; found {sorted(row)}")
-    return rows
+def read_coco(files: Archive) -> Content:
+    """iNaturalist and fMoW: COCO-like annotations in image order, locations joined by image id."""
+    if files.info.family == "fmow":
+        year, path = "", files.path("category.json")
+        names = records.read_json(path)
+        if not isinstance(names, dict):
+            raise TaskDataError(f"{path}: expected an object from class name to class number")
+        categories = pd.DataFrame(names.items(), columns=["name", "id"])
+    else:
+        year = files.info.folder[-4:]
+        path = files.path(f"categories{year}.json")
+        categories = records.read_entries(path, records.read_json(path), "id", "name")
+    tables = {}
+    for split in files.info.splits:
+        annotations = files.path(f"{split}{year}.json")
+        locations = files.path(f"{split}{year}_locations.json", f"{split}{year}_location.json")
+        rows = joined(annotations, locations)
+        tables[split] = records.make_table(locations, rows, "category_id", "classification", files.class_image(split))
+    return Content(tables, records.class_names(path, categories))
 
 
-INAT_IMAGES = {
-    "standard": ("features_inception", "net_feats"),
-    "high_res": ("features_inception_hr", "net_feats"),
-    "pretrain": ("features_inception_pretrain", "pretrain_net_feats"),
-}
-"""Variant of the image model of iNaturalist -> its folder, and how its features are called."""
+def joined(annotations: Path, locations: Path) -> pd.DataFrame:
+    """Rows in the order of ``images`` of a COCO-like file, with class and location joined by image id.
 
-
-def read_inat(files: Archive) -> Content:
-    """iNat2017 and iNat2018: COCO-like annotations in image order, locations joined by image id."""
-    year = files.info.folder[-4:]
-    path = files.path(f"categories{year}.json")
-    names = class_names(path, ((entry["id"], entry["name"]) for entry in read_entries(path, ("id", "name"))))
-    folder, features = INAT_IMAGES[files.variant]
-    tables = {
-        split: read_coco_with_locations(
-            files.path(f"{split}{year}.json"),
-            files.path(f"{split}{year}_locations.json"),
-            partial(files.class_image, split, f"{folder}/inat{year}", features),
-        )
-        for split in files.info.splits
-    }
-    model = f"InceptionV3, {files.variant.replace('_', ' ')}"
-    return Content(tables, names, image_model=model, notes=files.without_image(tables))
-
-
-def read_fmow(files: Archive) -> Content:
-    """fMoW: as iNat, class numbers by name, dense predictions for the evaluated split only."""
-    path = files.path("category.json")
-    named = read_json(path)
-    if not isinstance(named, dict) or not all(isinstance(number, int) for number in named.values()):
-        raise TaskDataError(f"{path}: expected an object from class name to class number, found {type(named).__name__}")
-    names = class_names(path, ((number, name) for name, number in named.items()))
-    folder = "features_inception_pretrain" if files.image == "feats" else "feature_moco"
-    tables = {
-        split: read_coco_with_locations(
-            files.path(f"{split}.json"),
-            files.path(f"{split}_location.json", f"{split}_locations.json"),
-            partial(files.class_image, split, f"{folder}/fmow", "pretrain_net_feats"),
-        )
-        for split in files.info.splits
-    }
-    return Content(tables, names, image_model="MoCo-v2+TP", notes=files.without_image(tables))
+    Raises:
+        TaskDataError: an image without annotation or location entry, or listed twice.
+    """
+    whole = records.read_json(
+        annotations, "images", "annotations", keep=("images", "annotations", "id", "image_id", "category_id")
+    )
+    images = records.read_entries(annotations, whole["images"], "id")
+    labels = records.read_entries(annotations, whole["annotations"], "image_id", "category_id")
+    keys = ("id", "lon", "lat", "user_id", "date_c")
+    places = records.read_entries(locations, records.read_json(locations, keep=keys), *keys)
+    rows = places.iloc[records.places_of(images, annotations, places, locations, "id")].reset_index(drop=True)
+    at = records.places_of(images, annotations, labels, annotations, "image_id")
+    with records.errors_name(annotations):
+        rows["category_id"] = records.whole_numbers(labels, "category_id").numpy()[at]
+    return rows.rename(columns={"user_id": "user", "date_c": "date"})
 
 
 def read_yfcc(files: Archive) -> Content:
     """YFCC: one CSV with a split column, class names in another, dense predictions."""
     path = files.path("class_names.csv")
-    listed = read_csv(path, ["id", "name"])
-    names = class_names(path, zip(listed["id"].tolist(), listed["name"].tolist(), strict=True))
+    names = records.class_names(path, records.read_csv(path, "id", "name"))
     path = files.path("train_test_split.csv")
-    rows = read_csv(path, ["lat", "lon", "split", "class"], numeric=["lat", "lon", "class"])
+    parts = _by_split(path, records.read_csv(path, "lat", "lon", "split", "class"), files.info)
     tables = {}
-    for split, part in _by_split(path, rows, files.info).items():
-        image = files.class_image(split, "features_inception/YFCC")
-        tables[split] = _csv_table(path, part, whole_column(path, part["class"]), image)
-    return Content(tables, names, image_model="InceptionV3", notes=files.without_image(tables))
+    for split, part in parts.items():
+        tables[split] = records.make_table(path, part, "class", "classification", files.class_image(split))
+    return Content(tables, names)
 
 
 def read_mosaiks(files: Archive) -> Content:
@@ -250,77 +209,59 @@ def read_mosaiks(files: Archive) -> Content:
     label = files.info.key.removeprefix("mosaiks_")
     short = label.split("_")[0]
     path = files.path(f"Y_{short}.csv", f"Y_{label}.csv")
-    rows = read_csv(path, ["lon", "lat", "split"], numeric=["lon", "lat"])
-    column = next((name for name in (short, label) if name in rows), None)
-    if column is None:
+    rows = records.read_csv(path, "lon", "lat", "split")
+    column = label if label in rows and short not in rows else short
+    if column not in rows:
         raise TaskDataError(f"{path} has no column {short!r}, it has {', '.join(map(str, rows.columns))}")
-    expect_numbers(path, rows, [column])
-    empty = rows[column].isna()
-    if empty.any():
-        raise TaskDataError(
-            f"{path}: {int(empty.sum())} rows have no label ({column} is NaN), the first is row {int(empty.idxmax())}; "
-            "the release has a label in every row, download the file again"
-        )
+    with records.errors_name(path):  # every row of the release has a label
+        read_numbers(column, rows[column], missing=False)
     features = None
     if files.image == "feats":
         source = files.path(f"X_{short}.npy", f"X_{label}.npy")
-        features = LazyRows(open_npy(source))
+        features = LazyRows(records.open_npy(source))
         if len(features) != len(rows):
-            raise TaskDataError(
-                f"{source.name} has {len(features):,} rows but {path.name} has {len(rows):,}: row i of one belongs to "
-                "row i of the other, so one of them is incomplete; download both again"
-            )
+            lengths = f"{source.name} has {len(features):,} rows but {path.name} has {len(rows):,}"
+            raise TaskDataError(f"{lengths}: they must have the same rows; download both again")
     tables = {}
     for split, part in _by_split(path, rows, files.info).items():
-        image = None if features is None else features.select(part.index.to_numpy())
-        tables[split] = _csv_table(path, part, part[column].to_numpy(np.float32), image)
+        image = None if features is None else features.select(part["id"].to_numpy())
+        tables[split] = records.make_table(path, part, column, "regression", image)
     others = sorted(set(rows["split"]) - set(files.info.splits))
     notes = [f"Rows of split {name!r} are not used: {int((rows['split'] == name).sum()):,}." for name in others]
-    return Content(tables, image_model="convolutional features (network not documented)", notes=tuple(notes))
+    return Content(tables, notes=tuple(notes))
 
 
 def read_dhs(files: Archive) -> Content:
     """SustainBench: one row per DHS cluster; the image input is the mean night light; groups are countries."""
     column = files.info.key.removeprefix("sustainbench_") + "_normalized"
-    read: dict[str, pd.DataFrame] = {}
-    notes = []
+    read = []
+    notes = [
+        f"Night lights before {VIIRS_FROM_YEAR} come from DMSP, later ones from VIIRS, in different units: "
+        "see table.year."
+    ]
     for split in files.info.splits:
         path = files.path(f"dhs_{split}_labels.csv")
-        rows = read_csv(path, ["DHSID_EA", "year", "lat", "lon", "nl_mean", column])
-        expect_numbers(path, rows, ["year", "lat", "lon", "nl_mean", column])
+        rows = records.read_csv(path, "DHSID_EA", "year", "lat", "lon", "nl_mean", column)
         labelled = rows[rows[column].notna()]
         if labelled.empty:
             raise TaskDataError(f"{path}: {column} is NaN in every row, there is nothing to predict")
         if len(labelled) < len(rows):
-            notes.append(
-                f"{split}: {len(rows) - len(labelled):,} of {len(rows):,} clusters have no {column} and are no "
-                "rows of this task."
-            )
-        read[split] = labelled
-    codes = pd.Index(sorted({str(key)[:2] for rows in read.values() for key in rows["DHSID_EA"]}))
+            lost = f"{len(rows) - len(labelled):,} of {len(rows):,} clusters"
+            notes.append(f"{split}: {lost} have no {column} and are no rows of this task.")
+        read.append(labelled.assign(path=path, split=split, id=labelled.index))
+    whole = pd.concat(read)
+    whole["group"], countries = pd.factorize(whole["DHSID_EA"].astype(str).str[:2], sort=True)
     tables = {}
-    for split, rows in read.items():
-        path = files.path(f"dhs_{split}_labels.csv")
-        lights = torch.from_numpy(rows["nl_mean"].to_numpy(np.float32))[:, None]
-        tables[split] = _csv_table(
-            path,
-            rows,
-            rows[column].to_numpy(np.float32),
-            None if files.image == "none" else lights,
-            group=codes.get_indexer(rows["DHSID_EA"].astype(str).str[:2]),
-            year=whole_column(path, rows["year"].fillna(-1)),
-        )
-    notes.append(
-        f"Night lights before {VIIRS_FROM_YEAR} come from DMSP, later ones from VIIRS, in different units: "
-        "see table.year."
-    )
-    return Content(tables, groups=tuple(codes), image_model="mean night light around the cluster", notes=tuple(notes))
+    for (split, path), rows in whole.groupby(["split", "path"]):
+        lights = None if files.image == "none" else rows[["nl_mean"]].to_numpy()
+        tables[split] = records.make_table(path, rows, column, "regression", lights)
+    return Content(tables, groups=tuple(countries), notes=tuple(notes))
 
 
 READERS: dict[str, Callable[[Archive], Content]] = {
     "birds": read_birds,
-    "inat": read_inat,
-    "fmow": read_fmow,
+    "inat": read_coco,
+    "fmow": read_coco,
     "yfcc": read_yfcc,
     "mosaiks": read_mosaiks,
     "dhs": read_dhs,
@@ -328,52 +269,15 @@ READERS: dict[str, Callable[[Archive], Content]] = {
 """Family of `DatasetInfo` -> its reader."""
 
 
-def read_coco_with_locations(annotations: Path, locations: Path, image: Callable[[], ImageInput]) -> Table:
-    """Rows in the order of ``images`` of a COCO-like file, with class and location joined by image id.
-
-    Raises:
-        TaskDataError: an image without annotation or location entry, or listed twice.
-    """
-    whole = read_json(annotations, keep=("images", "annotations", "id", "image_id", "category_id"))
-    expect_keys(annotations, whole, ("images", "annotations"))
-    ids = whole_numbers(annotations, whole["images"], "id")
-    labelled = whole_numbers(annotations, whole["annotations"], "image_id")
-    classes = whole_numbers(annotations, whole["annotations"], "category_id")
-    del whole
-    entries = read_entries(locations, ("id", "lon", "lat", "user_id", "date_c"))
-    located = whole_numbers(locations, entries, "id")
-    columns = {name: [entry.get(name) for entry in entries] for name in ("lon", "lat", "user_id", "date_c")}
-    del entries
-    place = join(ids, located, "images", annotations, "locations", locations)
-    lon, lat = (floats(columns[name])[place] for name in ("lon", "lat"))
-    return make_table(
-        locations,
-        lon=lon,
-        lat=lat,
-        target=classes[join(ids, labelled, "images", annotations, "annotations", annotations)],
-        user=users(columns["user_id"])[place],
-        date=floats(columns["date_c"])[place],
-        id=ids,
-        image=image(),
-    )
-
-
-def _csv_table(
-    path: Path, rows: pd.DataFrame, target: np.ndarray[Any, Any], image: ImageInput, **columns: Any
-) -> Table:
-    """Rows of a CSV as a table; their ids are their numbers in the file."""
-    lon, lat = rows["lon"].to_numpy(), rows["lat"].to_numpy()
-    return make_table(path, lon, lat, target, image, id=rows.index.to_numpy(), **columns)
-
-
 def _by_split(path: Path, rows: pd.DataFrame, info: DatasetInfo) -> dict[str, pd.DataFrame]:
-    """Rows of each split the benchmark uses; a split of the release may not be empty, a row must be in one."""
-    if rows["split"].isna().any():
-        raise TaskDataError(
-            f"{path}: {int(rows['split'].isna().sum()):,} rows name no split, the first is row "
-            f"{int(rows['split'].isna().idxmax())}; download it again"
-        )
-    parts = {split: rows[rows["split"] == split] for split in info.splits}
+    """Rows of each split the benchmark uses, with their numbers in the file as ``id``; a split may not be empty, a row
+    must be in one."""
+    nowhere = rows["split"].isna()
+    if nowhere.any():
+        first, count = int(nowhere.idxmax()), int(nowhere.sum())
+        raise TaskDataError(f"{path}: {count:,} rows name no split, the first is row {first}; download it again")
+    numbered = rows.assign(id=range(len(rows)))
+    parts = {split: numbered[rows["split"] == split] for split in info.splits}
     empty = [split for split, part in parts.items() if part.empty]
     if empty:
         there = ", ".join(f"{name!r} ({count:,} rows)" for name, count in rows["split"].value_counts().items())

@@ -1,8 +1,8 @@
 """What is known about a task beyond its rows, and what generated tasks know about themselves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, TypeAlias, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +31,7 @@ class TaskMeta:
         eval_split: what the source calls the split that is in ``Task.test``.
         licence, citation: of the data.
         synthetic: True for generated data.
-        source: ``synthetic``, ``locbench``, ``released`` or ``native``.
+        source: ``synthetic``, ``locbench``, ``released``, ``native`` or ``earth``.
         scale, seed, generator_version: of generated data.
         ceiling: the best any model can do, where it is known (synthetic data): for classification ``location_top1``,
             ``image_top1``, ``both_top1``, for regression ``location_r2`` and others; fractions.
@@ -77,11 +77,8 @@ class TaskMeta:
         return f"TaskMeta({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-@runtime_checkable
-class Truth(Protocol):
-    """What generated data know about themselves: the best prediction from the location alone.
+Truth: TypeAlias = Callable[[Float[Tensor, "n 2"]], Tensor]
+"""What generated data know about themselves: the best prediction from the location alone.
 
-    Called with (n, 2) degrees it returns P(class | location), (n, classes), or E[target | location], (n,).
-    """
-
-    def __call__(self, lonlat: Float[Tensor, "n 2"]) -> Tensor: ...
+Called with (n, 2) degrees it returns P(class | location), (n, classes), or E[target | location], (n,).
+"""

@@ -13,10 +13,10 @@ missing place is NaN.
 
 import dataclasses
 import errno
+import glob
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -31,16 +31,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
-from tslab.tasks.arrays import open_npy, read_csr, read_npz
 from tslab.tasks.columns import TaskDataError
 from tslab.tasks.images import LazyRows
 from tslab.tasks.meta import TaskMeta
-from tslab.tasks.records import errors_name
+from tslab.tasks.records import errors_name, open_npy, read_csr, read_npz
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 
 FORMAT_VERSION = 1
 TABLES = ("train", "val", "test")
+LABEL, IMAGE = ("name", "unit", "transform"), ("kind", "model")
 CHUNK_BYTES = 64 << 20
 
 FILES = {"meta.json", *(f"{table}{end}" for table in TABLES for end in (".npz", "_image.npy", "_image.npz"))}
@@ -70,7 +70,7 @@ def write_task(task: Task, root: str | os.PathLike[str]) -> Path:
     try:
         with _only_writer(target):
             recover(target)
-            staging = Path(tempfile.mkdtemp(prefix=f".{task.name}-", dir=target.parent))
+            staging = Path(tempfile.mkdtemp(prefix=_beside(target), dir=target.parent))
             try:
                 for name, table in task.tables.items():
                     _write_table(staging, name, table)
@@ -96,10 +96,8 @@ def task_folder(root: str | os.PathLike[str], name: str) -> Path:
         raise TaskDataError(f"a task named {name!r} cannot be a folder; use dataclasses.replace(task, name=...)")
     target = Path(root).expanduser() / name
     if target.exists() and not (target.is_dir() and (_is_ours(target) or not any(target.iterdir()))):
-        raise TaskDataError(
-            f"{target} holds something that tslab did not write (no meta.json of a task); it was left as it is: "
-            "choose another folder to write to"
-        )
+        why = "holds something that tslab did not write (no meta.json of a task)"
+        raise TaskDataError(f"{target} {why}; it was left as it is: choose another folder to write to")
     return target
 
 
@@ -130,18 +128,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / "meta.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no task in {folder} (no meta.json); make one with data_scripts/make_synthetic.py, or convert "
-            "a downloaded archive with data_scripts/fetch_locbench.py --convert"
-        )
+        hint = "make one with data_scripts/make_synthetic.py, or with data_scripts/fetch_locbench.py --convert"
+        raise FileNotFoundError(f"no task in {folder} (no meta.json); {hint}")
     try:
         described = read_json(path, remedy=f"it is not readable JSON; {AGAIN}")
     except DamagedFileError as error:
         raise TaskDataError(str(error)) from error
     if described.get("format_version") != FORMAT_VERSION:
-        raise TaskDataError(
-            f"{path} has format version {described.get('format_version')}, this tslab reads {FORMAT_VERSION}; {AGAIN}"
-        )
+        version = described.get("format_version")
+        raise TaskDataError(f"{path} has format version {version}, this tslab reads {FORMAT_VERSION}; {AGAIN}")
     kinds = {"name": str, "task": str, "counts": dict, "image": dict, "label": dict, "sha256": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(described.get(key), kind)]
     if not wrong:
@@ -160,9 +155,8 @@ def damaged_files(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = Path(folder).expanduser()
     recorded: Mapping[str, str] = read_description(folder)["sha256"]
-    return [
-        name for name, sha in recorded.items() if not (folder / name).is_file() or file_sha256(folder / name) != sha
-    ]
+    there = {name: (folder / name).is_file() for name in recorded}
+    return [name for name, sha in recorded.items() if not there[name] or file_sha256(folder / name) != sha]
 
 
 def file_sha256(path: Path) -> str:
@@ -172,19 +166,13 @@ def file_sha256(path: Path) -> str:
 
 
 def _write_table(folder: Path, name: str, table: Table) -> None:
-    lonlat = table.lonlat.cpu().numpy()
-    target = table.target.cpu().numpy()
-    np.savez(
-        folder / f"{name}.npz",
-        id=table.id.cpu().numpy(),
-        lon=lonlat[:, 0].astype(np.float32),
-        lat=lonlat[:, 1].astype(np.float32),
-        y=target.astype(np.float32) if target.dtype.kind == "f" else _narrow(target),
-        user=table.user.cpu().numpy().astype(np.int64),
-        date=table.date.cpu().numpy().astype(np.float32),
-        group=_narrow(table.group.cpu().numpy()),
-        year=_narrow(table.year.cpu().numpy()),
-    )
+    columns = {n: getattr(table, n).cpu().numpy() for n in ("id", "user", "date", "group", "year")}
+    for whole in ("group", "year"):
+        columns[whole] = _narrow(columns[whole])
+    lon, lat = table.lonlat.cpu().numpy().astype(np.float32).T
+    y = table.target.cpu().numpy()
+    y = y.astype(np.float32) if y.dtype.kind == "f" else _narrow(y)
+    np.savez(folder / f"{name}.npz", id=columns.pop("id"), lon=lon, lat=lat, y=y, **columns)
     if sp.issparse(table.image):
         csr = sp.csr_array(table.image)
         np.savez(folder / f"{name}_image.npz", data=csr.data, indices=csr.indices, indptr=csr.indptr, shape=csr.shape)
@@ -193,28 +181,24 @@ def _write_table(folder: Path, name: str, table: Table) -> None:
 
 
 def _narrow(numbers: NDArray[Any]) -> NDArray[Any]:
-    """Whole numbers in 32 bits where they fit, in 64 where they do not."""
-    limits = np.iinfo(np.int32)
-    fits = len(numbers) == 0 or (limits.min <= numbers.min() and numbers.max() <= limits.max)
-    return numbers.astype(np.int32 if fits else np.int64)
+    """Whole numbers in 32 bits where they fit."""
+    narrow = numbers.astype(np.int32)
+    return narrow if (narrow == numbers).all() else numbers
 
 
 def _write_rows(path: Path, image: Tensor | LazyRows) -> None:
     """A dense image input as .npy, a chunk of rows at a time."""
-    dtype = image.dtype if isinstance(image, LazyRows) else image.cpu().numpy().dtype
-    width = image.shape[1]
-    step = max(1, CHUNK_BYTES // max(1, width * dtype.itemsize))
+    rows = image if isinstance(image, LazyRows) else image.cpu().numpy()
+    step = max(1, CHUNK_BYTES // max(1, rows.shape[1] * rows.dtype.itemsize))
+    described = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": rows.shape}
     with path.open("wb") as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(image.shape)}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for start in range(0, image.shape[0], step):
-            rows = image[start : start + step]
-            stream.write(np.ascontiguousarray(rows.cpu().numpy() if isinstance(rows, Tensor) else rows).tobytes())
+        np.lib.format.write_array_header_1_0(stream, described)
+        for start in range(0, len(rows), step):
+            stream.write(np.ascontiguousarray(rows[start : start + step]).tobytes())
 
 
 def _describe(task: Task, folder: Path) -> dict[str, Any]:
     meta = dataclasses.asdict(task.meta)
-    images = {name: table.image for name, table in task.tables.items()}
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     return {
         "format_version": FORMAT_VERSION,
@@ -224,55 +208,38 @@ def _describe(task: Task, folder: Path) -> dict[str, Any]:
         "coord": "lonlat_deg",
         "counts": {name: len(table) for name, table in task.tables.items()},
         "image": {
-            "kind": meta.pop("image_kind"),
-            "model": meta.pop("image_model"),
+            **{part: meta.pop(f"image_{part}") for part in IMAGE},
             "dim": task.image_dim,
-            "sparse": any(sp.issparse(image) for image in images.values()),
+            "sparse": any(sp.issparse(table.image) for table in task.tables.values()),
         },
-        "label": {part: meta.pop(f"label_{part}") for part in ("name", "unit", "transform")},
+        "label": {part: meta.pop(f"label_{part}") for part in LABEL},
         **meta,
         "sha256": {path.name: file_sha256(path) for path in files},
     }
 
 
 def _meta(folder: Path, described: Mapping[str, Any]) -> TaskMeta:
-    known = {f.name for f in dataclasses.fields(TaskMeta)}
-    plain = {name: value for name, value in described.items() if name in known}
+    plain = {f.name: described[f.name] for f in dataclasses.fields(TaskMeta) if f.name in described}
     label, image = described["label"], described["image"]
     try:
-        return TaskMeta(
-            kind=described["task"],
-            image_kind=image["kind"],
-            image_model=image["model"],
-            label_name=label["name"],
-            label_unit=label["unit"],
-            label_transform=label["transform"],
-            **plain,
-        )
+        nested = {f"label_{part}": label[part] for part in LABEL} | {f"image_{part}": image[part] for part in IMAGE}
+        return TaskMeta(kind=described["task"], **nested, **plain)
     except (KeyError, TypeError, ValueError) as error:
         raise TaskDataError(f"{folder / 'meta.json'} is damaged ({error}); {AGAIN}") from error
 
 
 def _read_table(folder: Path, name: str, described: Mapping[str, Any]) -> Table:
-    path = folder / f"{name}.npz"
-    expected = described["counts"][name]
-    columns = read_npz(path, ("id", "lon", "lat", "y", "user", "date", "group", "year"))
-    for column, values in columns.items():
+    path, expected = folder / f"{name}.npz", described["counts"][name]
+    columns: dict[str, Any] = {}
+    for column, values in read_npz(path, ("id", "lon", "lat", "y", "user", "date", "group", "year")).items():
         if values.shape != (expected,) or values.dtype.kind not in "fiu":
-            raise TaskDataError(
-                f"{path} has {column} of shape {values.shape} and {values.dtype}, meta.json says {expected} rows; "
-                "convert the task again"
-            )
-    target = columns["y"].astype(np.float32 if columns["y"].dtype.kind == "f" else np.int64)
-    extra: dict[str, Any] = {n: torch.from_numpy(columns[n].astype(np.int64)) for n in ("id", "user", "group", "year")}
+            found = f"{column} of shape {values.shape} and {values.dtype}"
+            raise TaskDataError(f"{path} has {found}, meta.json says {expected} rows; {AGAIN}")
+        columns[column] = torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
+    lonlat = torch.stack([columns.pop("lon"), columns.pop("lat")], dim=-1)
+    image = _read_image(folder, name, described["sha256"])
     with errors_name(path):
-        return Table(
-            lonlat=torch.from_numpy(np.stack([columns["lon"], columns["lat"]], axis=1)),
-            target=torch.from_numpy(target),
-            image=_read_image(folder, name, described["sha256"]),
-            date=torch.from_numpy(columns["date"]),
-            **extra,
-        )
+        return Table(lonlat, columns.pop("y"), image, **columns)
 
 
 def _read_image(folder: Path, name: str, recorded: Mapping[str, str]) -> LazyRows | sp.csr_array | None:
@@ -292,22 +259,26 @@ def _only_writer(target: Path, wait: float = 0.0) -> AbstractContextManager[None
 
 
 def recover(target: Path) -> None:
-    """Put back, or finish, what a killed writer of ``target`` left beside it. Only for who holds its lock."""
+    """Put back, or finish, what a writer of ``target`` left beside it. Only for who holds its lock."""
     for left in _leftovers(target):
         before = left / target.name
         if before.is_dir() and not target.exists():
             os.replace(before, target)
         elif before.is_dir():
-            _keep_foreign(before, target)
+            for path in before.iterdir():  # what is no file of a task moves into the new folder
+                if path.name not in FILES and not (target / path.name).exists():
+                    os.replace(path, target / path.name)
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _leftovers(target: Path) -> list[Path]:
-    """Staging folders of ``target`` and folders that hold what stood there before, by their names."""
-    if not target.parent.is_dir():
-        return []
-    pattern = re.compile(rf"\.{re.escape(target.name)}-(old-)?[a-z0-9_]{{8}}")
-    return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
+    """Folders in which a writer of ``target`` put what it wrote, or what stood there before, by their names."""
+    return sorted(target.parent.glob(f"{glob.escape(_beside(target))}*"))
+
+
+def _beside(target: Path) -> str:
+    """How the name of a temporary folder of a writer begins."""
+    return f".{target.name}.staging-"
 
 
 def _is_ours(folder: Path) -> bool:
@@ -320,31 +291,12 @@ def _is_ours(folder: Path) -> bool:
         return {path.name for path in folder.iterdir()} <= FILES
 
 
-def _keep_foreign(before: Path, target: Path) -> None:
-    """Move everything that is no file of a task from the folder that is to go into the new one."""
-    for path in before.iterdir():
-        if path.name not in FILES and not (target / path.name).exists():
-            os.replace(path, target / path.name)
-
-
 def _swap(staging: Path, target: Path) -> None:
-    """Put a complete folder in the place of another one; `recover` finishes what a kill interrupts."""
-    if not target.exists():
-        os.replace(staging, target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    os.replace(target, old / target.name)
+    """Put a complete folder in the place of another one; `recover` finishes, here or after a kill."""
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=_beside(target), dir=target.parent))
+        os.replace(target, old / target.name)
     try:
         os.replace(staging, target)
-    except BaseException:
-        os.replace(old / target.name, target)
-        raise
     finally:
-        if target.exists():
-            _finish(old, target)
-
-
-def _finish(old: Path, target: Path) -> None:
-    if (old / target.name).is_dir():
-        _keep_foreign(old / target.name, target)
-    shutil.rmtree(old, ignore_errors=True)
+        recover(target)

@@ -13,14 +13,12 @@ There is no image input: these tasks ask what the location alone can tell.
 import os
 from typing import Literal
 
-import numpy as np
 import pandas as pd
-import torch
 
-from tslab._checks import check_count
+from tslab._checks import check_choice, check_count
 from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
-from tslab.tasks.datasets import TORCHSPATIAL_TERMS, dataset_info
+from tslab.tasks.datasets import DATASETS, TORCHSPATIAL_TERMS
 from tslab.tasks.splits import split_rows
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
@@ -28,12 +26,7 @@ from tslab.tasks.task import Task
 ROUNDING = 4
 """Decimals of a degree within which two rows are the same place."""
 
-RELEASED_COUNTS = {
-    "mosaiks_elevation": 53_487,
-    "mosaiks_forest_cover": 53_359,
-    "mosaiks_nightlights": 52_724,
-    "mosaiks_population": 45_704,
-}
+RELEASED_COUNTS = {key: info.released_places for key, info in DATASETS.items() if info.released_places}
 """Places that the complete release (15 result files per label) yields."""
 
 
@@ -50,23 +43,18 @@ def released_points(name: str, root: str | os.PathLike[str] | None = None) -> pd
         ReleasedResultsError: files contradict each other about a label.
     """
     if name not in RELEASED_COUNTS:
-        raise ValueError(
-            f"the release holds no labelled points of {name!r}; source='released' knows {', '.join(RELEASED_COUNTS)}"
-        )
+        raise ValueError(f"the release holds no labelled points of {name!r}, but of {', '.join(RELEASED_COUNTS)}")
     encoders = [encoder for encoder in ENCODER_TOKENS if encoder != "wrap"]
     rows = pd.concat([load_released_results(name, encoder, root) for encoder in encoders], ignore_index=True)
-    rows[["lon", "lat"]] = np.round(rows[["lon", "lat"]].to_numpy(), ROUNDING)
-    places = rows.groupby(["lon", "lat"], as_index=False)["label"].agg(
-        label="first", least="min", most="max", draws="size"
-    )
-    contradicting = places["most"] != places["least"]
-    if contradicting.any():
-        worst = places[contradicting].iloc[0]
-        raise ReleasedResultsError(
-            f"{name}: {int(contradicting.sum())} places have several labels, for instance ({worst.lon}, {worst.lat}): "
-            f"{worst.least:g} and {worst.most:g}; compare the files with their checksums: "
-            "python data_scripts/fetch_released.py --verify"
-        )
+    rows[["lon", "lat"]] = rows[["lon", "lat"]].round(ROUNDING)
+    labels = {"label": "first", "least": "min", "most": "max", "draws": "size"}
+    places = rows.groupby(["lon", "lat"], as_index=False)["label"].agg(**labels)
+    contradicting = places[places["most"] != places["least"]]
+    if len(contradicting):
+        worst = contradicting.iloc[0]
+        example = f"for instance ({worst.lon}, {worst.lat}): {worst.least:g} and {worst.most:g}"
+        hint = "compare the files with their checksums: python data_scripts/fetch_released.py --verify"
+        raise ReleasedResultsError(f"{name}: {len(contradicting)} places have several labels, {example}; {hint}")
     return places[["lon", "lat", "label", "draws"]]
 
 
@@ -94,28 +82,25 @@ def released_task(
         ValueError: a dataset without released points, or a split, seed, fractions or sizes that cannot be.
         tslab.released_files.ReleasedFilesMissingError, ReleasedResultsError: as `released_points`.
     """
-    if split not in ("random", "block"):
-        raise ValueError(f"split must be 'random' or 'block', got {split!r}")
+    check_choice("split", split, ("random", "block"))
     check_count("seed", seed, at_least=0)
     if len(fractions) != 3:
         raise ValueError(f"fractions must be three, of train, validation and test rows; got {fractions!r}")
-    if split == "random" and not (size_degrees is None and size_km is None):
+    if size_degrees is None and size_km is None:
+        size_degrees = 10.0 if split == "block" else None
+    elif split == "random":
         raise ValueError("size_degrees and size_km are of blocks; use split='block' with them")
-    info, points = dataset_info(name), released_points(name, root)
-    lonlat = torch.from_numpy(points[["lon", "lat"]].to_numpy(np.float32))
-    target = torch.from_numpy(points["label"].to_numpy(np.float32))
-    table = Table(lonlat=lonlat, target=target)
-    if split == "block" and size_degrees is None and size_km is None:
-        size_degrees = 10.0
-    parts, how = split_rows(lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
-    notes: tuple[str, ...] = (
+    info, points = DATASETS[name], released_points(name, root)
+    table = Table(points[["lon", "lat"]], points["label"])
+    parts, how = split_rows(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
+    notes = [
         f"Real data: {len(table):,} places with true labels, the union of the test rows in the released result files "
         f"(without wrap), one row per place after rounding to 1e-{ROUNDING} degrees.",
         f"Split {how} (seed {seed}); the release's own training rows are not public in this form.",
-    )
-    expected = RELEASED_COUNTS[name]
-    if len(table) != expected:
-        notes += (f"The complete release has {expected:,} places; this copy of it differs.",)
+    ]
+    if len(table) != RELEASED_COUNTS[name]:
+        notes.append(f"The complete release has {RELEASED_COUNTS[name]:,} places; this copy of it differs.")
     meta = info.task_meta("released", licence=f"{TORCHSPATIAL_TERMS}. {info.licence}", seed=seed, notes=notes)
+    table = table.in_blocks(size_degrees=size_degrees, size_km=size_km)
     train, val, test = (table.where(part) for part in parts)
     return Task(name=name, train=train, val=val, test=test, meta=meta)

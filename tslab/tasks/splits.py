@@ -9,7 +9,6 @@ where a part that should have rows has none.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from tslab._checks import check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
 from tslab.earth import spatial_blocks
+from tslab.tasks.columns import read_rows
 
 
 def random_split(
@@ -34,11 +34,7 @@ def random_split(
     Raises:
         ValueError: negative fractions, or fractions that do not add up to 1.
     """
-    n = check_count("n", n, at_least=0)
-    sizes = _sizes(n, fractions)
-    _warn_empty(sizes, fractions, n, "give the part a larger fraction, or split more rows")
-    part = np.empty(n, dtype=np.int64)
-    part[_rng(seed).permutation(n)] = np.repeat(np.arange(len(fractions)), sizes)
+    part = _assign(np.full(check_count("n", n, at_least=0), -1), fractions, seed)
     return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
 
 
@@ -61,9 +57,8 @@ def block_split(
     Raises:
         ValueError: fractions that do not add up to 1, no block size or two of them.
     """
-    blocks = spatial_blocks(lonlat, size_degrees=size_degrees, size_km=size_km).cpu().numpy()
-    part = _assign_blocks(blocks, np.asarray(_checked(fractions)), seed)
-    _warn_empty(np.bincount(part, minlength=len(fractions)), fractions, len(part), _few_blocks(blocks))
+    blocks = spatial_blocks(lonlat, size_degrees=size_degrees, size_km=size_km)
+    part = _assign(blocks.cpu().numpy(), fractions, seed)
     return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
 
 
@@ -101,11 +96,8 @@ def block_folds(
         ValueError: fewer than two folds, no block size or two of them.
     """
     num_folds = check_count("num_folds", num_folds, at_least=2)
-    blocks = spatial_blocks(lonlat, size_degrees=size_degrees, size_km=size_km).cpu().numpy()
-    shares = np.full(num_folds, 1 / num_folds)
-    fold = _assign_blocks(blocks, shares, seed)
-    _warn_empty(np.bincount(fold, minlength=num_folds), shares, len(fold), _few_blocks(blocks), what="fold")
-    return torch.from_numpy(fold)
+    blocks = spatial_blocks(lonlat, size_degrees=size_degrees, size_km=size_km)
+    return torch.from_numpy(_assign(blocks.cpu().numpy(), [1 / num_folds] * num_folds, seed, what="fold"))
 
 
 def buffered_leave_out(
@@ -129,14 +121,19 @@ def buffered_leave_out(
     """
     check_lonlat(lonlat)
     check_number("radius_km", radius_km, at_least=0)
-    is_test = _as_mask(test, len(lonlat))
+    rows, n = read_rows("test", test, len(lonlat)).cpu().numpy().astype(np.int64), len(lonlat)
+    if rows.size and (rows.min() < 0 or rows.max() >= n):
+        raise ValueError(f"test names rows {rows.min()} to {rows.max()}, there are {n} (0 to {n - 1})")
+    count = np.bincount(rows, minlength=n)
+    if (count > 1).any():
+        raise ValueError("test names a row more than once; a mask must hold truth values (.bool())")
+    is_test = count == 1
     located = has_location(lonlat).cpu().numpy()
     xyz = unit_vectors(lonlat.double()).cpu().numpy()
     keep = ~is_test
     candidates = np.flatnonzero(keep & located)
     if (is_test & located).any() and len(candidates):
-        angle = min(radius_km / EARTH_RADIUS_KM, np.pi)
-        chord = 2 * np.sin(angle / 2)
+        chord = 2 * np.sin(min(radius_km / EARTH_RADIUS_KM, np.pi) / 2)
         nearest, _ = cKDTree(xyz[is_test & located]).query(xyz[candidates])
         keep[candidates[nearest <= chord]] = False
     if not keep.any() and not is_test.all():
@@ -148,70 +145,32 @@ def buffered_leave_out(
     return torch.from_numpy(np.flatnonzero(keep))
 
 
-def _assign_blocks(blocks: NDArray[np.int64], fractions: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """One part per row: whole blocks in random order to the part that lacks most; rows in no block at random."""
-    rng = _rng(seed)
-    counts = np.bincount(blocks[blocks >= 0])
-    lacking = fractions * counts.sum()
+def _assign(blocks: NDArray[np.int64], fractions: Sequence[float], seed: int, what: str = "part") -> NDArray[np.int64]:
+    """One part per row: whole blocks in random order to the part that lacks most; rows in no block (-1) at random."""
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.ndim != 1 or not (len(shares) and (shares >= 0).all() and abs(shares.sum() - 1) <= 1e-9):
+        raise ValueError(f"fractions must be non-negative and add up to 1, got {list(fractions)}")
+    rng = np.random.Generator(np.random.Philox(key=[check_count("seed", seed, at_least=0), 0x5B117]))
+    inside = blocks >= 0
+    counts = np.bincount(blocks[inside])
+    lacking = shares * counts.sum()
     part_of_block = np.empty(len(counts), dtype=np.int64)
     for block in rng.permutation(len(counts)):
-        neediest = int(np.argmax(lacking))
-        part_of_block[block] = neediest
-        lacking[neediest] -= counts[block]
+        part_of_block[block] = np.argmax(lacking)
+        lacking[part_of_block[block]] -= counts[block]
     part = np.empty(len(blocks), dtype=np.int64)
-    part[blocks >= 0] = part_of_block[blocks[blocks >= 0]]
-    alone = np.flatnonzero(blocks < 0)
-    part[rng.permutation(alone)] = np.repeat(np.arange(len(fractions)), _sizes(len(alone), fractions))
-    return part
-
-
-def _warn_empty(sizes: Any, fractions: Any, n: int, hint: str, what: str = "part") -> None:
-    """Warn where a part that should have rows has none."""
-    empty = [i for i, (size, share) in enumerate(zip(sizes, fractions, strict=True)) if size == 0 and share > 0]
-    if n and empty:
+    part[inside] = part_of_block[blocks[inside]]
+    alone = np.flatnonzero(~inside)
+    edges = np.round(np.cumsum(shares) * len(alone)).astype(np.int64)  # sizes that follow the shares to the row
+    edges[-1] = len(alone)
+    part[rng.permutation(alone)] = np.repeat(np.arange(len(shares)), np.diff(edges, prepend=0))
+    sizes = np.bincount(part, minlength=len(shares))
+    empty = np.flatnonzero((sizes == 0) & (shares > 0)).tolist()
+    if len(part) and empty:
+        hint = f"the places lie in {len(counts)} blocks; use smaller blocks, or fewer parts"
+        if len(counts) == 0:
+            hint = "give the part a larger fraction, or split more rows"
         listed = ", ".join(map(str, empty[:8])) + (" …" if len(empty) > 8 else "")
-        warnings.warn(f"{what} {listed} of {len(fractions)} has no rows ({n:,} rows in all): {hint}", stacklevel=3)
-
-
-def _few_blocks(blocks: NDArray[np.int64]) -> str:
-    count = int(blocks.max(initial=-1)) + 1
-    return f"the places lie in {count} blocks; use smaller blocks, or fewer parts"
-
-
-def _as_mask(test: Any, n: int) -> NDArray[np.bool_]:
-    """Test rows, as numbers or as a mask, as a mask."""
-    rows = test.cpu().numpy() if isinstance(test, Tensor) else np.asarray(test)
-    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "biu"):
-        raise ValueError(f"test must be a mask or row numbers, got {rows.dtype} of shape {rows.shape}")
-    if rows.dtype == bool:
-        if len(rows) != n:
-            raise ValueError(f"test has {len(rows)} entries, there are {n} rows")
-        return rows.copy()
-    rows = rows.astype(np.int64)
-    if rows.size and (rows.min() < 0 or rows.max() >= n):
-        raise ValueError(f"test names rows {rows.min()} to {rows.max()}, there are {n} (0 to {n - 1})")
-    if len(np.unique(rows)) < len(rows):
-        raise ValueError("test names a row more than once; a mask must hold truth values (.bool())")
-    mask = np.zeros(n, dtype=bool)
-    mask[rows] = True
-    return mask
-
-
-def _sizes(n: int, fractions: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
-    """Whole numbers that add up to ``n`` and follow ``fractions`` (rounded cumulative sums)."""
-    edges = np.round(np.concatenate([[0], np.cumsum(_checked(fractions))]) * n).astype(np.int64)
-    edges[-1] = n
-    return np.diff(edges)
-
-
-def _checked(fractions: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    values = np.asarray(fractions, dtype=np.float64)
-    if values.ndim != 1 or not (len(values) and (values >= 0).all() and abs(values.sum() - 1) <= 1e-9):
-        raise ValueError(
-            f"fractions must be non-negative and add up to 1, got {list(fractions)} (sum {values.sum():g})"
-        )
-    return values
-
-
-def _rng(seed: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[check_count("seed", seed, at_least=0), 0x5B117]))
+        message = f"{what} {listed} of {len(shares)} has no rows ({len(part):,} rows in all): {hint}"
+        warnings.warn(message, stacklevel=3)
+    return part

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,22 +19,17 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tslab._checks import check_choice
 from tslab._files import atomic_path
+from tslab._geometry import places_of_frame
 from tslab._numbers import Numbers
 from tslab._optional import require
-from tslab.coords import check_lonlat, has_location
-from tslab.tasks.columns import (
-    TaskDataError,
-    TaskKind,
-    read_columns,
-    read_dates,
-    read_groups,
-    read_numbers,
-    read_target,
-)
+from tslab.coords import CoordinateError, check_lonlat, has_location
+from tslab.earth import spatial_blocks
+from tslab.tasks.columns import TaskDataError, TaskKind, read_columns, read_numbers, read_rows, read_target
 from tslab.tasks.images import GivenImage, ImageInput, LazyRows, as_image, concatenate_images
 
-EXTRA_COLUMNS = ("user", "date", "id", "group", "year")
+EXTRA_COLUMNS = ("user", "date", "id", "group", "year", "block")
 """Columns besides coordinates, target and image input."""
 
 
@@ -51,11 +46,13 @@ class Table:
         id: (n,) int64, the row's name in its source.
         group: (n,) int64 the group the row belongs to (country, site, stratum), -1 for none; see ``TaskMeta.groups``.
         year: (n,) int64 calendar year, -1 where unknown.
+        block: (n,) int64 the spatial block that the row was split by, -1 where rows were not split by blocks;
+            intervals of `tslab.evaluate` resample whole blocks.
         classes: names of the class numbers, where the labels were text or categories; else empty.
         groups: names of the group numbers, where the groups were text or categories; else empty.
 
-    Left out, ``user``, ``group`` and ``year`` are -1, ``date`` is NaN and ``id`` counts rows. Columns may also be
-    lists, arrays and pandas Series, which are read like those of `Table.from_pandas`.
+    Left out, ``user``, ``group``, ``year`` and ``block`` are -1, ``date`` is NaN and ``id`` counts rows. Columns may
+    also be lists, arrays and pandas Series, which are read like those of `Table.from_pandas`.
 
     Two or more rows at exactly (0, 0) give a warning: that is usually what a missing place became on its way.
 
@@ -73,6 +70,7 @@ class Table:
     id: Int[Tensor, " n"] = None  # type: ignore[assignment]
     group: Int[Tensor, " n"] = None  # type: ignore[assignment]
     year: Int[Tensor, " n"] = None  # type: ignore[assignment]
+    block: Int[Tensor, " n"] = None  # type: ignore[assignment]
     classes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
 
@@ -86,48 +84,42 @@ class Table:
         id: Real[Tensor, " n"] | Numbers | None = None,
         group: Real[Tensor, " n"] | Numbers | None = None,
         year: Real[Tensor, " n"] | Numbers | None = None,
+        block: Real[Tensor, " n"] | Numbers | None = None,
         classes: Sequence[str] = (),
         groups: Sequence[str] = (),
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         read = given | read_columns(given) | {"image": as_image(image)}
-        for name, value in read.items():
+        n, device = len(check_lonlat(read["lonlat"])), read["lonlat"].device
+        unknown = {"user": -1, "date": torch.nan, "group": -1, "year": -1, "block": -1}
+        left_out = {name: torch.full((n,), fill, device=device) for name, fill in unknown.items() if read[name] is None}
+        if read["id"] is None:
+            left_out["id"] = torch.arange(n, device=device)
+        for name, value in (read | left_out).items():
             object.__setattr__(self, name, value)
-        check_lonlat(self.lonlat)
-        n, device = len(self.lonlat), self.lonlat.device
-        for name, filler in {"user": -1, "date": torch.nan, "group": -1, "year": -1}.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, torch.full((n,), filler, device=device))
-        if self.id is None:
-            object.__setattr__(self, "id", torch.arange(n, device=device))
         self._check(n)
 
     def _check(self, n: int) -> None:
-        for name in ("target", *EXTRA_COLUMNS):
-            if getattr(self, name).ndim != 1:
-                raise TaskDataError(f"{name} must have shape (n,), got {tuple(getattr(self, name).shape)}")
         for name in ("target", "image", *EXTRA_COLUMNS):
             column = getattr(self, name)
-            if column is not None and column.shape[0] != n:
-                raise TaskDataError(
-                    f"{name} has {column.shape[0]} rows but lonlat has {n}: rows are missing or belong to "
-                    "another file; check how the two were joined"
-                )
+            if column is None:
+                continue
+            if name != "image" and column.ndim != 1:
+                raise TaskDataError(f"{name} must have shape (n,), got {tuple(column.shape)}")
+            if column.shape[0] != n:
+                lengths = f"{name} has {column.shape[0]} rows but lonlat has {n}"
+                raise TaskDataError(f"{lengths}: check how the two were joined")
         bad = ~self.target.isfinite() if self.target.is_floating_point() else self.target < 0
         if bool(bad.any()):
             row = int(bad.nonzero()[0, 0])
             value = float(self.target[row])
             what = "is NaN" if value != value else "is infinite" if np.isinf(value) else "is negative"
-            raise TaskDataError(
-                f"target[{row}] {what} ({int(bad.sum())} such rows): drop rows without a label before making a table"
-            )
+            raise TaskDataError(f"target[{row}] {what} ({int(bad.sum())} such rows): drop rows without a label first")
         zero = int((self.lonlat == 0).all(-1).sum())
         if zero > 1:
-            warnings.warn(
-                f"{zero:,} of {n:,} rows lie at exactly (0, 0), in the Gulf of Guinea: usually places that were "
-                "missing; mark those with NaN in both columns",
-                stacklevel=3,
-            )
+            where = f"{zero:,} of {n:,} rows lie at exactly (0, 0), in the Gulf of Guinea"
+            hint = "usually places that were missing; mark those with NaN in both columns"
+            warnings.warn(f"{where}: {hint}", stacklevel=3)
 
     def __len__(self) -> int:
         return len(self.lonlat)
@@ -144,7 +136,7 @@ class Table:
 
     def where(self, mask: Bool[Tensor, " n"] | Int[Tensor, " m"] | Numbers) -> "Table":
         """The rows where ``mask`` is true, or the rows with the given indices, in that order."""
-        index = self._rows(mask)
+        index = read_rows("mask", mask, len(self)).to(self.device)
         columns = {name: getattr(self, name)[index] for name in ("lonlat", "target", *EXTRA_COLUMNS)}
         image = self.image
         if isinstance(image, LazyRows):
@@ -152,6 +144,13 @@ class Table:
         elif image is not None:
             image = image[index if isinstance(image, Tensor) else index.cpu().numpy()]
         return self._derived(image=image, **columns)
+
+    def in_blocks(self, *, size_degrees: float | None = None, size_km: float | None = None) -> "Table":
+        """The table with the block (`tslab.earth.spatial_blocks`) of each row in ``block``; -1 without a size."""
+        block = torch.full_like(self.id, -1)
+        if size_degrees is not None or size_km is not None:
+            block = spatial_blocks(self.lonlat, size_degrees=size_degrees, size_km=size_km)
+        return self._derived(block=block)
 
     def image_rows(
         self, index: Int[Tensor, " b"] | slice | None = None, *, device: torch.device | str | None = None
@@ -162,13 +161,12 @@ class Table:
         """
         if self.image is None:
             raise TaskDataError("this table has no image input (image is None)")
+        at: Any = slice(None) if index is None else index
         if isinstance(self.image, Tensor):
-            rows = self.image if index is None else self.image[index]
+            rows = self.image[at]
         else:
-            at = slice(None) if index is None else index.cpu().numpy() if isinstance(index, Tensor) else index
-            chosen: Any = self.image[at]
-            dense = chosen.toarray() if sp.issparse(chosen) else chosen
-            rows = torch.from_numpy(np.array(dense, dtype=np.float32))
+            chosen: Any = self.image[at.cpu().numpy() if isinstance(at, Tensor) else at]
+            rows = torch.from_numpy(np.array(chosen.toarray() if sp.issparse(chosen) else chosen, dtype=np.float32))
         return rows.to(device=device or self.device, dtype=torch.float32)
 
     def to(self, device: torch.device | str) -> "Table":
@@ -185,10 +183,13 @@ class Table:
         return TableDataset(self)
 
     def to_pandas(self) -> pd.DataFrame:
-        """Columns id, lon, lat, target, user, date, group, year (and ``image`` where the image input is one scalar)."""
+        """Columns id, lon, lat, target, user, date, group, year; ``block`` where rows were split by blocks, ``image``
+        where the image input is one scalar."""
         lon, lat = self.lonlat.unbind(-1)
         columns: dict[str, Tensor] = {"id": self.id, "lon": lon, "lat": lat, "target": self.target}
         columns |= {name: getattr(self, name) for name in ("user", "date", "group", "year")}
+        if bool((self.block >= 0).any()):
+            columns["block"] = self.block
         if self.image is not None and self.image.shape[1] == 1:
             columns["image"] = self.image_rows(device="cpu")[:, 0]
         return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
@@ -207,8 +208,8 @@ class Table:
 
         Args:
             frame: with columns of any dtype, see `tslab.tasks.columns`. A missing coordinate is NaN, a missing user,
-                group or year -1. ``date`` may hold dates: they become fractions of the year and, where there is no
-                column ``year``, years.
+                group, year or block -1. ``date`` may hold dates: they become fractions of the year and, where there
+                is no column ``year``, years.
             image: image input, row by row.
             kind: what the labels are. Left out, whole numbers, truth values, text and categories are classes, other
                 numbers are values. ``regression`` makes whole numbers values.
@@ -220,28 +221,18 @@ class Table:
             TaskDataError: a missing column or label, a value that cannot be what its column says, or a row count that
                 does not fit ``image``. Names column and row.
         """
-        if kind not in (None, "classification", "regression"):
-            raise ValueError(f"kind must be 'classification' or 'regression', got {kind!r}")
+        check_choice("kind", kind, (None, *get_args(TaskKind)))
         if isinstance(frame, pd.Series):
             raise TaskDataError("a table is made of a frame with columns lon, lat and target, got one Series")
         missing = [name for name in ("lon", "lat", "target") if name not in frame]
         if missing:
-            raise TaskDataError(
-                f"the frame has no column {', '.join(missing)} "
-                f"(it has {', '.join(map(str, frame.columns))}); rename yours"
-            )
-        columns: dict[str, Any] = {name: frame[name] for name in EXTRA_COLUMNS if name in frame}
-        if "date" in columns:
-            columns["date"], year = read_dates("date", columns["date"])
-            if year is not None and "year" not in columns:
-                columns["year"] = year
-        if "group" in columns:
-            columns["group"], columns["groups"] = read_groups(columns["group"], groups)
+            found = ", ".join(map(str, frame.columns))
+            raise TaskDataError(f"the frame has no column {', '.join(missing)} (it has {found}); rename yours")
         target, names = read_target(frame["target"], kind, classes)
         if image is None and "image" in frame:
             image = read_numbers("image", frame["image"])[:, None]
-        lonlat = torch.stack([read_numbers("lon", frame["lon"]), read_numbers("lat", frame["lat"])], -1)
-        return cls(lonlat=lonlat, target=target, image=image, classes=names, **columns)
+        columns = {name: frame[name] for name in EXTRA_COLUMNS if name in frame}
+        return cls(frame[["lon", "lat"]], target, image, classes=names, groups=groups or (), **columns)
 
     def to_geoparquet(self, path: str | os.PathLike[str]) -> None:
         """Write GeoParquet: WGS 84 points, no geometry where the location is missing. Needs geopandas and pyarrow."""
@@ -258,50 +249,18 @@ class Table:
     def from_geoparquet(cls, path: str | os.PathLike[str], image: GivenImage = None, **options: Any) -> "Table":
         """Read GeoParquet points with a ``target`` column, in any coordinate reference system.
 
-        ``options`` (kind, classes, groups) and errors are those of `Table.from_pandas`.
+        ``options`` (kind, classes, groups) and errors are those of `Table.from_pandas`; geometries that are no points,
+        or in no known system, are a `tslab.CoordinateError`.
         """
         require("pyarrow", "geo")
         gpd: Any = require("geopandas", "geo")
         frame = gpd.read_parquet(path)
-        if frame.crs is None:
-            raise TaskDataError(
-                f"{path} does not say what its coordinates are (no CRS); "
-                "set it with GeoDataFrame.set_crs, usually OGC:CRS84"
-            )
-        points = frame.geometry.to_crs("OGC:CRS84")
-        other = (points.notna() & (points.geom_type != "Point")).to_numpy()
-        if other.any():
-            row = int(other.argmax())
-            raise TaskDataError(
-                f"{path}: the geometry of row {row} is a {points.geom_type.iloc[row]} ({int(other.sum()):,} rows "
-                "are no points); use geometry.representative_point()"
-            )
-        plain = pd.DataFrame(frame.drop(columns=frame.geometry.name)).assign(lon=points.x, lat=points.y)
+        try:
+            lon, lat = places_of_frame(frame, "lon", "lat").T
+        except CoordinateError as error:
+            raise CoordinateError(f"{path}: {error}") from None
+        plain = pd.DataFrame(frame.drop(columns=frame.geometry.name)).assign(lon=lon, lat=lat)
         return cls.from_pandas(plain, image, **options)
-
-    def _rows(self, mask: Any) -> Tensor:
-        """A mask or row numbers as an index tensor on the table's device."""
-        if isinstance(mask, Tensor):
-            index = mask.to(self.device)
-        else:
-            listed = mask.to_numpy() if isinstance(mask, pd.Series) else np.asarray(mask)
-            listed = listed.astype(np.int64) if listed.size == 0 and listed.dtype != bool else listed
-            if listed.dtype.kind not in "biu":
-                raise TaskDataError(
-                    f"rows must be truth values or whole numbers, got {listed.dtype}; give a mask without gaps"
-                )
-            index = torch.tensor(listed, device=self.device)
-        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.uint8:
-            raise TaskDataError(
-                f"rows must be a one-dimensional mask (.bool()) or row numbers (.long()), got {index.dtype} of shape "
-                f"{tuple(index.shape)}"
-            )
-        if index.dtype == torch.bool:
-            if len(index) != len(self):
-                raise TaskDataError(f"mask has {len(index)} entries, the table has {len(self)} rows")
-        elif len(index) == len(self) > 2 and 0 <= int(index.min()) <= int(index.max()) < 2:
-            raise TaskDataError("rows are 0 and 1 only, as many as the table has: make a mask of it with .bool()")
-        return index
 
     def _derived(self, **columns: Any) -> "Table":
         """A table of rows of this one: they were checked when this one was made, so nothing is looked at again."""
@@ -368,9 +327,7 @@ def concatenate(tables: Sequence[Table]) -> Table:
     for names in ("classes", "groups"):
         given = {getattr(table, names) for table in filled} - {()}
         if len(given) > 1:
-            raise TaskDataError(
-                f"the tables number their {names} differently; read the later ones with "
-                f"Table.from_pandas(frame, {names}=first.{names})"
-            )
+            hint = f"read the later ones with Table.from_pandas(frame, {names}=first.{names})"
+            raise TaskDataError(f"the tables number their {names} differently; {hint}")
         columns[names] = next(iter(given), ())
     return filled[0]._derived(image=concatenate_images([table.image for table in filled]), **columns)

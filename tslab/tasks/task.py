@@ -4,8 +4,8 @@ Every dataset of the benchmark, synthetic or real, arrives as a `Task`. Its rows
 `tslab.tasks.images`, what is known about it `tslab.tasks.meta`. How it looks in a notebook is `tslab.tasks.display`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,54 +44,48 @@ class Task:
     val: Table
     test: Table
     meta: TaskMeta
-    truth: Truth | Callable[[Tensor], Tensor] | None = None
+    truth: Truth | None = None
 
     def __post_init__(self) -> None:
-        self._take_names()
+        for names in ("classes", "groups"):
+            self._take_names(names)
         for split, table in self.tables.items():
             if self.meta.kind == "classification":
-                check_classes(table.target, self.meta.num_classes, f"{self.name} {split}")
-            elif table.classes:
-                raise TaskDataError(
-                    f"{self.name} {split}: the labels are names ({', '.join(table.classes[:3])} …), a regression needs "
-                    "numbers; use kind='classification'"
-                )
-            elif not table.target.is_floating_point():
+                check_classes(table.target, self.num_classes, f"{self.name} {split}")
+            elif not table.classes and not table.target.is_floating_point():
                 object.__setattr__(self, split, table.as_values())
-            if self.meta.groups and len(table) and int(table.group.max()) >= len(self.meta.groups):
-                row = int(table.group.argmax())
-                raise TaskDataError(
-                    f"{self.name} {split}: row {row} has group {int(table.group[row])}, but meta names "
-                    f"{len(self.meta.groups)} groups (0 to {len(self.meta.groups) - 1})"
-                )
-            if table.image is None:
-                continue
-            width = table.image.shape[1]
-            if self.meta.image_kind == "probs" and width != self.meta.num_classes:
-                raise TaskDataError(
-                    f"{self.name} {split}: image predictions have {width} columns, the task has "
-                    f"{self.meta.num_classes} classes; they belong to another dataset"
-                )
-            if width != self.image_dim:
-                raise TaskDataError(
-                    f"{self.name} {split}: the image input is {width} wide, that of other rows {self.image_dim}"
-                )
+            fault = self._fault(table)
+            if fault:
+                raise TaskDataError(f"{self.name} {split}: {fault}")
 
-    def _take_names(self) -> None:
-        """Names of classes and groups from the tables to ``meta``; all must number them alike."""
-        for names in ("classes", "groups"):
-            known = getattr(self.meta, names)
-            for split, table in self.tables.items():
-                found = getattr(table, names)
-                if found and known and found != known:
-                    raise TaskDataError(
-                        f"{self.name} {split}: its {names} are numbered in another order than those of the other "
-                        f"tables or of meta; read it with Table.from_pandas(frame, {names}=...) and the same names "
-                        "in the same order for all"
-                    )
-                known = known or found
-            if known != getattr(self.meta, names):
-                object.__setattr__(self, "meta", replace(self.meta, **{names: known}))
+    def _take_names(self, names: Literal["classes", "groups"]) -> None:
+        """Names of classes or groups from the tables to ``meta``; all must number them alike."""
+        known = getattr(self.meta, names)
+        for split, table in self.tables.items():
+            found = getattr(table, names)
+            if found and known and found != known:
+                what = f"its {names} are numbered in another order than elsewhere in the task"
+                raise TaskDataError(f"{self.name} {split}: {what}; read all with Table.from_pandas(frame, {names}=...)")
+            known = known or found
+        if known != getattr(self.meta, names):
+            object.__setattr__(self, "meta", replace(self.meta, **{names: known}))
+
+    def _fault(self, table: Table) -> str | None:
+        """What is wrong with a table of this task; None if nothing is."""
+        meta = self.meta
+        if meta.kind == "regression" and table.classes:
+            names = ", ".join(table.classes[:3])
+            return f"the labels are names ({names} …), a regression needs numbers; use kind='classification'"
+        if meta.groups and len(table) and int(table.group.max()) >= len(meta.groups):
+            row = int(table.group.argmax())
+            return f"row {row} has group {int(table.group[row])}, but meta names {len(meta.groups)} groups"
+        if table.image is None:
+            return None
+        width = table.image.shape[1]
+        if meta.image_kind == "probs" and width != self.num_classes:
+            of_task = f"the task has {self.num_classes} classes"
+            return f"image predictions have {width} columns, {of_task}; they belong to another dataset"
+        return None if width == self.image_dim else f"image input {width} wide, that of other rows {self.image_dim}"
 
     @property
     def tables(self) -> dict[str, Table]:
@@ -122,12 +116,12 @@ class Task:
         check_number("fraction", fraction, above=0, below=1)
         if len(self.val):
             return self
-        parts, how = split_rows(
-            self.train.lonlat, (1 - fraction, fraction), size_degrees=size_degrees, size_km=size_km, seed=seed
-        )
-        note = f"Validation rows: {len(parts[1]):,} of the training rows, chosen {how} (seed {seed})."
-        meta = replace(self.meta, notes=(*self.meta.notes, note))
-        return replace(self, train=self.train.where(parts[0]), val=self.train.where(parts[1]), meta=meta)
+        shares = (1 - fraction, fraction)
+        parts, how = split_rows(self.train.lonlat, shares, size_degrees=size_degrees, size_km=size_km, seed=seed)
+        rows = self.train.in_blocks(size_degrees=size_degrees, size_km=size_km)
+        train, val = (rows.where(part) for part in parts)
+        note = f"Validation rows: {len(val):,} of the training rows, chosen {how} (seed {seed})."
+        return replace(self, train=train, val=val, meta=replace(self.meta, notes=(*self.meta.notes, note)))
 
     def resplit(
         self,
@@ -143,9 +137,10 @@ class Task:
         """
         whole = concatenate(list(self.tables.values()))
         parts, how = split_rows(whole.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
+        whole = whole.in_blocks(size_degrees=size_degrees, size_km=size_km)
+        train, val, test = (whole.where(part) for part in parts)
         note = f"All rows split anew {how} (seed {seed}): this is not the split of the source."
         meta = replace(self.meta, notes=(*self.meta.notes, note), ceiling={}, eval_split="test")
-        train, val, test = (whole.where(part) for part in parts)
         return replace(self, train=train, val=val, test=test, meta=meta)
 
     def __repr__(self) -> str:
@@ -158,13 +153,11 @@ class Task:
 def check_classes(target: Tensor, num_classes: int, name: str) -> None:
     """Raise `TaskDataError` if a target is no class index in [0, ``num_classes``)."""
     if target.is_floating_point():
-        raise TaskDataError(
-            f"{name}: classification targets must be integers, got {target.dtype}; use "
-            "Table.from_pandas(frame, kind='classification') or target.long()"
-        )
+        hint = "Table.from_pandas(frame, kind='classification') or target.long()"
+        raise TaskDataError(f"{name}: classification targets must be integers, got {target.dtype}; use {hint}")
     if len(target) and int(target.max()) >= num_classes:
         row = int(target.argmax())
+        known = f"{num_classes} classes (0 to {num_classes - 1})"
         raise TaskDataError(
-            f"{name}: row {row} has class {int(target[row])}, but there are {num_classes} classes "
-            f"(0 to {num_classes - 1}); class numbers must start at 0"
+            f"{name}: row {row} has class {int(target[row])}, but there are {known}; number them from 0"
         )

@@ -2,20 +2,17 @@
 
 `tslab.train` fills in the recorded hyper-parameters, builds the model, trains it and returns a `Run`.
 `tslab.training.options` has the list of options, `tslab.training.loop` the loop, `tslab.training.folder` what a
-stored run is made of.
+stored run is made of, `tslab.training.checkpoint` what an interrupted one goes on from.
 """
 
 from tslab.training.config import TrainConfig, build_model
-from tslab.training.folder import CHECKPOINT_FILE, CONFIG_FILE, ENVIRONMENT_FILE, HISTORY_FILE
+from tslab.training.folder import CHECKPOINT_FILE
 from tslab.training.loop import NonFiniteLossError
 from tslab.training.options import PRESETS, TrainOptions, resolve_device
 from tslab.training.run import Run, environment_of, load_run, train
 
 __all__ = [
     "CHECKPOINT_FILE",
-    "CONFIG_FILE",
-    "ENVIRONMENT_FILE",
-    "HISTORY_FILE",
     "PRESETS",
     "NonFiniteLossError",
     "Run",

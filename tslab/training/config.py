@@ -13,16 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tslab._checks import check_choice
-from tslab._files import DamagedFileError
-from tslab.coords import has_location
+from tslab._files import DamagedFileError, read_json
 from tslab.encoders import ENCODERS, LocationEncoder, location_encoder
 from tslab.hyperparameters import hyperparameters
 from tslab.models import LocationClassifier, Regressor
-from tslab.tasks.table import Table
 from tslab.tasks.task import Task
-from tslab.training import folder as folders
-from tslab.training.options import PRESETS, TrainOptions, resolve_options
+from tslab.training.folder import CONFIG_FILE
+from tslab.training.options import TrainOptions, resolve_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,6 @@ def configure(
     """
     key = encoder if isinstance(encoder, str) else "custom"
     kind = task.meta.kind
-    check_choice("preset", preset, (None, *PRESETS))
     recorded, parameters = _resolve_parameters(task, key, preset, encoder_parameters)
     options = resolve_options(given, recorded, preset=preset, kind=kind)
     features = task.image_dim if kind == "regression" else 0
@@ -94,33 +90,21 @@ def build_model(
     """
     generator = torch.Generator().manual_seed(config.seed)
     if encoder is None and config.encoder != "no_prior":
-        parameters = dict(config.encoder_parameters)
+        parameters: dict[str, Any] = {"preset": config.preset, "generator": generator} | config.encoder_parameters
         if "anchors" in parameters:
             parameters["anchors"] = torch.tensor(parameters["anchors"])
         elif config.encoder == "rbf" and task is not None:
-            parameters["anchors"] = _draw_anchors(task.train, int(parameters.pop("num_anchors", 200)), generator)
-        encoder = location_encoder(
-            config.encoder,
-            config.embedding_dim,
-            preset=config.preset,  # type: ignore[arg-type]
-            generator=generator,
-            **parameters,
-        )
+            places = task.train.lonlat[task.train.has_location].cpu()
+            drawn = torch.randperm(len(places), generator=generator)[: int(parameters.pop("num_anchors", 200))]
+            parameters["anchors"] = places[drawn]
+        encoder = location_encoder(config.encoder, config.embedding_dim, **parameters)
     if config.kind == "classification":
         assert encoder is not None
         return LocationClassifier(encoder, config.num_classes, generator=generator)
-    with_image = config.fusion != "none" or encoder is None
-    return Regressor(
-        encoder,
-        config.image_features if with_image else 0,
-        fusion=config.fusion,
-        image_kind=config.image_kind,
-        embedding_dim=config.embedding_dim,
-        head=config.head,
-        location_activation=config.location_activation,
-        dropout=config.head_dropout,
-        generator=generator,
-    )
+    image_features = config.image_features if config.fusion != "none" or encoder is None else 0
+    names = ("fusion", "image_kind", "embedding_dim", "head", "location_activation")
+    options: dict[str, Any] = {name: getattr(config, name) for name in names}
+    return Regressor(encoder, image_features, dropout=config.head_dropout, generator=generator, **options)
 
 
 def _resolve_parameters(
@@ -135,11 +119,10 @@ def _resolve_parameters(
         return training, {}
     if encoder not in ENCODERS:
         raise KeyError(f"encoder {encoder!r} is not known; choose one of {', '.join(ENCODERS)}, or no_prior")
-    taken = {name: value for name, value in recorded.items() if name not in given}
-    if "anchors" in given:
-        taken.pop("num_anchors", None)
+    replaced = {*given, "num_anchors"} if "anchors" in given else set(given)
     if "network" in given:  # recorded parameters belong to the recorded network
-        taken = {k: v for k, v in taken.items() if k not in ("activation", "num_hidden_layers", "hidden_dim")}
+        replaced |= {"activation", "num_hidden_layers", "hidden_dim"}
+    taken = {name: value for name, value in recorded.items() if name not in replaced}
     return training, taken | {name: _plain(value) for name, value in given.items()}
 
 
@@ -154,35 +137,23 @@ def check_storable(parameters: dict[str, Any]) -> None:
         try:
             json.dumps(value)
         except TypeError as error:
-            raise TypeError(
-                f"{name} must be numbers, text or a tensor to be stored in run_dir, got {type(value).__name__}; "
-                "build the encoder with tslab.location_encoder and pass it as encoder="
-            ) from error
+            hint = "numbers, text and tensors can; pass what tslab.location_encoder returns as encoder="
+            raise TypeError(f"{name} cannot be stored in run_dir ({type(value).__name__}); {hint}") from error
 
 
 def _resolve_fusion(fusion: str | None, encoder: str, image_features: int, task: Task) -> str:
+    alone, given = encoder == "no_prior", fusion not in (None, "none")
     if task.meta.kind == "classification":
-        if fusion not in (None, "none"):
-            raise ValueError(
-                "fusion is for regression; a class prior is multiplied with the image predictions by tslab.evaluate"
-            )
-        if encoder == "no_prior":
+        if given:
+            raise ValueError("fusion is for regression; tslab.evaluate multiplies a class prior with the image's")
+        if alone:
             raise ValueError("no_prior has nothing to train; use tslab.evaluate('no_prior', task.test)")
         return "none"
-    if encoder == "no_prior":
-        if image_features == 0:
-            raise ValueError(f"no_prior is the image alone, and {task.name} has no image features")
-        return "none"
-    if image_features == 0:
-        if fusion not in (None, "none"):
-            raise ValueError(f"fusion={fusion!r} needs image features and {task.name} has none; leave fusion out")
-        return "none"
-    return "concat" if fusion is None else fusion
-
-
-def _draw_anchors(table: Table, count: int, generator: torch.Generator) -> Tensor:
-    places = table.lonlat[has_location(table.lonlat)].cpu()
-    return places[torch.randperm(len(places), generator=generator)[:count]]
+    if alone and image_features == 0:
+        raise ValueError(f"no_prior is the image alone, and {task.name} has no image features")
+    if given and not alone and image_features == 0:
+        raise ValueError(f"fusion={fusion!r} needs image features and {task.name} has none; leave fusion out")
+    return "none" if alone or image_features == 0 else fusion or "concat"
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -193,22 +164,18 @@ def read_config(folder: Path) -> TrainConfig:
         tslab._files.DamagedFileError: the file cannot be read.
         KeyError: an encoder that is not registered here.
     """
-    content = folders.read_config(folder)
+    path, remedy = folder / CONFIG_FILE, "put the file back, or train again in a new folder"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no run (no {CONFIG_FILE}); check the path, or train with run_dir=")
     try:
-        config = TrainConfig(**content)
+        config = TrainConfig(**read_json(path, remedy=remedy))
+        if not isinstance(config.encoder_parameters, dict) or not isinstance(config.preset, str | None):
+            raise TypeError("encoder_parameters or preset")
+    except DamagedFileError:
+        raise
     except (TypeError, ValueError) as error:
-        raise DamagedFileError(
-            f"{folder / folders.CONFIG_FILE} is not the configuration of a run ({error}); put the file back, "
-            "or train again in a new folder"
-        ) from error
-    if not isinstance(config.encoder_parameters, dict) or not isinstance(config.preset, str | None):
-        raise DamagedFileError(
-            f"{folder / folders.CONFIG_FILE} is not the configuration of a run (encoder_parameters or preset); put the "
-            "file back, or train again in a new folder"
-        )
+        raise DamagedFileError(f"{path} is not the configuration of a run ({error}); {remedy}") from error
     if config.encoder not in (*ENCODERS, "custom", "no_prior"):
-        raise KeyError(
-            f"the run in {folder} was trained with encoder {config.encoder!r}, which is not known here; "
-            "import the module that registers it (tslab.register_encoder) first"
-        )
+        hint = "import the module that registers it (tslab.register_encoder) first"
+        raise KeyError(f"the encoder {config.encoder!r} of the run in {folder} is not known here; {hint}")
     return config

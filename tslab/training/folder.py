@@ -7,7 +7,6 @@
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
+from tslab._files import atomic_write, only_writer, read_json
 from tslab.tasks.table import Table
 
 CONFIG_FILE = "config.json"
@@ -27,19 +26,6 @@ CHECKPOINT_FILE = "checkpoint.pt"
 HISTORY_FILE = "history.csv"
 """One row for each epoch of a run."""
 LOCK_FILE = ".lock"
-STATE = (  # what a checkpoint holds
-    "model",
-    "optimizer",
-    "generator",
-    "torch_rng",
-    "device_rng",
-    "device",
-    "epoch",
-    "history",
-    "best_value",
-    "best_epoch",
-    "best_weights",
-)
 
 SAMPLED_ROWS = 1024
 
@@ -49,10 +35,10 @@ def check_free(folder: Path) -> None:
 
     A run that was killed before its first epoch is no obstacle.
     """
+    own = (CONFIG_FILE, ENVIRONMENT_FILE, HISTORY_FILE, LOCK_FILE)
     if not folder.exists():
         return
-    own = (CONFIG_FILE, ENVIRONMENT_FILE, HISTORY_FILE, LOCK_FILE)
-    if folder.is_dir() and all(p.name in own or _is_leftover(p) for p in folder.iterdir()):
+    if folder.is_dir() and all(path.name in own or _is_leftover(path) for path in folder.iterdir()):
         return
     other = f", or continue with resume={str(folder)!r}" if (folder / CONFIG_FILE).is_file() else ""
     what = "is not empty" if folder.is_dir() else "is a file"
@@ -65,11 +51,9 @@ def writing(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    hint = "wait until it has ended, or choose another run_dir"
-    with only_writer(folder / LOCK_FILE, hint=hint):
-        for path in folder.iterdir():
-            if _is_leftover(path):
-                path.unlink(missing_ok=True)
+    with only_writer(folder / LOCK_FILE, hint="wait until it has ended, or choose another run_dir"):
+        for path in filter(_is_leftover, folder.iterdir()):
+            path.unlink(missing_ok=True)
         yield
 
 
@@ -77,50 +61,14 @@ def begin(folder: Path, config: dict[str, Any], environment: dict[str, Any]) -> 
     """Write what is known before the first epoch."""
     check_free(folder)
     (folder / HISTORY_FILE).unlink(missing_ok=True)
-    atomic_write(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
-    atomic_write(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The stored configuration.
-
-    Raises:
-        FileNotFoundError: no run there.
-        tslab._files.DamagedFileError: the file cannot be read.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no run (no {CONFIG_FILE}); check the path, or train with run_dir=")
-    return read_json(path, remedy="put the file back, or train again in a new folder")
+    for name, content in ((ENVIRONMENT_FILE, environment), (CONFIG_FILE, config)):
+        atomic_write(folder / name, json.dumps(content, indent=2) + "\n")
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """The stored environment; empty if the file is gone, since no number depends on it."""
     path = folder / ENVIRONMENT_FILE
     return read_json(path, remedy="delete it, the run can be loaded without it") if path.is_file() else {}
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state after an epoch (`tslab.training.loop.save_state`), on the CPU.
-
-    Raises:
-        tslab._files.DamagedFileError: cut, changed, or not a checkpoint of tslab.
-    """
-    remedy = f"put the file back, or delete it and train(task, resume={str(path.parent)!r}) from the start"
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
-            if (bad := archive.testzip()) is not None:
-                raise DamagedFileError(f"the checksum of {bad} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # a damaged archive may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise DamagedFileError(f"{path} is damaged ({reason}); {remedy}") from error
-    missing = [name for name in STATE if not isinstance(content, dict) or name not in content]
-    if missing:
-        raise DamagedFileError(f"{path} is no checkpoint of a run (no {', '.join(missing)}); {remedy}")
-    return content
 
 
 def data_digest(*tables: Table) -> str:

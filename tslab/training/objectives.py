@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tslab._checks import check_choice, check_count, check_finite, check_number
-from tslab.coords import check_lonlat, has_location
+from tslab.coords import has_location
 from tslab.losses import BACKGROUNDS, background_points, presence_only_loss, presence_only_loss_of_pass
 from tslab.models import Regressor
 from tslab.tasks.table import Table
@@ -35,17 +35,17 @@ class Share:
 class Objective(Protocol):
     """A training objective, as `tslab.training.loop.fit` needs it."""
 
+    lonlat: Float[Tensor, "n 2"]
+
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
-        """Rows that one epoch visits, in order."""
-        ...
+        """Rows that one epoch visits, in order: all of them, shuffled."""
+        return torch.randperm(len(self.lonlat), generator=generator, device=self.lonlat.device)
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
         """Inputs of `loss` for a batch: this process's share of the rows, with whatever is drawn at random."""
-        ...
 
     def loss(self, forward: Callable[..., Tensor], *batch: Any) -> Float[Tensor, ""]:
         """Loss of a batch; its mean over the processes is the loss of the whole batch."""
-        ...
 
 
 class PresenceOnly(Objective):
@@ -76,22 +76,18 @@ class PresenceOnly(Objective):
         check_number("eps", eps, at_least=0)
         if max_per_class is not None:
             check_count("max_per_class", max_per_class, hint="None takes every row")
-        check_lonlat(table.lonlat, name="the training table's lonlat")
         located = has_location(table.lonlat)
         if not bool(located.any()):
             raise ValueError("no training row has a location; a location prior cannot be trained on this table")
         self.lonlat = table.lonlat[located].to(device)
         self.target = table.target[located].to(device)
         if self.target.is_floating_point():
-            raise ValueError(
-                "the presence-only loss needs class numbers, and this table's target is numbers; "
-                "use a regression task for them"
-            )
+            raise ValueError("the presence-only loss needs class numbers; train a regression task on other numbers")
         self.background, self.background_weight, self.eps = background, background_weight, eps
         self.max_per_class = max_per_class
 
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
-        order = torch.randperm(len(self.target), generator=generator, device=self.target.device)
+        order = super().epoch_rows(generator)
         return order if self.max_per_class is None else balanced(order, self.target, self.max_per_class)
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
@@ -125,7 +121,6 @@ class SquaredError(Objective):
     """
 
     def __init__(self, table: Table, device: torch.device, model: Regressor, *, standardise_label: bool = True) -> None:
-        check_lonlat(table.lonlat, name="the training table's lonlat")
         self.lonlat = table.lonlat.to(device)
         label = table.target.to(device)
         check_finite("the label", label)
@@ -135,9 +130,6 @@ class SquaredError(Objective):
             check_finite("the image features", self.image)
         model.fit_scales(label, self.image, standardise_label=standardise_label)
         self.label = ((label - model.label_mean) / model.label_scale).to(torch.float32)
-
-    def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
-        return torch.randperm(len(self.label), generator=generator, device=self.label.device)
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
         own = share.of(rows)
@@ -160,19 +152,19 @@ class Standardised(nn.Module):
         return self.model.standardised(lonlat, image)
 
 
-def balanced(order: Int[Tensor, " n"], target: Int[Tensor, " n"], max_per_class: int) -> Int[Tensor, " m"]:
-    """The rows of ``order`` without those that come after the first ``max_per_class`` of their class, in the
-    same order.
+def balanced(
+    order: Int[Tensor, " n"], target: Int[Tensor, " n"], max_per_class: int | Int[Tensor, " k"]
+) -> Int[Tensor, " m"]:
+    """The rows of ``order`` without those that come after the first ``max_per_class`` of their class (one number, or
+    one for each class), in the same order.
 
     ``order`` is a random permutation of the rows, so each class keeps a random part of its rows. No loop
     over classes.
     """
-    check_count("max_per_class", max_per_class, hint="None takes every row")
-    classes = target[order]
-    by_class = torch.argsort(classes, stable=True)
+    classes, by_class = target[order].sort(stable=True)
     count = torch.bincount(classes)
     start = count.cumsum(0) - count
-    place = torch.arange(len(order), device=order.device) - start[classes[by_class]]
+    place = torch.arange(len(order), device=order.device) - start[classes]
     keep = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-    keep[by_class] = place < max_per_class
+    keep[by_class] = place < torch.as_tensor(max_per_class, device=order.device).expand(len(count))[classes]
     return order[keep]

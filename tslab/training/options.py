@@ -8,11 +8,13 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
 
 from tslab._checks import check_choice, check_count, check_number
+from tslab._files import packaged_json
 from tslab.losses import BACKGROUNDS
 from tslab.models import FUSIONS, LOCATION_ACTIVATIONS
 from tslab.tasks.task import Task
@@ -20,34 +22,13 @@ from tslab.tasks.task import Task
 SCHEDULES = ("exponential", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "locbench2024": {
-        "background": "north_east",
-        "max_per_class": 100,
-        "lr_decay": 0.98,
-        "loss_eps": 1e-5,
-        "location_activation": "sigmoid",
-        "standardise_label": False,
-    }
-}
+PRESETS: dict[str, dict[str, Any]] = packaged_json("training_presets.json")
 """What a preset changes in training; the encoder's part (output activation and dropout, scales) is in
 `tslab.encoders`."""
 
 
-def _number(**bounds: float) -> Callable[[str, Any], float]:
-    return lambda name, value: float(check_number(name, value, **bounds))  # type: ignore[arg-type]
-
-
-def _count(at_least: int, at_most: int | None = None) -> Callable[[str, Any], int]:
-    return lambda name, value: check_count(name, value, at_least=at_least, at_most=at_most)
-
-
-def _word(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
-    return lambda name, value: check_choice(name, value, choices)
-
-
-def _truth(name: str, value: Any) -> bool:
-    return check_choice(name, value, (True, False))
+def _real(name: str, value: Any, **bounds: Any) -> float:
+    return float(check_number(name, value, **bounds))
 
 
 def _widths(name: str, value: Any) -> tuple[int, ...]:
@@ -56,9 +37,9 @@ def _widths(name: str, value: Any) -> tuple[int, ...]:
     return tuple(check_count(f"{name}[{i}]", width) for i, width in enumerate(value))
 
 
-def _option(check: Callable[[str, Any], Any], default: Any = MISSING) -> Any:
+def _option(check: Callable[..., Any], default: Any = MISSING, **bounds: Any) -> Any:
     """A field with the check of its value; one whose default is None may be None."""
-    return field(default=default, metadata={"check": check})
+    return field(default=default, metadata={"check": partial(check, **bounds)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,25 +70,25 @@ class TrainOptions:
         ValueError: a value out of its range; names the option.
     """
 
-    seed: int = _option(_count(0, 2**62), 0)
-    epochs: int = _option(_count(0))
-    lr: float = _option(_number(above=0))
-    lr_decay: float = _option(_number(above=0), 0.98)
-    schedule: str = _option(_word(SCHEDULES), "exponential")
-    weight_decay: float = _option(_number(at_least=0), 0.0)
-    batch_size: int = _option(_count(1))
-    max_per_class: int | None = _option(_count(1), None)
-    background: str = _option(_word(BACKGROUNDS), "sphere")
-    background_weight: float = _option(_number(at_least=0), 1.0)
-    loss_eps: float = _option(_number(at_least=0, below=1), 0.0)
-    embedding_dim: int = _option(_count(1), 256)
-    fusion: str = _option(_word(FUSIONS), "none")
-    location_activation: str = _option(_word(LOCATION_ACTIVATIONS), "identity")
-    standardise_label: bool = _option(_truth, True)
+    seed: int = _option(check_count, 0, at_least=0, at_most=2**62)
+    epochs: int = _option(check_count, at_least=0)
+    lr: float = _option(_real, above=0)
+    lr_decay: float = _option(_real, 0.98, above=0)
+    schedule: str = _option(check_choice, "exponential", choices=SCHEDULES)
+    weight_decay: float = _option(_real, 0.0, at_least=0)
+    batch_size: int = _option(check_count)
+    max_per_class: int | None = _option(check_count, None)
+    background: str = _option(check_choice, "sphere", choices=BACKGROUNDS)
+    background_weight: float = _option(_real, 1.0, at_least=0)
+    loss_eps: float = _option(_real, 0.0, at_least=0, below=1)
+    embedding_dim: int = _option(check_count, 256)
+    fusion: str = _option(check_choice, "none", choices=FUSIONS)
+    location_activation: str = _option(check_choice, "identity", choices=LOCATION_ACTIVATIONS)
+    standardise_label: bool = _option(check_choice, True, choices=(True, False))
     head: Sequence[int] = _option(_widths, (256, 256))
-    head_dropout: float = _option(_number(at_least=0, below=1), 0.1)
-    patience: int | None = _option(_count(1), None)
-    precision: str = _option(_word(PRECISIONS), "auto")
+    head_dropout: float = _option(_real, 0.1, at_least=0, below=1)
+    patience: int | None = _option(check_count, None)
+    precision: str = _option(check_choice, "auto", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         for option in fields(TrainOptions):
@@ -144,12 +125,9 @@ def resolve_options(
     Raises:
         ValueError: an unknown preset, or a value out of its range; names the option.
     """
-    chosen = dict(recorded)
-    if preset is not None:
-        check_choice("preset", preset, PRESETS)
-        chosen |= PRESETS[preset]
-    elif kind == "regression":
-        chosen["schedule"] = "cosine"
+    check_choice("preset", preset, (None, *PRESETS))
+    schedule = {"schedule": "cosine"} if kind == "regression" else {}
+    chosen = {**recorded, **(PRESETS[preset] if preset is not None else schedule)}
     chosen |= {name: value for name, value in given.items() if value is not None}
     if chosen.get("max_per_class") == 0:
         chosen["max_per_class"] = None
@@ -173,15 +151,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         ValueError: an unknown word, or a device that this machine does not have.
     """
     if device == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
+        if found.type == "meta":
+            raise TypeError("it holds no numbers")
         torch.empty(1, device=found)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here ({reason}); try device='auto'") from error
-    if found.type == "meta":
-        raise ValueError("device 'meta' holds no numbers; try device='auto'")
     return found

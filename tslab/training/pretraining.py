@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tslab._checks import check_choice, check_count, check_finite, check_number
-from tslab.coords import check_lonlat
 from tslab.encoders import LocationEncoder, location_encoder
 from tslab.encoders.networks import xavier_linear
 from tslab.hyperparameters import hyperparameters
@@ -27,7 +26,7 @@ from tslab.losses import BACKGROUNDS, background_points, csp_loss
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 from tslab.training.loop import fit
-from tslab.training.objectives import Objective, Share
+from tslab.training.objectives import Objective, Share, balanced
 from tslab.training.options import TrainOptions, check_task, resolve_device
 
 
@@ -50,7 +49,8 @@ class PairEncoder(nn.Module):
 class Contrast(Objective):
     """The CSP loss over the rows of a table that have a location; negatives are random places.
 
-    With several processes each one contrasts within its own share of the batch.
+    With several processes each one contrasts within its own share of the batch. ``loss`` are temperatures, weights and
+    symmetric of `tslab.losses.csp_loss`.
 
     Raises:
         ValueError: no image features, features that are not finite, no row with a location, or an argument out of
@@ -58,22 +58,10 @@ class Contrast(Objective):
     """
 
     def __init__(
-        self,
-        table: Table,
-        device: torch.device,
-        *,
-        negatives: int = 1,
-        temperatures: tuple[float, float, float] = (20.0, 1.0, 1.0),
-        weights: tuple[float, float] = (1.0, 1.0),
-        symmetric: bool = False,
-        background: str = "sphere",
+        self, table: Table, device: torch.device, *, negatives: int = 1, background: str = "sphere", **loss: Any
     ) -> None:
         check_count("negatives", negatives, at_least=0)
-        _check_numbers("temperatures", temperatures, 3)
-        _check_numbers("weights", weights, 2)
-        check_choice("symmetric", symmetric, (True, False))
         check_choice("background", background, BACKGROUNDS)
-        check_lonlat(table.lonlat, name="the training table's lonlat")
         if table.image is None:
             raise ValueError("pre-training pairs places with image features, and this table has none")
         located = table.where(table.has_location)
@@ -83,11 +71,7 @@ class Contrast(Objective):
         image = located.image_rows(device=device)
         check_finite("the image features", image, table.has_location.nonzero()[:, 0])
         self.image = (image - image.mean(0)) / image.std(0, correction=0).clamp_min(1e-6)
-        self.negatives, self.background = negatives, background
-        self.options: dict[str, Any] = {"temperatures": temperatures, "weights": weights, "symmetric": symmetric}
-
-    def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
-        return torch.randperm(len(self.lonlat), generator=generator, device=self.lonlat.device)
+        self.negatives, self.background, self.options = negatives, background, loss
 
     def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
         points = background_points(len(rows) * self.negatives, self.background, generator=generator)
@@ -145,25 +129,18 @@ def pretrain(
         ValueError: a task without image features, or an argument out of its range.
     """
     check_task(task)
-    options = TrainOptions(
-        epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, embedding_dim=embedding_dim, background=background
-    )
+    _check_numbers("temperatures", temperatures, 3)
+    _check_numbers("weights", weights, 2)
+    check_choice("symmetric", symmetric, (True, False))
+    options = TrainOptions(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, embedding_dim=embedding_dim)
     where = resolve_device(device)
     generator = torch.Generator().manual_seed(seed)
     if isinstance(encoder, str):
-        recorded = hyperparameters(task.name, encoder)
-        for name in ("lr", "batch_size", "epochs"):
-            recorded.pop(name)
-        encoder = location_encoder(encoder, embedding_dim, generator=generator, **(recorded | encoder_parameters))
-    objective = Contrast(
-        task.train,
-        where,
-        negatives=negatives,
-        temperatures=temperatures,
-        weights=weights,
-        symmetric=symmetric,
-        background=background,
-    )
+        recorded = hyperparameters(task.name, encoder) | encoder_parameters
+        known = {name: value for name, value in recorded.items() if name not in ("lr", "batch_size", "epochs")}
+        encoder = location_encoder(encoder, embedding_dim, generator=generator, **known)
+    loss = {"temperatures": temperatures, "weights": weights, "symmetric": symmetric}
+    objective = Contrast(task.train, where, negatives=negatives, background=background, **loss)
     model = PairEncoder(encoder, task.image_dim, generator=generator).to(where)
     state = fit(model, objective, options, where, progress=progress, label=f"{task.name} · pre-training")
     return Pretrained(model.encoder, model.projector, pd.DataFrame(state.history))
@@ -177,15 +154,11 @@ def few_shot(task: Task, fraction: float, *, seed: int = 0) -> Task:
     check_count("seed", seed, at_least=0)
     order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
     if task.meta.kind == "classification":
-        target = task.train.target.cpu()[order]
-        by_class = order[target.argsort(stable=True)]
-        count = torch.bincount(target)
-        place = torch.arange(len(order)) - (count.cumsum(0) - count).repeat_interleave(count)
-        quota = (count * fraction).ceil().long().repeat_interleave(count)
-        rows = by_class[place < quota].sort().values
+        target = task.train.target.cpu()
+        rows = balanced(order, target, (torch.bincount(target) * fraction).ceil().long())
     else:
-        rows = order[: max(1, round(fraction * len(order)))].sort().values
-    return replace(task, train=task.train.where(rows))
+        rows = order[: max(1, round(fraction * len(order)))]
+    return replace(task, train=task.train.where(rows.sort().values))
 
 
 def _check_numbers(name: str, values: Any, count: int) -> None:

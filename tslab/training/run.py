@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from tslab.evaluation import quick_metrics
 from tslab.models import LocationClassifier, Regressor
 from tslab.tasks.task import Task
 from tslab.training import folder as folders
+from tslab.training.checkpoint import read_checkpoint
 from tslab.training.config import TrainConfig, build_model, check_storable, configure, read_config
-from tslab.training.folder import CHECKPOINT_FILE, HISTORY_FILE, writes_files
+from tslab.training.folder import CHECKPOINT_FILE, CONFIG_FILE, HISTORY_FILE, writes_files
 from tslab.training.loop import current_share, fit
 from tslab.training.objectives import Objective, PresenceOnly, SquaredError, Standardised
 from tslab.training.options import OPTION_NAMES, check_task, resolve_device
@@ -123,19 +125,24 @@ def train(
     arguments = locals()
     given = {name: arguments[name] for name in OPTION_NAMES if arguments[name] is not None}
     _check_arguments(task, encoder, compile, on_epoch)
-    how = _How(device=resolve_device(device), compile=compile, on_epoch=on_epoch, progress=progress)
+    where = resolve_device(device)
+    how: dict[str, Any] = {"device": where, "compile": compile, "on_epoch": on_epoch, "progress": progress}
     if resume is not None:
         more = [*given, *(["preset"] if preset else []), *(["run_dir"] if run_dir else []), *encoder_parameters]
-        return _resume(task, Path(resume), encoder, more, how)
+        if more:
+            hint = f"leave out {', '.join(more)}, or train anew in another run_dir"
+            raise ValueError(f"resume continues a run with its own configuration; {hint}")
+        config = _resumed(task, Path(resume), encoder)
+        encoder = encoder if config.encoder == "custom" else config.encoder
+        return _run(task, config, encoder, Path(resume), resumed=True, **how)
     config = configure(task, encoder, preset, given, encoder_parameters)
-    folder = None
-    if run_dir is not None:
-        folder = Path(run_dir)
+    folder = None if run_dir is None else Path(run_dir)
+    if folder is not None:
         check_storable(config.encoder_parameters)
         if writes_files():
             folders.check_free(folder)
         config = dataclasses.replace(config, data=_data_of(task, config))
-    return _run(task, config, encoder, folder, how)
+    return _run(task, config, encoder, folder, **how)
 
 
 def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Run:
@@ -151,34 +158,25 @@ def load_run(folder: str | os.PathLike[str], *, device: str | torch.device = "cp
     config = read_config(folder)
     checkpoint = folder / CHECKPOINT_FILE
     if not checkpoint.is_file():
-        raise FileNotFoundError(
-            f"the run in {folder} has not finished an epoch; train it again with resume={str(folder)!r}"
-        )
+        raise FileNotFoundError(f"the run in {folder} has not finished an epoch; go on with resume={str(folder)!r}")
     if config.encoder == "custom":
-        raise ValueError(
-            "this run was trained with an encoder object; build it and load checkpoint.pt['model'] into it"
-        )
-    content = folders.read_checkpoint(checkpoint)
+        raise ValueError("the run was trained with an encoder object; build it and load checkpoint.pt['model'] into it")
+    content = read_checkpoint(checkpoint)
     weights = content["model"]
     if config.patience is not None and content["best_weights"]:
         weights = content["best_weights"]
     more = {}
     if config.encoder == "rbf" and "anchors" not in config.encoder_parameters:  # few places are fewer anchors
         more = {"num_anchors": next((len(w) for name, w in weights.items() if name.endswith(".anchors")), 1)}
+    whole = dataclasses.replace(config, encoder_parameters=config.encoder_parameters | more)
+    fault = f"{folder / CONFIG_FILE} describes a model that cannot be built"
     try:
-        model = build_model(dataclasses.replace(config, encoder_parameters=config.encoder_parameters | more), None)
-    except (TypeError, ValueError) as error:
-        raise DamagedFileError(
-            f"{folder / folders.CONFIG_FILE} describes a model that cannot be built ({error}); put the file back, or "
-            "train again in a new folder"
-        ) from error
-    try:
+        model = build_model(whole, None)
+        fault = f"{checkpoint} does not hold the weights of the model that {CONFIG_FILE} beside it describes"
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DamagedFileError(
-            f"{checkpoint} does not hold the weights of the model that {folders.CONFIG_FILE} beside it describes; "
-            "put back the file that belongs to the run, or train again in a new folder"
-        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedFileError(f"{fault} ({reason}); put the file back, or train again in a new folder") from error
     model.to(where).eval()
     return Run(model, pd.DataFrame(content["history"]), config, folders.read_environment(folder), folder)
 
@@ -187,27 +185,17 @@ def environment_of(device: torch.device) -> dict[str, Any]:
     """Versions and hardware that a number may depend on."""
     import tslab
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "tslab": tslab.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
         "device": device.type,
-        "device_name": name,
+        "device_name": gpu or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
-
-
-@dataclass(frozen=True)
-class _How:
-    """Where and how a run is computed, which does not decide its outcome."""
-
-    device: torch.device
-    compile: bool | None
-    on_epoch: Callable[[dict[str, float]], None] | None
-    progress: bool
 
 
 @torch.inference_mode(False)
@@ -217,42 +205,43 @@ def _run(
     config: TrainConfig,
     encoder: str | LocationEncoder,
     folder: Path | None,
-    how: _How,
-    resume_from: Path | None = None,
+    *,
+    device: torch.device,
+    compile: bool | None,
+    resumed: bool = False,
+    **shown: Any,
 ) -> Run:
     """Build everything, then write to the folder, then train."""
-    where = how.device
-    join_processes(where)
-    model = build_model(config, task, None if isinstance(encoder, str) else encoder).to(where)
-    objective, trained = _objective(config, task, model, where)
+    join_processes(device)
+    model = build_model(config, task, None if isinstance(encoder, str) else encoder).to(device)
+    objective, trained = _objective(config, task, model, device)
     validate = None
     if config.patience is not None:
         if len(task.val) == 0:
             raise ValueError(f"patience needs a validation split and {task.name} has none; leave patience out")
-        validation = task.val.to(where)
-        validate = lambda: quick_metrics(model, validation)  # noqa: E731
-    environment = environment_of(where)
-    alone = current_share().world == 1
-    with folders.writing(folder if writes_files() else None):
-        if folder is not None and resume_from is None and writes_files():
-            folders.begin(folder, dataclasses.asdict(config), environment)
+        validate = partial(quick_metrics, model, task.val.to(device))
+    environment = environment_of(device)
+    if compile is None:
+        compile = device.type == "cuda" and current_share().world == 1
+    written = folder if writes_files() else None
+    with folders.writing(written):
+        if written is not None and not resumed:
+            folders.begin(written, dataclasses.asdict(config), environment)
         state = fit(
             model,
             objective,
             config,
-            where,
+            device,
             trained=trained,
             validate=validate,
             checkpoint=None if folder is None else folder / CHECKPOINT_FILE,
-            resume_from=resume_from,
-            on_epoch=how.on_epoch,
-            progress=how.progress,
-            compile=where.type == "cuda" and alone if how.compile is None else how.compile,
+            compile=compile,
             label=f"{config.task} · {config.encoder}",
+            **shown,
         )
         history = pd.DataFrame(state.history)
-        if folder is not None and writes_files():
-            with atomic_path(folder / HISTORY_FILE) as temporary:
+        if written is not None:
+            with atomic_path(written / HISTORY_FILE) as temporary:
                 history.to_csv(temporary, index=False)
     return Run(model, history, config, environment, folder)
 
@@ -261,58 +250,37 @@ def _objective(
     config: TrainConfig, task: Task, model: LocationClassifier | Regressor, device: torch.device
 ) -> tuple[Objective, nn.Module]:
     """The objective and the module that it calls."""
-    if isinstance(model, LocationClassifier):
-        objective = PresenceOnly(
-            task.train,
-            device,
-            background=config.background,
-            background_weight=config.background_weight,
-            eps=config.loss_eps,
-            max_per_class=config.max_per_class,
-        )
-        return objective, model
-    error = SquaredError(task.train, device, model, standardise_label=config.standardise_label)
-    return error, Standardised(model)
+    if isinstance(model, Regressor):
+        error = SquaredError(task.train, device, model, standardise_label=config.standardise_label)
+        return error, Standardised(model)
+    background = {name: getattr(config, name) for name in ("background", "background_weight", "max_per_class")}
+    return PresenceOnly(task.train, device, eps=config.loss_eps, **background), model
 
 
 def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:
     check_task(task)
     if not isinstance(encoder, str | LocationEncoder):
-        raise TypeError(
-            f"encoder must be a key of tslab.ENCODERS or a LocationEncoder, got {type(encoder).__name__}; "
-            "put a position encoder into tslab.location_encoder"
-        )
+        what = "a key of tslab.ENCODERS or what tslab.location_encoder returns"
+        raise TypeError(f"encoder must be {what}, got {type(encoder).__name__}")
     if not isinstance(encoder, str) and any(p.dtype != torch.float32 for p in encoder.parameters()):
-        raise ValueError(
-            "encoder must have float32 weights to be trained: pass encoder.float(); for faster products on a GPU "
-            'there is precision="bfloat16"'
-        )
+        hint = 'pass encoder.float(); for faster products on a GPU there is precision="bfloat16"'
+        raise ValueError(f"encoder must have float32 weights to be trained: {hint}")
     check_choice("compile", compile, (None, True, False))
     if on_epoch is not None and not callable(on_epoch):
         raise TypeError(f"on_epoch must be a function of a row of the history, got {type(on_epoch).__name__}")
 
 
-def _resume(task: Task, folder: Path, encoder: str | LocationEncoder, more: list[str], how: _How) -> Run:
-    """Continue the run in ``folder``; ``more`` are the names of arguments that a continued run does not take."""
-    if more:
-        raise ValueError(
-            f"resume continues a run with its own configuration; leave out {', '.join(more)}, "
-            "or train anew in another run_dir"
-        )
+def _resumed(task: Task, folder: Path, encoder: str | LocationEncoder) -> TrainConfig:
+    """The configuration of the run in ``folder``, if it is one of this task and encoder."""
     config = read_config(folder)
     if config.task != task.name:
         raise ValueError(f"the run in {folder} was trained on {config.task}, not on {task.name}; load that task")
     if config.data is not None and config.data != _data_of(task, config):
-        raise ValueError(
-            f"the run in {folder} was trained on other rows than this {task.name} holds; load the task as it was "
-            "then (the same scale, source, split and filters), or train anew in another run_dir"
-        )
+        hint = "load the task as it was (scale, source, split, filters), or train anew in another run_dir"
+        raise ValueError(f"the run in {folder} was trained on other rows than this {task.name} holds; {hint}")
     if config.encoder == "custom" and isinstance(encoder, str):
         raise ValueError("this run was trained with an encoder object; pass the same object as encoder=")
-    given = encoder if config.encoder == "custom" else config.encoder
-    checkpoint = folder / CHECKPOINT_FILE
-    start = checkpoint if checkpoint.is_file() else None  # interrupted in the first epoch: begin again
-    return _run(task, config, given, folder, how, start)
+    return config
 
 
 def _data_of(task: Task, config: TrainConfig) -> str:

@@ -2,13 +2,14 @@
 
 One front end (the JavaScript modules beside this file) and two back ends. In a live notebook the kernel
 computes: the front end sends a request, `EncoderExplorer` answers with two maps as float32. In a static page
-ONNX Runtime Web runs the graphs of `tslab.widgets.export`. Either way the numbers come from the modules of
+ONNX Runtime Web runs the graphs of `tslab_book.widget_graphs`. Either way the numbers come from the modules of
 `tslab.widgets.parametric`. A first picture is computed here, so that no page is ever blank.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import anywidget
@@ -18,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tslab import plot
-from tslab._checks import check_count
+from tslab._checks import check_choice, check_count
 from tslab.encoders import ENCODERS, encoder_info
-from tslab.widgets import frontend, trained
+from tslab.widgets import frontend
 from tslab.widgets.parametric import (
     CONTROLS,
     MEASURES,
@@ -34,7 +35,8 @@ from tslab.widgets.parametric import (
 
 
 class EncoderWidget(anywidget.AnyWidget):
-    """What the explorer and the laboratory share: the front end, a place and a measure, and the kernel's answers."""
+    """What the explorer and the laboratory of the book share: the front end, a place and a measure, and the kernel's
+    answers."""
 
     _esm = frontend.script()
     _css = frontend.style_sheet()
@@ -58,11 +60,28 @@ class EncoderWidget(anywidget.AnyWidget):
             _land=frontend.packed_land(),
             **state,
         )
-        self.on_msg(_answer)
+        self.on_msg(type(self)._answer)
+
+    def look(self, request: dict[str, Any]) -> "Result":
+        """What the front end asks for: `compute` with what the request names."""
+        return compute(**{name: request[name] for name in ("encoder", "parameters", "place", "channel", "measure")})
+
+    def _answer(self, content: dict[str, Any], _: list[bytes]) -> None:
+        """Answer a request of the front end, in a live notebook."""
+        if content.get("kind") != "compute":
+            return
+        try:
+            result = self.look(content)
+        except Exception as error:  # shown to the reader in the widget, who sees no log of the kernel
+            text = f"The kernel could not compute this: {error}"
+            self.send({"kind": "error", "id": content.get("id"), "text": text})
+            return
+        buffers = [values.numpy().tobytes() for values in result.maps().values()]
+        self.send({"kind": "result", "id": content["id"], "result": result.facts()}, buffers)
 
     @traitlets.validate("place")
     def _check_place(self, proposal: dict[str, Any]) -> list[float]:
-        return list(_checked_place(proposal["value"]))
+        return list(checked_place(proposal["value"]))
 
 
 class EncoderExplorer(EncoderWidget):
@@ -141,10 +160,6 @@ class Result:
         value: the feature at the place.
         seam_gap, pole_spread, effective_rank: see `tslab.widgets.parametric.Meters`.
         wavelengths: of the scales, in degrees; empty for an encoder without scales in degrees.
-        presence: predicted presence of a species over the grid, if one was asked for and a model is trained
-            with this encoder (`tslab.widgets.trained`).
-        present: the same at the place.
-        top1: share of the held-out sightings whose species that model ranks first.
     """
 
     feature: Float[Tensor, " n"]
@@ -156,117 +171,62 @@ class Result:
     pole_spread: float
     effective_rank: float
     wavelengths: list[float]
-    presence: Float[Tensor, " n"] | None = None
-    present: float | None = None
-    top1: float | None = None
+
+    def maps(self) -> dict[str, Float[Tensor, " n"]]:
+        """The values over the grid, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def facts(self) -> dict[str, Any]:
-        """The numbers besides the maps, by the names that the front end uses."""
-        return {
-            "channel": self.channel,
-            "outFeatures": self.out_features,
-            "value": self.value,
-            "seamGap": self.seam_gap,
-            "poleSpread": self.pole_spread,
-            "effectiveRank": self.effective_rank,
-            "wavelengths": self.wavelengths,
-            "present": self.present,
-            "top1": self.top1,
-        }
+        """The numbers besides the maps, by the names that the front end uses: ``seamGap`` for ``seam_gap``."""
+        numbers = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
+        return {re.sub("_(.)", lambda found: found[1].upper(), name): value for name, value in numbers.items()}
 
 
 def compute(
-    encoder: str,
-    parameters: dict[str, float],
-    place: Sequence[float],
-    channel: int,
-    measure: str = "cosine",
-    species: str | None = None,
+    encoder: str, parameters: dict[str, float], place: Sequence[float], channel: int, measure: str = "cosine"
 ) -> Result:
-    """Feature map, similarity map and meters of one encoder, by torch; with a ``species`` also where the model
-    that is trained with this encoder predicts it."""
-    if measure not in MEASURES:
-        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
+    """Feature map, similarity map and meters of one encoder, by torch."""
+    check_choice("measure", measure, MEASURES)
     encoder_info(encoder)
-    at = torch.tensor([_checked_place(place)], dtype=torch.float64)
+    at = torch.tensor([checked_place(place)], dtype=torch.float64)
     features, wavelengths, meters = _encoded(encoder, tuple(sorted(parameters.items())))
     here, _ = _parametric(encoder).encode(at, parameters)
     shown = min(max(int(channel), 0), features.shape[1] - 1)
     similarity = Similarity()(features, here)[:, MEASURES.index(measure)]
-    predicted: dict[str, Any] = {}
-    if species is not None and encoder in CONTROLS:
-        column = trained.column_of(species)
-        predicted["presence"] = _presence(encoder)[:, column].contiguous()
-        predicted["present"] = float(trained.Presence(encoder).predict(at)[0, column])
-        predicted["top1"] = trained.top1(encoder)
     return Result(
-        feature=features[:, shown].contiguous(),
-        similarity=similarity.contiguous(),
+        features[:, shown].contiguous(),
+        similarity.contiguous(),
         channel=shown,
         out_features=features.shape[1],
         value=float(here[0, shown]),
-        seam_gap=meters[0],
-        pole_spread=meters[1],
-        effective_rank=meters[2],
         wavelengths=wavelengths,
-        **predicted,
+        **dict(zip(("seam_gap", "pole_spread", "effective_rank"), meters, strict=True)),
     )
 
 
 def first_picture(result: Result) -> dict[str, Any]:
     """A result as the page carries it before anything runs: its numbers, and each map as one byte for a cell."""
-    maps = {"feature": result.feature, "similarity": result.similarity}
-    if result.presence is not None:
-        maps["presence"] = result.presence
-    return (
-        result.facts()
-        | {"ranges": {name: _range(values) for name, values in maps.items()}}
-        | {"similarArea": _similar_area(result.similarity)}
-        | {name: _as_bytes(values) for name, values in maps.items()}
-    )
+    area = torch.cos(torch.deg2rad(grid_places()[:, 1]))
+    similar = float((area * (result.similarity > 0.5)).sum() / area.sum())
+    ranges = {name: [float(values.min()), float(values.max())] for name, values in result.maps().items()}
+    pictures = {name: _as_bytes(values, *ranges[name]) for name, values in result.maps().items()}
+    return result.facts() | {"ranges": ranges, "similarArea": similar} | pictures
 
 
-def _answer(widget: EncoderWidget, content: dict[str, Any], buffers: list[bytes]) -> None:
-    """Answer a request of the front end, in a live notebook."""
-    if content.get("kind") != "compute":
-        return
-    try:
-        names = ("encoder", "parameters", "place", "channel", "measure")
-        result = compute(**{name: content[name] for name in names}, species=content.get("species"))
-    except Exception as error:  # shown to the reader in the widget, who sees no log of the kernel
-        widget.send({"kind": "error", "id": content.get("id"), "text": f"The kernel could not compute this: {error}"})
-        return
-    maps = [m for m in (result.feature, result.similarity, result.presence) if m is not None]
-    widget.send({"kind": "result", "id": content["id"], "result": result.facts()}, [m.numpy().tobytes() for m in maps])
-
-
-_recent: dict[tuple[str, tuple[tuple[str, float], ...]], tuple[Tensor, list[float], list[float]]] = {}
-
-
+@lru_cache(maxsize=4)
 def _encoded(
     encoder: str, parameters: tuple[tuple[str, float], ...]
 ) -> tuple[Float[Tensor, "n d"], list[float], list[float]]:
-    """Features of the grid, wavelengths and meters; the last four are kept, so that moving the place is
-    quick."""
-    key = (encoder, parameters)
-    if key not in _recent:
-        module = _parametric(encoder)
-        features, wavelengths = module.encode(grid_places(), dict(parameters))
-        meters = Meters()(module.encode(meter_places(), dict(parameters))[0]).tolist()
-        while len(_recent) > 3:
-            del _recent[next(iter(_recent))]
-        _recent[key] = features, wavelengths.tolist(), meters
-    return _recent[key]
+    """Features of the grid, wavelengths and meters; kept, so that moving the place is quick."""
+    module = _parametric(encoder)
+    features, wavelengths = module.encode(grid_places(), dict(parameters))
+    meters = Meters()(module.encode(meter_places(), dict(parameters))[0])
+    return features, wavelengths.tolist(), meters.tolist()
 
 
 @cache
 def _parametric(encoder: str) -> ParametricEncoder:
     return ParametricEncoder(encoder)
-
-
-@cache
-def _presence(encoder: str) -> Float[Tensor, "n k"]:
-    return trained.Presence(encoder).predict(grid_places())
 
 
 def _encoder_menu(shown: Iterable[str]) -> dict[str, Any]:
@@ -279,7 +239,8 @@ def _encoder_menu(shown: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _checked_place(place: Any) -> tuple[float, float]:
+def checked_place(place: Any) -> tuple[float, float]:
+    """The longitude and latitude of a place; raises `ValueError` where there is none."""
     try:
         lon, lat = (float(value) for value in place)
     except (TypeError, ValueError):
@@ -289,18 +250,7 @@ def _checked_place(place: Any) -> tuple[float, float]:
     return lon, lat
 
 
-def _similar_area(similarity: Float[Tensor, " n"]) -> float:
-    """Share of the Earth's surface whose similarity exceeds one half."""
-    area = torch.cos(torch.deg2rad(grid_places()[:, 1]))
-    return float((area * (similarity > 0.5)).sum() / area.sum())
-
-
-def _range(values: Float[Tensor, " n"]) -> list[float]:
-    return [float(values.min()), float(values.max())]
-
-
-def _as_bytes(values: Float[Tensor, " n"]) -> bytes:
+def _as_bytes(values: Float[Tensor, " n"], low: float, high: float) -> bytes:
     """A map as one byte for each cell, between its lowest and its highest value: a picture needs no more."""
-    low, high = _range(values)
     scaled = (values - low) / (high - low if high > low else 1)
     return (scaled * 255).round().to(torch.uint8).numpy().tobytes()

@@ -7,11 +7,12 @@ from importlib import resources
 
 import numpy as np
 
-from tslab import plot
 from tslab.earth import land_lines
+from tslab.plot.colors import css_tokens
 
 MODULES = ("maps.js", "backends.js", "explorer.js", "laboratory.js")
-"""The front end, in the order of its imports. A widget's code must be one module, so they are joined."""
+"""The front end of the explorer and of the laboratory of the book, in the order of its imports. A widget's code must be
+one module, so they are joined."""
 
 
 @cache
@@ -25,7 +26,7 @@ def script() -> str:
 @cache
 def style_sheet() -> str:
     """The widget's style sheet, with the design tokens of `tslab.plot` in front."""
-    return plot.css_tokens(".tslab-explorer") + _read("explorer.css")
+    return css_tokens(".tslab-explorer") + _read("explorer.css")
 
 
 @cache

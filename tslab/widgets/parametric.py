@@ -1,17 +1,17 @@
 """Encoders whose parameters are tensors, so that one graph serves every position of a slider.
 
 `ParametricEncoder` calls the very torch encoder with its buffers replaced by ones computed from the
-parameters. The kernel of a live notebook calls it as it is; `tslab.widgets.export` turns it into an ONNX
+parameters. The kernel of a live notebook calls it as it is; `tslab_book.widget_graphs` turns it into an ONNX
 graph for the reader's browser. What is done with the features afterwards (similarity, the meters for the
 date line and the poles) is a module here for the same reason: one implementation, run by torch or by ONNX
 Runtime.
 
 `CONTROLS` says which parameters a reader may move, within which limits, and what the features of an encoder
-are called.
+are called; it stands in ``data/widget_controls.json``.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,9 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tslab._checks import check_number
+from tslab._files import packaged_json
 from tslab.coords import sample_sphere
 from tslab.diagnostics import EPSILON_DEG
-from tslab.encoders import MultiScaleEncoder, PositionEncoder, position_encoder, scales_between
+from tslab.encoders import MultiScaleEncoder, PositionEncoder, position_encoder
+from tslab.encoders.base import scales_between
 from tslab.encoders.harmonics import SphericalHarmonics
 from tslab.encoders.planar import RBF, RFF, Tile
 from tslab.encoders.spherical import NeRF
@@ -71,7 +73,7 @@ class Controls:
     """
 
     parameters: tuple[Parameter, ...] = ()
-    axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    axes: Sequence[Sequence[Any]] = ()
     template: str = "feature {n}"
     channel: int = 0
 
@@ -85,81 +87,11 @@ class Controls:
         return asdict(self)
 
 
-def _degrees(**defaults: float) -> tuple[Parameter, ...]:
-    return (
-        Parameter("num_scales", "Scales", "count", 1, 64, defaults.get("num_scales", 8)),
-        Parameter("min_radius", "Finest scale", "log", 0.01, 100, defaults.get("min_radius", 2), "°"),
-        Parameter("max_radius", "Coarsest scale", "log", 1, 360, 360, "°"),
-    )
+def _controls(parameters: Sequence[Mapping[str, Any]] = (), **described: Any) -> Controls:
+    return Controls(tuple(Parameter(**parameter) for parameter in parameters), **described)
 
 
-def _angles(most: int = 64, **defaults: float) -> tuple[Parameter, ...]:
-    return (
-        Parameter("num_scales", "Scales", "count", 1, most, defaults.get("num_scales", 8)),
-        Parameter("min_radius", "Finest scale", "log", 0.001, 1, defaults.get("min_radius", 0.05)),
-        Parameter("max_radius", "Coarsest scale", "log", 0.01, 1, 1),
-    )
-
-
-_SCALE = ("scale", ())
-_PLUS = ("sin φ/s", "cos φ/s", "sin λ/s", "cos λ/s")
-
-CONTROLS: dict[str, Controls] = {
-    "tile": Controls((Parameter("cell_size", "Cell size", "log", 5, 90, 15, "°"),), template="column {n} of the table"),
-    "wrap": Controls(axes=(("wave", ("sin λ", "sin 2φ", "cos λ", "cos 2φ")),), template="{wave}"),
-    "wrap_ffn": Controls(axes=(("wave", ("sin λ", "sin 2φ", "cos λ", "cos 2φ")),), template="{wave}"),
-    "rbf": Controls(
-        (
-            Parameter("num_anchors", "Anchors", "count", 1, 400, 200),
-            Parameter("kernel_size", "Kernel size σ", "log", 0.5, 60, 15, "°"),
-        ),
-        template="similarity to anchor {n}",
-        channel=13,
-    ),
-    "rff": Controls(
-        (
-            Parameter("num_scales", "Features", "count", 1, 256, 128),
-            Parameter("kernel_size", "Variance of the directions", "log", 0.1, 400, 40),
-        ),
-        template="random wave {n}",
-    ),
-    "space2vec_grid": Controls(
-        _degrees(), (("coordinate", ("λ/s", "φ/s")), _SCALE, ("wave", ("sin", "cos"))), "{wave} {coordinate}", channel=6
-    ),
-    "space2vec_theory": Controls(
-        _degrees(),
-        (_SCALE, ("direction", ("⟨x, v₁⟩/s", "⟨x, v₂⟩/s", "⟨x, v₃⟩/s")), ("wave", ("sin", "cos"))),
-        "{wave} {direction}",
-        channel=20,
-    ),
-    "xyz": Controls(axes=(("axis", ("x", "y", "z")),), template="{axis}"),
-    "nerf": Controls(
-        (Parameter("num_scales", "Octaves", "count", 1, 24, 5),),
-        (("wave", ("sin", "cos")), ("axis", ("x", "y", "z")), _SCALE),
-        "{wave} of {axis}",
-        channel=2,
-    ),
-    "sphere2vec_sphereC": Controls(
-        _angles(), (_SCALE, ("wave", ("sin φ/s", "cos φ/s · cos λ/s", "cos φ/s · sin λ/s"))), "{wave}", channel=10
-    ),
-    "sphere2vec_sphereC+": Controls(
-        _angles(), (_SCALE, ("wave", (*_PLUS, "cos φ/s · cos λ/s", "cos φ/s · sin λ/s"))), "{wave}", channel=22
-    ),
-    "sphere2vec_sphereM": Controls(
-        _angles(),
-        (_SCALE, ("wave", ("sin φ/s", "cos φ/s · cos λ", "cos φ · cos λ/s", "cos φ/s · sin λ", "cos φ · sin λ/s"))),
-        "{wave}",
-        channel=17,
-    ),
-    "sphere2vec_sphereM+": Controls(
-        _angles(),
-        (_SCALE, ("wave", (*_PLUS, "cos φ/s · cos λ", "cos φ · cos λ/s", "cos φ/s · sin λ", "cos φ · sin λ/s"))),
-        "{wave}",
-        channel=29,
-    ),
-    "sphere2vec_dfs": Controls(_angles(16, num_scales=6), channel=117),
-    "siren_sh": Controls((Parameter("degree", "Degrees L", "count", 1, 12, 8),), template="Y", channel=50),
-}
+CONTROLS = {key: _controls(**stored) for key, stored in packaged_json("widget_controls.json").items()}
 """Controls of each encoder by key."""
 
 

@@ -3,7 +3,7 @@
 One location classifier for each built-in encoder, trained in about a second on the synthetic species of
 `tslab.synthetic.toy` with the same network, the same rows and the same seed, so that two maps differ by the
 encoder alone. The position encoder has the parameters that the explorer's sliders start from. Training is
-repeated wherever the models are needed, in the kernel and when `tslab.widgets.export` writes them as graphs;
+repeated wherever the models are needed, in the kernel and when `tslab_book.widget_graphs` writes them as graphs;
 nothing is stored.
 """
 
@@ -22,7 +22,7 @@ from tslab.tasks.task import Task
 from tslab.training import train
 from tslab.widgets.parametric import BLOCK_ROWS, CONTROLS, controls
 
-SPECIES = tuple(name for name, _ in RANGES)
+SPECIES = tuple(RANGES)
 """Names of the synthetic species, in the order of the columns of a prediction."""
 
 TRAINING: dict[str, Any] = {"seed": 0, "epochs": 12, "batch_size": 256, "lr": 5e-3, "embedding_dim": 32}

@@ -1,9 +1,9 @@
 """The encoders as ONNX graphs, for the widget in a page without a kernel.
 
-    python -m tslab.widgets.export OUTDIR
+    python -m tslab_book.widget_graphs OUTDIR
 
 writes one graph for each encoder of `CONTROLS`, the graphs ``similarity`` and ``meters``, the places that
-the meters need (float64 pairs), one graph for each trained model of `tslab.widgets.trained`, and
+the meters need (float64 pairs), one graph for each trained model of `tslab_book.trained`, and
 ``manifest.json``, which says what each file is, with its checksum. The graphs are exported from the torch
 modules of `tslab.widgets.parametric`; parameters and numbers of places are inputs, so that one graph serves
 every position of the sliders. The same versions write the same bytes on the same kind of machine.
@@ -22,7 +22,6 @@ from tslab import __version__
 from tslab._files import atomic_write
 from tslab.encoders import ENCODERS
 from tslab.exporting import OPSET, onnx_graph
-from tslab.widgets import trained
 from tslab.widgets.parametric import (
     BLOCK_ROWS,
     CONTROLS,
@@ -32,6 +31,7 @@ from tslab.widgets.parametric import (
     Similarity,
     meter_places,
 )
+from tslab_book import trained
 
 
 def export(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _file_name(key: str) -> str:
 
 def main() -> int:
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        print("usage: python -m tslab.widgets.export OUTDIR", file=sys.stderr)
+        print("usage: python -m tslab_book.widget_graphs OUTDIR", file=sys.stderr)
         return 2
     manifest = export(sys.argv[1])
     total = sum(entry["bytes"] + entry["presence"]["bytes"] for entry in manifest["encoders"].values())

@@ -2,17 +2,24 @@
 
 It adds nothing to what an encoder computes. Each side is the explorer of `tslab.widgets.explorer`, in the
 browser as in the kernel; the laboratory holds what the sides share (place, measure, species), shows the
-predictions of `tslab.widgets.trained`, and in a page without a kernel keeps its whole state in the address.
+predictions of `tslab_book.trained`, and in a page without a kernel keeps its whole state in the address.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
+import torch
 import traitlets
+from jaxtyping import Float
+from torch import Tensor
 
-from tslab.widgets import trained
-from tslab.widgets.explorer import EncoderWidget, compute, filled_in, first_picture
-from tslab.widgets.parametric import controls
+from tslab.widgets.explorer import EncoderWidget, Result, filled_in, first_picture
+from tslab.widgets.explorer import compute as compute_encoding
+from tslab.widgets.parametric import CONTROLS, controls, grid_places
+from tslab_book import trained
 
 SIDE_NAMES = ("a", "b")  # in the address of a page
 MOST_SIDES = len(SIDE_NAMES)
@@ -30,7 +37,7 @@ class Laboratory(EncoderWidget):
             differ from the explorer's defaults, its "parameters" and the "channel" to show.
         place: longitude and latitude in degrees of the place that the similarity maps compare with.
         measure: "cosine" or "dot", see `EncoderExplorer`.
-        species: name of the synthetic species, one of `tslab.widgets.trained.SPECIES`.
+        species: name of the synthetic species, one of `tslab_book.trained.SPECIES`.
 
     Raises:
         KeyError: an unknown encoder.
@@ -99,9 +106,57 @@ class Laboratory(EncoderWidget):
             raise ValueError(f"a part of {link!r} is not the number that it should be: {error}") from None
         return cls(*sides, **shared, **options)
 
+    def look(self, request: dict[str, Any]) -> Result:
+        """What the front end asks for, with the prediction for the species."""
+        names = ("encoder", "parameters", "place", "channel", "measure")
+        return compute(**{name: request[name] for name in names}, species=request.get("species"))
+
     @traitlets.validate("sides")
     def _check_sides(self, proposal: dict[str, Any]) -> list[dict[str, Any]]:
         return [filled_in(**side) for side in proposal["value"]]
+
+
+@dataclass(frozen=True)
+class Prediction(Result):
+    """What the laboratory shows of an encoder that a model is trained with.
+
+    Attributes:
+        presence: predicted presence of the species, float32 over the grid.
+        present: the same at the place.
+        top1: share of the held-out sightings whose species the model ranks first.
+    """
+
+    presence: Float[Tensor, " n"]
+    present: float
+    top1: float
+
+
+def compute(
+    encoder: str,
+    parameters: dict[str, float],
+    place: Sequence[float],
+    channel: int,
+    measure: str = "cosine",
+    species: str | None = None,
+) -> Result:
+    """What `tslab.widgets.explorer.compute` says, and where the model that is trained with this encoder predicts the
+    species, if one is asked for and there is a model."""
+    result = compute_encoding(encoder, parameters, place, channel, measure)
+    if species is None or encoder not in CONTROLS:
+        return result
+    column = trained.column_of(species)
+    at = torch.tensor([list(place)], dtype=torch.float64)
+    return Prediction(
+        **vars(result),
+        presence=_presence(encoder)[:, column].contiguous(),
+        present=float(trained.Presence(encoder).predict(at)[0, column]),
+        top1=trained.top1(encoder),
+    )
+
+
+@cache
+def _presence(encoder: str) -> Float[Tensor, "n k"]:
+    return trained.Presence(encoder).predict(grid_places())
 
 
 def _side(given: dict[str, str], name: str) -> dict[str, Any]:
