@@ -23,14 +23,13 @@ from typing import Any
 from tslab._checks import check_count
 from tslab._files import atomic_path
 from tslab.benchmark import sweeps
-from tslab.benchmark.cells import CELLS, audit, write_cells
+from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.recompute import located_images
 from tslab.benchmark.runner import import_modules
 from tslab.benchmark.runs import PROTOCOLS, SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
 from tslab.benchmark.store import ResultStore, check_folder
-from tslab.benchmark.verdicts import VERDICTS
 from tslab.encoders import ENCODERS
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 from tslab.released_files import ReleasedResultsError, has_released_results
