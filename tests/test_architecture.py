@@ -27,7 +27,7 @@ ROOMS = {
     "measures": ("metrics", "diagnostics", "evaluation", "_results", "baselines"),
     "training": ("training", "distributed", "hyperparameters", "kriging"),
     "geobias": ("geobias",),
-    "use": ("streaming", "_parquet", "_identity", "exporting"),
+    "use": ("streaming", "_parquet", "exporting"),
     "show": ("plot", "widgets"),
     "benchmark": ("benchmark",),
 }

@@ -29,7 +29,7 @@ from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.recompute import located_images
 from tslab.benchmark.runner import import_modules
 from tslab.benchmark.runs import PROTOCOLS, SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
-from tslab.benchmark.store import ResultStore, check_folder
+from tslab.benchmark.store import FIELDS, ResultStore, check_folder
 from tslab.encoders import ENCODERS
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 from tslab.released_files import ReleasedResultsError, has_released_results
@@ -106,21 +106,8 @@ def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     table = _store(arguments).frame()
     for column, chosen in (("table", arguments.table), ("source", arguments.source)):
         table = table[table[column].isin(chosen)] if chosen else table
-    columns = [
-        "table",
-        "dataset",
-        "encoder",
-        "source",
-        "protocol",
-        "scale",
-        "seed",
-        "metric",
-        "value",
-        "low",
-        "high",
-        "n",
-    ]
-    print(table[columns].to_string(index=False) if len(table) else f"no runs in {arguments.out}")
+    shown = table.drop(columns=["epochs", "split", "details", *FIELDS])
+    print(shown.to_string(index=False) if len(table) else f"no runs in {arguments.out}")
     return 0
 
 
