@@ -4,7 +4,7 @@ a rule.
 - `tslab.benchmark.recompute`: one number and its interval from per-sample results;
 - `tslab.benchmark.runs`, `tslab.benchmark.driver` and `tslab.benchmark.store`: doing many runs, and a store that
   remembers what is done (``python -m tslab.benchmark run``);
-- `tslab.benchmark.runner`: doing jobs here or on Dask, those of `tslab.benchmark.sweeps` too;
+- `tslab.benchmark.runner`: doing jobs here or on Dask;
 - `tslab.benchmark.cells`: the record of all 652 published numbers, and the rules that verdict and reason follow from;
 - `tslab.benchmark.comparison`: whether two encoders differ, and how far apart two runs may be.
 

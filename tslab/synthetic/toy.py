@@ -1,9 +1,10 @@
 """Tasks that stand in for no dataset: ``sphere_toy``, the smallest one that a location encoder can get wrong for the
-right reasons, and two stress tests, made of what the released sets hardly have, places near the poles and the date line.
+right reasons, and two stress tests, made of what the released sets hardly have: places near the poles and the date
+line.
 
-Of ``sphere_toy``, twelve synthetic species live on the real land outline. Some ranges lie around the date line, some at high latitude,
-some overlap. What you get is what field data give you: places where a species was seen, never where it was not.
-There is no image. Because the ranges are known, so is the best possible accuracy.
+Twelve synthetic species of ``sphere_toy`` live on the real land outline. Some ranges lie around the date line, some at
+high latitude, some overlap. What you get is what field data give you: places where a species was seen, never where it
+was not. There is no image. Because the ranges are known, so is the best possible accuracy.
 """
 
 import math
