@@ -27,7 +27,7 @@ ROOMS = {
     "measures": ("metrics", "diagnostics", "evaluation", "_results", "baselines"),
     "training": ("training", "distributed", "hyperparameters", "kriging"),
     "geobias": ("geobias",),
-    "use": ("streaming", "_parquet", "_identity", "exporting"),
+    "use": ("streaming", "_parquet", "exporting"),
     "show": ("plot", "widgets"),
     "benchmark": ("benchmark",),
 }
@@ -166,8 +166,8 @@ def test_every_public_submodule_is_there_after_import_and_nothing_heavy_is() -> 
 
 def test_modules_that_moved_are_found_by_their_old_names() -> None:
     import tslab
-    import tslab.benchmark.sweeps
     import tslab_book.presence
+    import tslab_book.sweeps
 
-    assert tslab.sweeps is tslab.benchmark.sweeps
+    assert tslab.sweeps is tslab_book.sweeps
     assert tslab.presence is tslab_book.presence

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
+from tslab.benchmark.store import release_stamp
 from tslab.coords import sample_sphere
 from tslab.encoders.planar import GLOBE, Extent
 from tslab.encoders.released import load_released_checkpoint
