@@ -28,7 +28,7 @@ from tslab.earth import spatial_blocks
 from tslab.geobias.inputs import as_outcomes, as_tensor, check_seed
 from tslab.geobias.neighbors import NeighborGraph
 from tslab.geobias.relative import SRIResult
-from tslab.geobias.self_information import Neighborhoods, SSIResult, formulation, graph_of, ssi
+from tslab.geobias.self_information import Neighborhoods, Null, SSIResult, formulation, graph_of, ssi
 from tslab.geobias.statistic import two_sided_p
 from tslab.metrics import interval_of
 
@@ -258,7 +258,7 @@ def summary(
     _check_bootstrap(block_km, num_resamples, seed)
     where = {name: score.pop(name) for name in (*Neighborhoods.__annotations__, "neighbors") if name in score}
     preset, marks = score.get("preset"), score.get("marks")
-    usual = score.get("null") or ("joint" if marks == "unmarked" else "conditional")
+    usual: Null = score.get("null") or ("joint" if marks == "unmarked" else "conditional")
     if preset is None:
         score["null"] = usual
     how = formulation(preset, **{name: score.get(name) for name in ("marks", "moments", "form", "null", "overfull")})

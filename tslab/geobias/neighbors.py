@@ -62,7 +62,7 @@ class NeighborGraph:
     frame_lonlat: Float[Tensor, "d 2"]
     indptr: Int[Tensor, " d+1"]
     indices: Int[Tensor, " e"]
-    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, init=False)
 
     @property
     def device(self) -> torch.device:

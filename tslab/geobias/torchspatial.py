@@ -107,8 +107,8 @@ def base_and_relative(
     table = torch.stack(means)
     base, relative = table.mean(0).tolist()
     base_std, relative_std = table.std(0).tolist() if num_seeds > 1 else (math.nan, math.nan)
-    sizes = [int((n >= least).sum()) for least in (min_samples, min_samples_relative)]
-    return BaseRelative(base, base_std, relative, relative_std, *sizes, num_seeds)
+    base_n, relative_n = (int((n >= least).sum()) for least in (min_samples, min_samples_relative))
+    return BaseRelative(base, base_std, relative, relative_std, base_n, relative_n, num_seeds)
 
 
 def center_scores(
