@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from tslab._files import atomic_write
 from tslab.benchmark.store import release_stamp
-from tslab.geobias.aggregate import GeoBiasSummary
-from tslab.geobias.hotspots import false_discovery
-from tslab.geobias.released import released_geobias, released_hits
+from tslab.geobias.aggregate import GeoBiasSummary, false_discovery
+from tslab.geobias.torchspatial import released_geobias, released_hits
 from tslab.released import load_released_results
 from tslab_book import RESULTS
 
