@@ -31,9 +31,8 @@ from tslab._files import atomic_write
 from tslab.evaluation import evaluate
 from tslab.models import LocationClassifier
 from tslab.tasks import Table
-from tslab.training.loop import autocast, make_optimizer
-from tslab.training.objectives import PresenceOnly, Share
-from tslab.training.options import TrainOptions
+from tslab.training.config import TrainOptions
+from tslab.training.loop import PresenceOnly, Share, autocast, make_optimizer
 
 SIZES: dict[str, dict[str, Any]] = {
     "birdsnap_ebird": {

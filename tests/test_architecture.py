@@ -19,13 +19,13 @@ PACKAGE = ROOT / "tslab"
 
 #: Room -> its modules, as the first part of the name behind ``tslab.``; every module has one.
 ROOMS = {
-    "ground": ("_checks", "_numbers", "_files", "_optional", "_geometry", "coords", "land", "strata", "earth"),
+    "ground": ("_checks", "_numbers", "_files", "_geometry", "coords", "land", "strata", "earth"),
     "encoders": ("encoders",),
-    "models": ("models", "fusion", "losses"),
+    "models": ("models", "losses"),
     "released": ("published", "released", "released_files"),
     "tasks": ("tasks", "synthetic"),
     "measures": ("metrics", "diagnostics", "evaluation", "_results", "baselines"),
-    "training": ("training", "distributed", "hyperparameters", "kriging"),
+    "training": ("training", "hyperparameters", "kriging"),
     "geobias": ("geobias",),
     "use": ("streaming", "_parquet", "_identity", "exporting"),
     "show": ("plot", "widgets"),

@@ -19,11 +19,11 @@ import os
 import sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from tslab.distributed import join_processes
+from tslab.training.loop import join_processes
 from tslab.encoders import location_encoder
 from tslab.training.loop import current_share
 from tslab.models import LocationClassifier
-from tslab.training.objectives import PresenceOnly
+from tslab.training.loop import PresenceOnly
 from tslab.tasks import load_task
 from tslab.training import train
 

@@ -1,10 +1,13 @@
 """Checks of arguments that every public function shares, so that each refuses a bad value in the same words.
 
-A message names the argument, the value it got and what would be right.
+A message names the argument, the value it got and what would be right. `require` checks for packages that only some of
+tslab needs: they are imported where they are used, and the message names the extra that brings them.
 """
 
+import importlib
 import math
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -82,3 +85,15 @@ def check_finite(what: str, values: Tensor, rows: Tensor | None = None) -> None:
     row = first if rows is None else int(rows[first])
     hint = "leave those rows out with table.where(...), or fill them"
     raise ValueError(f"{what} in row {row} of the table: NaN or infinite ({int(bad.sum())} such rows); {hint}")
+
+
+def require(package: str, extra: str) -> ModuleType:
+    """Import ``package``.
+
+    Raises:
+        ImportError: it is not installed (or does not load); names ``tslab[extra]``.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"this needs {package}: pip install 'tslab[{extra}]' ({error})") from error

@@ -12,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tslab._checks import require
 from tslab._files import DamagedFileError, atomic_path, atomic_write, read_json
 from tslab._geometry import geo_metadata
-from tslab._optional import require
 
 PLAN, LOCK = "plan.json", "lock"
 

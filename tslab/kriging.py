@@ -21,7 +21,7 @@ from tslab.tasks.splits import block_folds
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 from tslab.training import Run, train
-from tslab.training.options import check_task
+from tslab.training.config import check_task
 
 LENGTHS_KM = (100.0, 300.0, 1000.0, 3000.0)
 NUGGETS = (0.02, 0.1, 0.3, 1.0)

@@ -29,7 +29,7 @@ from tslab.released_files import ReleasedFilesMissingError
 from tslab.tasks import Task, load_task
 from tslab.tasks.locbench import training_mask
 from tslab.training import CHECKPOINT_FILE, resolve_device, train
-from tslab.training.options import PRESETS
+from tslab.training.config import PRESETS
 
 MEASURED_STEPS = 10
 """Steps of an epoch that `forecast` times."""

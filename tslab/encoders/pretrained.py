@@ -1,8 +1,8 @@
 """Published pre-trained location encoders, from files that you have: SatCLIP and GeoCLIP.
 
-Nothing is downloaded here. `load_pretrained` reads the file that the authors publish, without running code from it, and
-returns a `LocationEncoder` that takes (longitude, latitude) in degrees like every other one. `PRETRAINED` says what
-there is, under which licence, and where to get it.
+Nothing is downloaded here (``data_scripts/fetch_earth.py`` fetches GeoCLIP). `load_pretrained` reads the file that the
+authors publish, without running code from it, and returns a `LocationEncoder` that takes (longitude, latitude) in
+degrees like every other one. `PRETRAINED` says what there is, under which licence, and where to get it.
 """
 
 import math
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab._checks import check_count, check_number
-from tslab._files import packaged_json
+from tslab._files import data_folder, packaged_json
 from tslab.encoders.base import PositionEncoder, sin_cos
 from tslab.encoders.networks import check_layers
 from tslab.encoders.registry import LocationEncoder, location_encoder
@@ -110,10 +110,12 @@ class ParallelMLPs(nn.Module):
         return torch.stack([branch(part) for branch, part in zip(self.branches, parts, strict=True)]).sum(0)
 
 
-def load_pretrained(kind: str, path: str | os.PathLike[str]) -> LocationEncoder:
+def load_pretrained(kind: str, path: str | os.PathLike[str] | None = None) -> LocationEncoder:
     """Load the published encoder ``kind`` (a key of `PRETRAINED`) from the file that its authors publish.
 
-    The result is in evaluation mode and in float32, whatever the file holds; ``.double()`` computes in float64.
+    Without a ``path``, GeoCLIP is the file that ``python data_scripts/fetch_earth.py --only geoclip`` fetches into
+    tslab's cache folder (``TSLAB_DATA``). The result is in evaluation mode and in float32, whatever the file holds;
+    ``.double()`` computes in float64.
 
     Raises:
         KeyError: unknown kind, with the list of kinds.
@@ -123,9 +125,14 @@ def load_pretrained(kind: str, path: str | os.PathLike[str]) -> LocationEncoder:
     if not isinstance(kind, str) or kind not in PRETRAINED:
         raise KeyError(f"pre-trained encoder {kind!r} is not known; choose one of {', '.join(PRETRAINED)}")
     info = PRETRAINED[kind]
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}; {info.name} is published at {info.source}")
-    content: Any = read_safetensors(path) if Path(path).suffix == ".safetensors" else read_torch_file(path)
+    published = f"{info.name} is published at {info.source}"
+    if path is None and kind not in FETCHED:
+        raise FileNotFoundError(f"{kind} is read from a file: load_pretrained({kind!r}, path); {published}")
+    fetch = "" if path is not None else f"run `python data_scripts/fetch_earth.py --only {kind}`, or pass a path; "
+    path = Path(data_folder() / FETCHED[kind] if path is None else path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; {fetch}{published}")
+    content: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
     options = content.get("hyper_parameters", {}) if isinstance(content, Mapping) else {}
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
@@ -134,7 +141,7 @@ def load_pretrained(kind: str, path: str | os.PathLike[str]) -> LocationEncoder:
     try:
         encoder, weights = info.read(weights, options)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}; {info.name} is published at {info.source}") from None
+        raise CheckpointError(f"{path}: {error}; {published}") from None
     load_weights(encoder, weights, path)
     return encoder.eval()
 
@@ -193,6 +200,9 @@ def _read_geoclip(state: Weights, _: Mapping[str, Any]) -> tuple[LocationEncoder
     weights["position_encoder.directions"] = torch.stack(bands)
     return LocationEncoder(position, network, len(last)), weights
 
+
+FETCHED = {"geoclip": "earth/geoclip/location_encoder_weights.pth"}
+"""Encoders that ``fetch_earth.py`` fetches, and where in tslab's cache folder it puts them."""
 
 READERS = {"satclip": _read_satclip, "geoclip": _read_geoclip}
 

@@ -16,8 +16,7 @@ from tslab.synthetic.classes import class_task
 from tslab.synthetic.specs import CLASS_SPECS
 from tslab.synthetic.stress import stress_classes, stress_field
 from tslab.synthetic.values import value_task
-from tslab.tasks.datasets import DATASETS, STRESS_TASKS
-from tslab.tasks.meta import SCALES, Scale
+from tslab.tasks.datasets import DATASETS, SCALES, STRESS_TASKS, Scale
 from tslab.tasks.task import Task
 
 

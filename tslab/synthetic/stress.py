@@ -12,7 +12,7 @@ from torch import Tensor
 from tslab.coords import sample_sphere, unit_vectors
 from tslab.synthetic.specs import STRESS_SPECS, synthetic_meta
 from tslab.synthetic.world import Mixture, SphereField, on_grid, random_stream, scatter
-from tslab.tasks.meta import Scale, TaskMeta
+from tslab.tasks.datasets import Scale, TaskMeta
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 

@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._checks import check_choice, check_count
-from tslab._files import DamagedFileError, packaged_json
+from tslab._files import DamagedFileError, data_folder, packaged_json
 from tslab.coords import check_lonlat, has_location, sample_sphere
 from tslab.earth import CONTINENTS, continents, is_land
-from tslab.released_files import data_folder
-from tslab.tasks.meta import TaskMeta
+from tslab.tasks.datasets import TaskMeta
 from tslab.tasks.splits import block_split, buffered_leave_out, random_split
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
@@ -37,12 +36,8 @@ from tslab.tasks.task import Task
 Resolution = Literal["shipped", "full"]
 EarthSplit = Literal["random", "block", "buffer", "continent"]
 
-POPULATION_RADIUS_KM = 100.0
 BUFFER_KM = 300.0
 BLOCK_DEGREES = 10.0
-SOUTHERNMOST = -60.0
-"""Countries, time zones and people are asked north of it: nobody lives to the south."""
-
 EARTH_TASKS: dict[str, dict[str, Any]] = packaged_json("earth_tasks.json")
 """Name -> which field, what kind of label, and its unit."""
 
@@ -163,15 +158,6 @@ def nearest_node(field: NDArray[Any], lonlat: Float[Tensor, "n 2"]) -> Int[Tenso
     row, column, _, columns = _position(field, lonlat)
     found = field[np.floor(row + 0.5).astype(int), np.floor(column + 0.5).astype(int) % columns]
     return torch.from_numpy(found.astype(np.int64))
-
-
-def agreement(coarse: NDArray[Any], fine: NDArray[Any], *, classes: bool, n: int = 20_000) -> float:
-    """How well a coarse grid tells a finer one at places on land: R², or the share of equal classes."""
-    lonlat = sample_land(n, generator=torch.Generator().manual_seed(0))
-    if classes:
-        return float((nearest_node(coarse, lonlat) == nearest_node(fine, lonlat)).double().mean())
-    told, truth = interpolate(coarse, lonlat), interpolate(fine, lonlat)
-    return float(1 - ((told - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
 
 
 @cache

@@ -32,8 +32,8 @@ from torch import Tensor
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
 from tslab.tasks.columns import TaskDataError
+from tslab.tasks.datasets import TaskMeta
 from tslab.tasks.images import LazyRows
-from tslab.tasks.meta import TaskMeta
 from tslab.tasks.records import errors_name, open_npy, read_csr, read_npz
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task

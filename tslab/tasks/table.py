@@ -19,11 +19,10 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tslab._checks import check_choice
+from tslab._checks import check_choice, require
 from tslab._files import atomic_path
 from tslab._geometry import places_of_frame
 from tslab._numbers import Numbers
-from tslab._optional import require
 from tslab.coords import CoordinateError, check_lonlat, has_location
 from tslab.earth import spatial_blocks
 from tslab.tasks.columns import TaskDataError, TaskKind, read_columns, read_numbers, read_rows, read_target
