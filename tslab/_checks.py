@@ -48,10 +48,8 @@ def check_number(
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and all(holds(value, bound) for _, bound, holds in asked):
         return value
-    wanted = " and ".join(f"{word} {bound:g}" for word, bound, _ in asked)
-    raise ValueError(
-        f"{name} must be a finite number{' ' if wanted else ''}{wanted}, got {value!r}{'; ' if hint else ''}{hint}"
-    )
+    wanted = " and ".join(f" {word} {bound:g}" for word, bound, _ in asked).replace("  ", " ")
+    raise ValueError(f"{name} must be a finite number{wanted}, got {value!r}{'; ' if hint else ''}{hint}")
 
 
 def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None, hint: str = "") -> int:
@@ -81,8 +79,7 @@ def check_finite(what: str, values: Tensor, rows: Tensor | None = None) -> None:
     bad = bad if bad.ndim == 1 else bad.flatten(1).any(1)
     if not bool(bad.any()):
         return
-    first = int(bad.nonzero()[0, 0])
-    row = first if rows is None else int(rows[first])
+    row = int((bad.nonzero()[:, 0] if rows is None else rows[bad])[0])
     hint = "leave those rows out with table.where(...), or fill them"
     raise ValueError(f"{what} in row {row} of the table: NaN or infinite ({int(bad.sum())} such rows); {hint}")
 

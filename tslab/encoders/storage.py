@@ -55,9 +55,7 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     if not isinstance(encoder, LocationEncoder):
         raise TypeError(f"a LocationEncoder is saved, got {type(encoder).__name__}; of a model, save its .encoder")
     if encoder.config is None:
-        raise ValueError(
-            "it has no configuration to build it again; register yours and use tslab.location_encoder(...)"
-        )
+        raise ValueError("it has no configuration to build it again; register yours, use tslab.location_encoder")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
     state = {name.replace("_orig_mod.", ""): value for name, value in encoder.state_dict().items()}
@@ -197,8 +195,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not the configuration of a {FORMAT}")
     version, weights, encoder = (config.get(name) for name in ("format_version", "weights", "encoder"))
     if version != FORMAT_VERSION:
-        versions = f"format version {version}, this tslab reads version {FORMAT_VERSION}"
-        raise CheckpointError(f"{path} has {versions}; install a newer tslab")
+        raise CheckpointError(f"{path} has format version {version}, not {FORMAT_VERSION}; install a newer tslab")
     complete = isinstance(weights, dict) and {"file", "sha256"} <= weights.keys()
     if not complete or config.get("dtype") not in ("float16", "bfloat16", "float32", "float64"):
         raise CheckpointError(f"{path} is incomplete; save the encoder again")

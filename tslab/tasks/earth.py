@@ -172,9 +172,8 @@ def read_fields(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             arrays = {name: stored[name] for name in stored.files}
         return arrays, json.loads(str(arrays.pop("about")))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DamagedFileError(
-            f"{path} is damaged ({error}); delete it and run `python data_scripts/fetch_earth.py` again"
-        ) from error
+        hint = "delete it and run `python data_scripts/fetch_earth.py` again"
+        raise DamagedFileError(f"{path} is damaged ({error}); {hint}") from error
 
 
 @cache
@@ -204,9 +203,8 @@ def _path(file: str, resolution: str) -> Path:
         return Path(str(files("tslab") / "data" / "earth" / f"{file}.npz"))
     path = data_folder() / "earth" / f"{file}.npz"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no {path}: run `python data_scripts/fetch_earth.py --only {file}`, or use resolution='shipped'"
-        )
+        hint = f"run `python data_scripts/fetch_earth.py --only {file}`, or use resolution='shipped'"
+        raise FileNotFoundError(f"no {path}: {hint}")
     return path
 
 

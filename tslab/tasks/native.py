@@ -135,8 +135,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     except DamagedFileError as error:
         raise TaskDataError(str(error)) from error
     if described.get("format_version") != FORMAT_VERSION:
-        version = described.get("format_version")
-        raise TaskDataError(f"{path} has format version {version}, this tslab reads {FORMAT_VERSION}; {AGAIN}")
+        version = f"format version {described.get('format_version')}"
+        raise TaskDataError(f"{path} has {version}, this tslab reads {FORMAT_VERSION}; {AGAIN}")
     kinds = {"name": str, "task": str, "counts": dict, "image": dict, "label": dict, "sha256": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(described.get(key), kind)]
     if not wrong:

@@ -106,8 +106,7 @@ class Table:
             if name != "image" and column.ndim != 1:
                 raise TaskDataError(f"{name} must have shape (n,), got {tuple(column.shape)}")
             if column.shape[0] != n:
-                lengths = f"{name} has {column.shape[0]} rows but lonlat has {n}"
-                raise TaskDataError(f"{lengths}: check how the two were joined")
+                raise TaskDataError(f"{name} has {column.shape[0]} rows but lonlat has {n}: how were they joined?")
         bad = ~self.target.isfinite() if self.target.is_floating_point() else self.target < 0
         if bool(bad.any()):
             row = int(bad.nonzero()[0, 0])

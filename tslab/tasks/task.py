@@ -163,10 +163,8 @@ def check_classes(target: Tensor, num_classes: int, name: str) -> None:
         raise TaskDataError(f"{name}: classification targets must be integers, got {target.dtype}; use {hint}")
     if len(target) and int(target.max()) >= num_classes:
         row = int(target.argmax())
-        known = f"{num_classes} classes (0 to {num_classes - 1})"
-        raise TaskDataError(
-            f"{name}: row {row} has class {int(target[row])}, but there are {known}; number them from 0"
-        )
+        known = f"{num_classes} classes (0 to {num_classes - 1}); number them from 0"
+        raise TaskDataError(f"{name}: row {row} has class {int(target[row])}, but there are {known}")
 
 
 CELL_DEGREES = 5

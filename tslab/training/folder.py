@@ -144,10 +144,8 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, g
     """
     content, device = read_checkpoint(path), generator.device
     if content["device"] != device.type:
-        raise ValueError(
-            f"{path.name} was written on {content['device']}, this run is on {device.type}; "
-            f"a run continues exactly only on the same kind of device: pass device={content['device']!r}"
-        )
+        hint = f"a run continues exactly only on the same kind of device: pass device={content['device']!r}"
+        raise ValueError(f"{path.name} was written on {content['device']}, this run is on {device.type}; {hint}")
     try:
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])

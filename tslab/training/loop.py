@@ -374,11 +374,9 @@ def _check_finite(losses: Tensor, epoch: int, options: TrainOptions) -> None:
     if bool(finite.all()):
         return
     step = int((~finite).nonzero()[0, 0])
-    raise NonFiniteLossError(
-        f"the loss is {float(losses[step])} at step {step} of epoch {epoch}; the learning rate "
-        f"{options.lr_at(epoch):g} is probably too high: try lr={options.lr / 10:g}. "
-        "If it happens at step 0, look for NaN or infinite values in the image features or the label"
-    )
+    rate = f"the learning rate {options.lr_at(epoch):g} is probably too high: try lr={options.lr / 10:g}"
+    hint = "If it happens at step 0, look for NaN or infinite values in the image features or the label"
+    raise NonFiniteLossError(f"the loss is {float(losses[step])} at step {step} of epoch {epoch}; {rate}. {hint}")
 
 
 def _remember_best(state: LoopState, value: float, model: nn.Module, options: TrainOptions) -> None:
