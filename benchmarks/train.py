@@ -72,7 +72,8 @@ def build(size: dict[str, Any], device: torch.device) -> tuple[LocationClassifie
     )
     model = LocationClassifier(encoder, size["classes"], generator=generator).to(device).train()
     table = random_table(size["rows"], size["classes"])
-    return model, PresenceOnly(table, device, max_per_class=size["max_per_class"])
+    options = TrainOptions(epochs=1, lr=1e-3, batch_size=size["batch"], max_per_class=size["max_per_class"])
+    return model, PresenceOnly(table, device, options)
 
 
 def make_step(size: dict[str, Any], device: torch.device, precision: str, compiled: bool) -> Callable[[], None]:

@@ -171,3 +171,4 @@ def test_modules_that_moved_are_found_by_their_old_names() -> None:
 
     assert tslab.sweeps is tslab.benchmark.sweeps
     assert tslab.presence is tslab_book.presence
+    assert tslab.fusion.PriorProduct is tslab.models.PriorProduct

@@ -48,7 +48,7 @@ def check_number(
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and all(holds(value, bound) for _, bound, holds in asked):
         return value
-    wanted = " and ".join(f" {word} {bound:g}" for word, bound, _ in asked).replace("  ", " ")
+    wanted = " and".join(f" {word} {bound:g}" for word, bound, _ in asked)
     raise ValueError(f"{name} must be a finite number{wanted}, got {value!r}{'; ' if hint else ''}{hint}")
 
 

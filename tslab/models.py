@@ -160,16 +160,12 @@ class Regressor(nn.Module):
         parts = []
         if self.image is not None:
             parts.append(self._embed_image(image))
-        if self.encoder is not None:
-            parts.append(self._embed_location(lonlat))
+        if self.encoder is not None and self.missing is not None:
+            present = has_location(lonlat)[:, None]
+            embedding = self.location_activation(self.encoder(lonlat.where(present, 0.0)))
+            parts.append(torch.where(present, embedding, self.missing.to(embedding.dtype)))
         fused = parts[0] * parts[1] if self.fusion == "hadamard" else torch.cat(parts, dim=-1)
         return self.head(fused).squeeze(-1)
-
-    def _embed_location(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n e"]:
-        assert self.encoder is not None and self.missing is not None
-        present = has_location(lonlat)[:, None]
-        embedding = self.location_activation(self.encoder(lonlat.where(present, 0.0)))
-        return torch.where(present, embedding, self.missing.to(embedding.dtype))
 
     def _embed_image(self, image: Float[Tensor, "n d"] | None) -> Float[Tensor, "n e"]:
         assert self.image is not None

@@ -30,7 +30,8 @@ from tslab.benchmark.runs import RunSpec
 from tslab.earth import grid_cells
 from tslab.encoders import ENCODERS
 from tslab.released_files import INDEX, index_sha256
-from tslab.training import environment_of, resolve_device
+from tslab.training import resolve_device
+from tslab.training.run import environment_of
 
 REMEDY = "delete it and run the same command again"
 MEASURED = {"value": float, "low": float, "high": float, "n": "Int64", "details": object}

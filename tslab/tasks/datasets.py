@@ -167,15 +167,8 @@ class DatasetInfo:
 
     def task_meta(self, source: str, **facts: Any) -> TaskMeta:
         """What a task of this dataset says of itself: its label and whom to cite, and ``facts``."""
-        return TaskMeta(
-            kind=self.kind,
-            label_name=self.label_name,
-            label_unit=self.label_unit,
-            label_transform=self.label_transform,
-            citation=f"{LOCBENCH_CITATION}; {self.citation}",
-            source=source,
-            **facts,
-        )
+        own = {name: getattr(self, name) for name in ("kind", "label_name", "label_unit", "label_transform")}
+        return TaskMeta(**own, citation=f"{LOCBENCH_CITATION}; {self.citation}", source=source, **facts)
 
 
 def _read() -> dict[str, DatasetInfo]:

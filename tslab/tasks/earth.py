@@ -195,17 +195,13 @@ def fields(file: str, resolution: Resolution = "shipped") -> tuple[dict[str, NDA
     Raises:
         FileNotFoundError: ``full`` without the fetched file; says how to get it.
     """
-    return read_fields(_path(file, check_choice("resolution", resolution, get_args(Resolution))))
-
-
-def _path(file: str, resolution: str) -> Path:
-    if resolution == "shipped":
-        return Path(str(files("tslab") / "data" / "earth" / f"{file}.npz"))
+    if check_choice("resolution", resolution, get_args(Resolution)) == "shipped":
+        return read_fields(Path(str(files("tslab") / "data" / "earth" / f"{file}.npz")))
     path = data_folder() / "earth" / f"{file}.npz"
     if not path.is_file():
         hint = f"run `python data_scripts/fetch_earth.py --only {file}`, or use resolution='shipped'"
         raise FileNotFoundError(f"no {path}: {hint}")
-    return path
+    return read_fields(path)
 
 
 def _limits(facts: dict[str, Any], about: dict[str, Any]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from tslab.tasks.earth import EARTH_TASKS, ROWS, earth_task
 from tslab.tasks.locbench import load_locbench
 from tslab.tasks.native import read_task
 from tslab.tasks.records import locbench_root
-from tslab.tasks.splits import split_rows
+from tslab.tasks.splits import split_table
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 
@@ -159,7 +159,7 @@ def released_task(
         raise ValueError("size_degrees and size_km are of blocks; use split='block' with them")
     info, points = DATASETS[name], released_points(name, root)
     table = Table(points[["lon", "lat"]], points["label"])
-    parts, how = split_rows(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
+    parts, how = split_table(table, fractions, seed=seed, size_degrees=size_degrees, size_km=size_km)
     notes = [
         f"Real data: {len(table):,} places with true labels, the union of the test rows in the released result files "
         f"(without wrap), one row per place after rounding to 1e-{ROUNDING} degrees.",
@@ -168,6 +168,4 @@ def released_task(
     if len(table) != RELEASED_COUNTS[name]:
         notes.append(f"The complete release has {RELEASED_COUNTS[name]:,} places; this copy of it differs.")
     meta = info.task_meta("released", licence=f"{TORCHSPATIAL_TERMS}. {info.licence}", seed=seed, notes=notes)
-    table = table.in_blocks(size_degrees=size_degrees, size_km=size_km)
-    train, val, test = (table.where(part) for part in parts)
-    return Task(name=name, train=train, val=val, test=test, meta=meta)
+    return Task(name, *parts, meta)

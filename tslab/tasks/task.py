@@ -10,7 +10,7 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tslab.earth import grid_cells, land_lines
 from tslab.tasks.columns import TaskDataError
 from tslab.tasks.datasets import TaskMeta, Truth
 from tslab.tasks.images import LazyRows as LazyRows
-from tslab.tasks.splits import split_rows
+from tslab.tasks.splits import split_table
 from tslab.tasks.table import Table, concatenate
 from tslab.tasks.table import TableDataset as TableDataset
 
@@ -122,10 +122,8 @@ class Task:
         check_number("fraction", fraction, above=0, below=1)
         if len(self.val):
             return self
-        shares = (1 - fraction, fraction)
-        parts, how = split_rows(self.train.lonlat, shares, size_degrees=size_degrees, size_km=size_km, seed=seed)
-        rows = self.train.in_blocks(size_degrees=size_degrees, size_km=size_km)
-        train, val = (rows.where(part) for part in parts)
+        size: dict[str, Any] = {"size_degrees": size_degrees, "size_km": size_km}
+        (train, val), how = split_table(self.train, (1 - fraction, fraction), seed=seed, **size)
         note = f"Validation rows: {len(val):,} of the training rows, chosen {how} (seed {seed})."
         return replace(self, train=train, val=val, meta=replace(self.meta, notes=(*self.meta.notes, note)))
 
@@ -141,10 +139,8 @@ class Task:
 
         Ceilings no longer hold for other test rows and are left out.
         """
-        whole = concatenate(list(self.tables.values()))
-        parts, how = split_rows(whole.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
-        whole = whole.in_blocks(size_degrees=size_degrees, size_km=size_km)
-        train, val, test = (whole.where(part) for part in parts)
+        size: dict[str, Any] = {"size_degrees": size_degrees, "size_km": size_km}
+        (train, val, test), how = split_table(concatenate([*self.tables.values()]), fractions, seed=seed, **size)
         note = f"All rows split anew {how} (seed {seed}): this is not the split of the source."
         meta = replace(self.meta, notes=(*self.meta.notes, note), ceiling={}, eval_split="test")
         return replace(self, train=train, val=val, test=test, meta=meta)

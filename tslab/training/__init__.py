@@ -5,20 +5,16 @@
 stored run is made of and what an interrupted one goes on from.
 """
 
-from tslab.training.config import PRESETS, TrainConfig, TrainOptions, build_model, resolve_device
-from tslab.training.folder import CHECKPOINT_FILE
+from tslab.training.config import TrainConfig, TrainOptions, build_model, resolve_device
 from tslab.training.loop import NonFiniteLossError
-from tslab.training.run import Run, environment_of, load_run, train
+from tslab.training.run import Run, load_run, train
 
 __all__ = [
-    "CHECKPOINT_FILE",
-    "PRESETS",
     "NonFiniteLossError",
     "Run",
     "TrainConfig",
     "TrainOptions",
     "build_model",
-    "environment_of",
     "load_run",
     "resolve_device",
     "train",

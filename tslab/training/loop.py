@@ -14,10 +14,10 @@ import atexit
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from tslab._checks import check_choice, check_count, check_finite, check_number
+from tslab._checks import check_choice, check_finite
 from tslab.coords import has_location
-from tslab.losses import BACKGROUNDS, background_points, presence_only_loss, presence_only_loss_of_pass
+from tslab.losses import background_points, presence_only_loss, presence_only_loss_of_pass
 from tslab.models import Regressor
 from tslab.tasks.table import Table
 from tslab.training.config import PRECISIONS, TrainOptions
@@ -46,7 +46,6 @@ class Share:
         return batch if self.world == 1 else batch[self.rank :: self.world]
 
 
-@runtime_checkable
 class Objective(Protocol):
     """A training objective, as `tslab.training.loop.fit` needs it."""
 
@@ -69,28 +68,14 @@ class PresenceOnly(Objective):
     Args:
         table: training rows; those without a location are left out, they say nothing about places.
         device: where everything lies.
-        background, background_weight, eps: see `tslab.losses`.
-        max_per_class: at most so many rows of each class in one epoch, drawn anew each time; None takes every row.
+        options: background, background_weight and loss_eps are those of `tslab.losses`; with max_per_class, at most so
+            many rows of each class count in one epoch, drawn anew each time.
 
     Raises:
-        ValueError: no row has a location, labels that are numbers, or an argument out of its range.
+        ValueError: no row has a location, or labels that are numbers.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        device: torch.device,
-        *,
-        background: str = "sphere",
-        background_weight: float = 1.0,
-        eps: float = 0.0,
-        max_per_class: int | None = None,
-    ) -> None:
-        check_choice("background", background, BACKGROUNDS)
-        check_number("background_weight", background_weight, at_least=0)
-        check_number("eps", eps, at_least=0)
-        if max_per_class is not None:
-            check_count("max_per_class", max_per_class, hint="None takes every row")
+    def __init__(self, table: Table, device: torch.device, options: TrainOptions) -> None:
         located = has_location(table.lonlat)
         if not bool(located.any()):
             raise ValueError("no training row has a location; a location prior cannot be trained on this table")
@@ -98,8 +83,8 @@ class PresenceOnly(Objective):
         self.target = table.target[located].to(device)
         if self.target.is_floating_point():
             raise ValueError("the presence-only loss needs class numbers; train a regression task on other numbers")
-        self.background, self.background_weight, self.eps = background, background_weight, eps
-        self.max_per_class = max_per_class
+        self.background, self.weight, self.eps = options.background, options.background_weight, options.loss_eps
+        self.max_per_class = options.max_per_class
 
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
         order = super().epoch_rows(generator)
@@ -115,11 +100,10 @@ class PresenceOnly(Objective):
         lonlat, target, rows = batch
         logits = forward(lonlat)  # one pass for data and background
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        weight = self.background_weight
         if self.eps == 0 and not torch.compiler.is_compiling():  # a compiler fuses the formula by itself
-            return presence_only_loss_of_pass(logits, target, background_weight=weight, rows=rows)
+            return presence_only_loss_of_pass(logits, target, background_weight=self.weight, rows=rows)
         data, background = logits[: len(target)], logits[len(target) :]
-        return presence_only_loss(data, target, background, background_weight=weight, eps=self.eps, rows=rows)
+        return presence_only_loss(data, target, background, background_weight=self.weight, eps=self.eps, rows=rows)
 
 
 class SquaredError(Objective):
@@ -255,7 +239,8 @@ def fit(
     """
     steps = _Steps(model if trained is None else trained, objective, options, device, compile)
     state, first = LoopState(), steps.share.rank == 0
-    with seeded(options.seed, steps.share.rank, device):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # which dropout draws from
+        torch.manual_seed(options.seed + 1_000_003 * steps.share.rank)
         if checkpoint is not None and checkpoint.is_file():
             state = load_state(checkpoint, model, steps.optimizer, steps.generator)
         shown = {"total": options.epochs, "initial": state.epoch, "desc": label, "disable": not (progress and first)}
@@ -331,15 +316,6 @@ def current_share() -> Share:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return Share(torch.distributed.get_rank(), torch.distributed.get_world_size())
     return Share()
-
-
-@contextlib.contextmanager
-def seeded(seed: int, rank: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's own generators, which dropout draws from, and give them back to the caller as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed + 1_000_003 * rank)
-        yield
 
 
 def make_optimizer(

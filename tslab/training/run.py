@@ -258,8 +258,7 @@ def _objective(
     if isinstance(model, Regressor):
         error = SquaredError(task.train, device, model, standardise_label=config.standardise_label)
         return error, Standardised(model)
-    background = {name: getattr(config, name) for name in ("background", "background_weight", "max_per_class")}
-    return PresenceOnly(task.train, device, eps=config.loss_eps, **background), model
+    return PresenceOnly(task.train, device, config), model
 
 
 def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:
