@@ -54,7 +54,7 @@ def check_lonlat_shape(lonlat: Float[Tensor, "n 2"], *, name: str = "lonlat") ->
         raise CoordinateError(f"{name} must be a torch tensor of shape (n, 2), got {type(lonlat).__name__}; {hint}")
     if lonlat.ndim != 2 or lonlat.shape[-1] != 2:
         hint = "; add a row dimension with lonlat[None]" if tuple(lonlat.shape) == (2,) else ""
-        raise CoordinateError(f"{name} must be (n, 2), longitude then latitude, got {tuple(lonlat.shape)}{hint}")
+        raise CoordinateError(f"{name} needs shape (n, 2), longitude then latitude, got {tuple(lonlat.shape)}{hint}")
     if not lonlat.is_floating_point():
         raise CoordinateError(f"{name} must be floating point degrees, got {lonlat.dtype}; use {name}.float()")
 

@@ -195,7 +195,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not the configuration of a {FORMAT}")
     version, weights, encoder = (config.get(name) for name in ("format_version", "weights", "encoder"))
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format version {version}, not {FORMAT_VERSION}; install a newer tslab")
+        versions = f"format version {version}, this tslab reads version {FORMAT_VERSION}"
+        raise CheckpointError(f"{path} has {versions}; install a newer tslab")
     complete = isinstance(weights, dict) and {"file", "sha256"} <= weights.keys()
     if not complete or config.get("dtype") not in ("float16", "bfloat16", "float32", "float64"):
         raise CheckpointError(f"{path} is incomplete; save the encoder again")

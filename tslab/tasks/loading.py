@@ -159,7 +159,7 @@ def released_task(
         raise ValueError("size_degrees and size_km are of blocks; use split='block' with them")
     info, points = DATASETS[name], released_points(name, root)
     table = Table(points[["lon", "lat"]], points["label"])
-    parts, how = split_table(table, fractions, seed=seed, size_degrees=size_degrees, size_km=size_km)
+    (train, val, test), how = split_table(table, fractions, seed=seed, size_degrees=size_degrees, size_km=size_km)
     notes = [
         f"Real data: {len(table):,} places with true labels, the union of the test rows in the released result files "
         f"(without wrap), one row per place after rounding to 1e-{ROUNDING} degrees.",
@@ -168,4 +168,4 @@ def released_task(
     if len(table) != RELEASED_COUNTS[name]:
         notes.append(f"The complete release has {RELEASED_COUNTS[name]:,} places; this copy of it differs.")
     meta = info.task_meta("released", licence=f"{TORCHSPATIAL_TERMS}. {info.licence}", seed=seed, notes=notes)
-    return Task(name, *parts, meta)
+    return Task(name, train, val, test, meta)
