@@ -216,7 +216,8 @@ def train_stack(
         raise ValueError(f"train_stack predicts numbers, and {task.name} has classes; use tslab.train")
     table = task.train.where(task.train.has_location)
     if len(table) < 3 * folds:
-        raise ValueError(f"{task.name} has {len(table)} training rows with places; {folds} folds need at least {3 * folds}")
+        needed = f"{folds} folds need at least {3 * folds}"
+        raise ValueError(f"{task.name} has {len(table)} training rows with a location; {needed}")
     if block_degrees is None:
         fold = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)).argsort() % folds
     else:
