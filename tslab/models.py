@@ -116,7 +116,8 @@ class Regressor(nn.Module):
         if encoder is None and image_features == 0:
             raise ValueError("a regressor needs a location encoder, image features, or both")
         if (fusion == "none") == (encoder is not None and image_features > 0):
-            raise ValueError(f'fusion "none" takes one input, any other an encoder and image features; got {fusion!r}')
+            wanted = '"none" takes one input, any other needs an encoder and image features'
+            raise ValueError(f"{wanted}; got fusion={fusion!r}")
         self.fusion = fusion
         self.encoder = encoder
         self.location_activation: nn.Module = nn.Sigmoid() if location_activation == "sigmoid" else nn.Identity()

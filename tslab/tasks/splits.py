@@ -67,12 +67,12 @@ def split_table(
     table: Table, fractions: Sequence[float], *, seed: int = 0, size_degrees: float | None, size_km: float | None
 ) -> tuple[list[Table], str]:
     """The rows of a table in parts, split by `random_split`, or by `block_split` where a block size is given, and how
-    that was, in words; the parts know the block of each row."""
+    that was, in words. The parts know the blocks that they were split by, and forget those of an earlier split."""
+    whole = table.in_blocks(size_degrees=size_degrees, size_km=size_km)
     if size_degrees is None and size_km is None:
-        return [table.where(part) for part in random_split(len(table), fractions, seed=seed)], "at random"
+        return [whole.where(part) for part in random_split(len(table), fractions, seed=seed)], "at random"
     parts = block_split(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
     size = f"spatial blocks of {size_degrees:g} degrees" if size_km is None else f"equal-area blocks of {size_km:g} km"
-    whole = table.in_blocks(size_degrees=size_degrees, size_km=size_km)
     return [whole.where(part) for part in parts], f"in {size}"
 
 

@@ -264,7 +264,8 @@ def _objective(
 def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:
     check_task(task)
     if not isinstance(encoder, str | LocationEncoder):
-        raise TypeError(f"encoder must be a key of tslab.ENCODERS or a LocationEncoder, got {type(encoder).__name__}")
+        what = "a key of tslab.ENCODERS or what tslab.location_encoder returns"
+        raise TypeError(f"encoder must be {what}, got {type(encoder).__name__}")
     if not isinstance(encoder, str) and any(p.dtype != torch.float32 for p in encoder.parameters()):
         hint = 'pass encoder.float(); for faster products on a GPU there is precision="bfloat16"'
         raise ValueError(f"encoder must have float32 weights to be trained: {hint}")
