@@ -19,13 +19,13 @@ PACKAGE = ROOT / "tslab"
 
 #: Room -> its modules, as the first part of the name behind ``tslab.``; every module has one.
 ROOMS = {
-    "ground": ("_checks", "_numbers", "_files", "_optional", "_geometry", "coords", "land", "strata", "earth"),
+    "ground": ("_checks", "_numbers", "_files", "_geometry", "coords", "land", "strata", "earth"),
     "encoders": ("encoders",),
-    "models": ("models", "fusion", "losses"),
+    "models": ("models", "losses"),
     "released": ("published", "released", "released_files"),
     "tasks": ("tasks", "synthetic"),
     "measures": ("metrics", "diagnostics", "evaluation", "_results", "baselines"),
-    "training": ("training", "distributed", "hyperparameters", "kriging"),
+    "training": ("training", "hyperparameters", "kriging"),
     "geobias": ("geobias",),
     "use": ("streaming", "_parquet", "exporting"),
     "show": ("plot", "widgets"),
@@ -171,3 +171,4 @@ def test_modules_that_moved_are_found_by_their_old_names() -> None:
 
     assert tslab.sweeps is tslab_book.sweeps
     assert tslab.presence is tslab_book.presence
+    assert tslab.fusion.PriorProduct is tslab.models.PriorProduct

@@ -19,11 +19,10 @@ import os
 import sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from tslab.distributed import join_processes
 from tslab.encoders import location_encoder
-from tslab.training.loop import current_share
 from tslab.models import LocationClassifier
-from tslab.training.objectives import PresenceOnly
+from tslab.training.config import TrainOptions
+from tslab.training.loop import PresenceOnly, current_share, join_processes
 from tslab.tasks import load_task
 from tslab.training import train
 
@@ -35,7 +34,8 @@ def gradient():
     small = {"num_scales": 4, "hidden_dim": 32, "dropout": 0.0}
     encoder = location_encoder("sphere2vec_sphereC", 32, generator=generator, **small)
     model = LocationClassifier(encoder, 12, generator=generator).double()
-    objective = PresenceOnly(load_task("sphere_toy", n_train=301, n_val=8, n_test=8).train, cpu)
+    options = TrainOptions(epochs=1, lr=1e-3, batch_size=301)
+    objective = PresenceOnly(load_task("sphere_toy", n_train=301, n_val=8, n_test=8).train, cpu, options)
     share = current_share()
     forward = DistributedDataParallel(model) if share.world > 1 else model
     draw = torch.Generator().manual_seed(1)

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tslab._checks import require
 from tslab._files import DamagedFileError, atomic_path, atomic_write, read_json
 from tslab._geometry import geo_metadata
-from tslab._optional import require
 from tslab.encoders.storage import unwrap
 
 PLAN, LOCK = "plan.json", "lock"

@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tslab._checks import check_choice, check_count
+from tslab._checks import check_choice, check_count, require
 from tslab._files import only_writer
 from tslab._geometry import geo_metadata, kept_geo_metadata, places_of_frame, places_of_table
-from tslab._optional import require
 from tslab._parquet import LOCK, ParquetSource, Parts, identity_of, owner_of
 from tslab.coords import CoordinateError, check_lonlat
 from tslab.encoders.storage import evaluating

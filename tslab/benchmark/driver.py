@@ -28,8 +28,9 @@ from tslab.hyperparameters import hyperparameters, recorded_hyperparameters
 from tslab.released_files import ReleasedFilesMissingError
 from tslab.tasks import Task, load_task
 from tslab.tasks.locbench import training_mask
-from tslab.training import CHECKPOINT_FILE, resolve_device, train
-from tslab.training.options import PRESETS
+from tslab.training import resolve_device, train
+from tslab.training.config import PRESETS
+from tslab.training.folder import CHECKPOINT_FILE
 
 MEASURED_STEPS = 10
 """Steps of an epoch that `forecast` times."""

@@ -32,7 +32,8 @@ from tslab.benchmark.runs import RunSpec
 from tslab.earth import grid_cells
 from tslab.encoders import ENCODERS
 from tslab.released_files import INDEX, RELEASE, REPOSITORY, index_sha256
-from tslab.training import environment_of, resolve_device
+from tslab.training import resolve_device
+from tslab.training.run import environment_of
 
 REMEDY = "delete it and run the same command again"
 RECORD_REMEDY = "take it from the repository again"

@@ -56,9 +56,7 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     if not isinstance(encoder, LocationEncoder):
         raise TypeError(f"a LocationEncoder is saved, got {type(encoder).__name__}; of a model, save its .encoder")
     if encoder.config is None:
-        raise ValueError(
-            "it has no configuration to build it again; register yours and use tslab.location_encoder(...)"
-        )
+        raise ValueError("it has no configuration to build it again; register yours, use tslab.location_encoder")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
     state = {name.replace("_orig_mod.", ""): value for name, value in encoder.state_dict().items()}

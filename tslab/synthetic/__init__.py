@@ -16,8 +16,7 @@ from tslab.synthetic.classes import class_task
 from tslab.synthetic.specs import CLASS_SPECS, VALUE_SPECS, ClassSpec, ValueSpec
 from tslab.synthetic.toy import sphere_toy, stress_classes, stress_field
 from tslab.synthetic.values import value_task
-from tslab.tasks.datasets import DATASETS, STRESS_TASKS
-from tslab.tasks.meta import SCALES, Scale
+from tslab.tasks.datasets import DATASETS, SCALES, STRESS_TASKS, Scale
 from tslab.tasks.task import Task
 
 __all__ = ["CLASS_SPECS", "VALUE_SPECS", "ClassSpec", "ValueSpec", "sphere_toy", "synthetic_task"]

@@ -23,7 +23,7 @@ from tslab.coords import sample_sphere, unit_vectors
 from tslab.earth import is_land
 from tslab.synthetic.specs import STRESS_SPECS, synthetic_meta
 from tslab.synthetic.world import Mixture, SphereField, on_grid, random_stream, scatter, scattered
-from tslab.tasks.meta import Scale, TaskMeta
+from tslab.tasks.datasets import Scale, TaskMeta
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 
