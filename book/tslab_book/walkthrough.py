@@ -380,7 +380,8 @@ def _numbers(state: Neighborhood) -> str:
     return (
         f"n = {state.n}, m = {state.m}; same {state.like_edges}, different {state.unlike_edges}<br>"
         f"I = {number(state.statistic)}, μ = {number(state.mean)}, σ = {number(state.sigma)}<br>"
-        f"<b>tail {number(state.tail)}</b>, density {number(state.density)}, <b>conditional {number(state.conditional)}</b>"
+        f"<b>tail {number(state.tail)}</b>, density {number(state.density)}, "
+        f"<b>conditional {number(state.conditional)}</b>"
     )
 
 
