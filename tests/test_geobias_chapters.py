@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tslab.geobias import neighbor_graph, released_geobias, ssi, summary
+from tslab.geobias import (
+    marked_ssi_loss,
+    neighbor_graph,
+    released_geobias,
+    ssi,
+    straight_through_marks,
+    summary,
+)
 from tslab.released_files import has_released_results
 from tslab_book.bias_map import (
     MIN_CENTERS,
@@ -219,3 +226,18 @@ def test_a_released_pair_needs_a_known_outcome():
         pytest.skip("the released results are not on this machine")
     with pytest.raises(ValueError, match="outcome"):
         released_geobias("yfcc", "no_prior", outcome="hit2")
+
+
+def test_marks_of_a_loss_are_exactly_plus_and_minus_one_and_an_even_neighbourhood_has_no_gradient():
+    """Rounding would make marks that are all hits look arranged, with a gradient of any size."""
+    performance = torch.rand(400, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    marks = straight_through_marks(performance)
+    assert set(marks.tolist()) == {-1.0, 1.0}
+    graph = neighbor_graph(places(400), radius_km=80)
+    marked_ssi_loss(graph, performance).backward()
+    assert float(performance.grad.norm()) < 10
+    sure = (0.6 + 0.3 * performance.detach()).requires_grad_()  # all hits, none of them certain
+    loss = marked_ssi_loss(graph, sure)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert (sure.grad == 0).all()
