@@ -149,7 +149,8 @@ def two_nulls(
     """
     located = graph.neighborhood >= 0  # all rows are centres
     columns = torch.cat([hits[:, None], deal(hits, located, times=num_deals)], 1)
-    facts, maps = {}, {}
+    facts: dict[str, float] = {}
+    maps: dict[str, Tensor] = {}
     for null in get_args(Null):
         result = ssi(graph, columns, null=null)
         called = [significance_map(result.select(i), alpha=alpha).significant for i in range(columns.shape[1])]
