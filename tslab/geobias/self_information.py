@@ -278,7 +278,7 @@ def straight_through_marks(
     check_number("temperature", temperature, above=0)
     soft = torch.tanh((performance - threshold) / temperature)
     hard = torch.where(performance > threshold, 1.0, -1.0).to(soft)
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())  # the sum in brackets is exactly 0: marks are exactly +1 and -1
 
 
 def marked_ssi_loss(
