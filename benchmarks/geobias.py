@@ -2,10 +2,12 @@
 
     TSLAB_MIRROR=... python benchmarks/geobias.py [--repeats 3] [--million] [--out benchmarks/results/geobias.json]
 
-Four measurements, each in a process of its own so that peak memory is its own:
+Five measurements, each in a process of its own so that peak memory is its own:
 
 - ``one``: fMoW, radius 0.05 rad, at most 100 neighbours: neighbour graph, unmarked and signed scores of one model;
 - ``many``: the same for all models of the release that have results on fMoW;
+- ``nulls``: the conditional score of one model of fMoW against the joint one, weight graphs and all, in turns: the
+  ratio of their CPU times, and of a summary (conditional by default) to one with the joint null;
 - ``loop``: the straightforward way, one centre at a time with all (n + m)^2 distances, on a random sample of
   centres; the time of all centres is the time per centre times their number, and is reported as scaled;
 - ``scaling``: synthetic clustered points, a tenth of them duplicates, from ten thousand up to a million.
@@ -36,7 +38,8 @@ from processor import cpu_name, load_average, peak_bytes
 from tslab import geobias
 from tslab._files import atomic_write
 from tslab.coords import sample_sphere, unit_vectors
-from tslab.geobias.released import released_models
+from tslab_book.ruler import released_models
+from tslab_book.walkthrough import background_grid
 
 RADIUS_RAD = 0.05
 MAX_NEIGHBORS = 100
@@ -83,7 +86,7 @@ def score(lonlat: torch.Tensor, hits: torch.Tensor, device: str) -> dict[str, An
     graph = geobias.neighbor_graph(lonlat, radius_rad=RADIUS_RAD, max_neighbors=MAX_NEIGHBORS, device=device)
     searched = time.perf_counter()
     columns = torch.cat([torch.ones((len(hits), 1), dtype=hits.dtype), hits.reshape(len(hits), -1)], 1)
-    scores = geobias.ssi_on_graph(graph, columns, k=K, marks="signed").score
+    scores = geobias.ssi(graph, columns, k=K, marks="signed").score
     mean_unmarked, *mean_signed = scores.nanmean(0).tolist()  # waits for the device
     end = time.perf_counter()
     return {
@@ -99,6 +102,24 @@ def score(lonlat: torch.Tensor, hits: torch.Tensor, device: str) -> dict[str, An
     }
 
 
+def nulls(lonlat: torch.Tensor, hits: torch.Tensor, device: str, turns: int = 3) -> dict[str, Any]:
+    """CPU seconds of the score under either null, and of a summary; the neighbours are found before."""
+    graph = geobias.neighbor_graph(lonlat, radius_rad=RADIUS_RAD, max_neighbors=MAX_NEIGHBORS, device=device)
+    seconds: dict[str, list[float]] = {}
+    for _ in range(turns):
+        for name, call in (("score", geobias.ssi), ("summary", geobias.summary)):
+            for null in ("joint", "conditional"):
+                graph.cache.clear()
+                begin = time.process_time()
+                call(graph, hits, k=K, null=null)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                seconds.setdefault(f"{name}_{null}", []).append(time.process_time() - begin)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {f"{x}_ratio": medians[f"{x}_conditional"] / medians[f"{x}_joint"] for x in ("score", "summary")}
+    return medians | ratios
+
+
 def one_center(
     xyz: np.ndarray, degrees: torch.Tensor, hits: np.ndarray, center: int, k: int = K
 ) -> tuple[float, float]:
@@ -106,7 +127,7 @@ def one_center(
     d2 = ((xyz - xyz[center]) ** 2).sum(1)
     inside = np.flatnonzero(d2 <= 4 * math.sin(RADIUS_RAD / 2) ** 2)
     member = inside[np.argsort(d2[inside], kind="stable")[:MAX_NEIGHBORS]]
-    background = unit_vectors(geobias.background_grid(degrees[center], RADIUS_RAD, n=len(member))).numpy()
+    background = unit_vectors(background_grid(degrees[center], RADIUS_RAD, n=len(member))).numpy()
     points = np.concatenate([xyz[member], background])
     between = ((points[:, None] - points[None]) ** 2).sum(-1)
     np.fill_diagonal(between, np.inf)
@@ -129,7 +150,7 @@ def loop(lonlat: torch.Tensor, hits: torch.Tensor) -> dict[str, Any]:
     values = torch.tensor([one_center(xyz, lonlat, hits.numpy(), int(i)) for i in sample], dtype=torch.float64)
     seconds = time.perf_counter() - begin
     graph = geobias.neighbor_graph(lonlat, radius_rad=RADIUS_RAD, max_neighbors=MAX_NEIGHBORS, centers=sample)
-    ours = geobias.ssi_on_graph(graph, None, marks="unmarked").statistic
+    ours = geobias.ssi(graph, None, marks="unmarked").statistic
     return {
         "sampled_centers": len(sample),
         "sample_seconds": seconds,
@@ -144,13 +165,17 @@ def measure(name: str, device: str, size: int) -> dict[str, Any]:
     if name == "scaling":
         lonlat, hits = synthetic(size)
     else:
-        lonlat, hits, source = fmow(1 if name in ("one", "loop") else 99)
-        if name in ("one", "loop"):
+        alone = name in ("one", "nulls", "loop")
+        lonlat, hits, source = fmow(1 if alone else 99)
+        if alone:
             hits = hits[:, 0]
     if device == "cpu" and name != "loop":  # load what is loaded once, such as threads
         geobias.ssi(lonlat[:500], (hits if hits.ndim == 1 else hits[:, 0])[:500], radius_rad=RADIUS_RAD)
     before, cpu, load = peak_gb(), time.process_time(), load_average()
-    result = loop(lonlat, hits) if name == "loop" else score(lonlat, hits, device)
+    if name == "loop":
+        result = loop(lonlat, hits)
+    else:
+        result = nulls(lonlat, hits, device) if name == "nulls" else score(lonlat, hits, device)
     result |= {
         "cpu_seconds": time.process_time() - cpu,
         "load_before": load,
@@ -201,7 +226,7 @@ def main() -> None:
     parser.add_argument("--million", action="store_true", help="add one million points to the scaling curve")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "geobias.json")
-    parser.add_argument("--only", choices=("one", "many", "loop", "scaling"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=("one", "many", "nulls", "loop", "scaling"), help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
@@ -218,6 +243,7 @@ def main() -> None:
     report["ratio_to_loop_cpu"] = (
         report["loop"]["cpu_seconds"] / report["loop"]["sampled_centers"] * report["one"]["centers"]
     ) / report["one"]["cpu_seconds"]
+    report["nulls"] = in_own_process("nulls", arguments.device)
     report["scaling"] = []
     for size in (*SIZES, *((1_000_000,) if arguments.million else ())):
         report["scaling"].append(median_of("scaling", arguments.device, arguments.repeats if size < 10**5 else 1, size))

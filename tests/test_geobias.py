@@ -1,6 +1,7 @@
 """Geo-bias: facts that need no data. Weight graphs and moments against brute force, edge cases, symmetries."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from tslab import geobias
 from tslab.coords import great_circle_distance, unit_vectors
-from tslab.geobias.background import background_grid
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
-from tslab.geobias.statistic import evaluate
+from tslab.geobias.statistic import evaluate_joint
 from tslab.geobias.weights import weight_graphs
+from tslab_book.walkthrough import background_grid
 
 RADIUS = 0.05
 
@@ -100,7 +101,7 @@ def test_statistic_is_the_moran_sum_and_exact_moments_are_those_of_shuffles() ->
     z = torch.zeros(len(weights), dtype=torch.float64)
     z[: len(ids)] = 2 * hits[graph.order[ids]] - 1
     x = z - z.mean()
-    result = geobias.ssi_on_graph(graph, hits)
+    result = geobias.ssi(graph, hits)
     assert float(result.statistic[0]) == pytest.approx(float(x @ weights @ x), abs=1e-9)
     generator = torch.Generator().manual_seed(1)
     shuffled = x[torch.rand((40_000, len(x)), generator=generator).argsort(1)]
@@ -129,7 +130,7 @@ def test_exact_moments_equal_those_over_all_permutations_of_a_small_graph() -> N
 @given(st.integers(2, 100), st.floats(0.01, 0.3))
 @settings(max_examples=30, deadline=None)
 def test_unmarked_published_moments_have_a_closed_form(n: int, radius: float) -> None:
-    m = int(geobias.background_count(geobias.background_density(n, radius), radius))
+    m = len(background_grid([0.0, 0.0], radius, n=n))
     total = n + m
     values, counts = torch.tensor([0.0, 1.0]), torch.tensor([m, n])
     mean, sigma = geobias.published_moments(values, counts)
@@ -287,9 +288,9 @@ def test_several_models_at_once_equal_one_after_another() -> None:
     lonlat = cluster(100)
     performance = torch.stack([coin(100, seed) for seed in range(3)], 1)
     graph = neighbor_graph(lonlat, radius_rad=RADIUS)
-    together = geobias.ssi_on_graph(graph, performance)
+    together = geobias.ssi(graph, performance)
     for i in range(3):
-        assert torch.equal(together.select(i).score, geobias.ssi_on_graph(graph, performance[:, i]).score)
+        assert torch.equal(together.select(i).score, geobias.ssi(graph, performance[:, i]).score)
 
 
 def test_chunks_do_not_change_the_result() -> None:
@@ -297,10 +298,7 @@ def test_chunks_do_not_change_the_result() -> None:
 
     graph = neighbor_graph(cluster(300), radius_rad=RADIUS, max_neighbors=40)
     z = torch.where(coin(300)[graph.order] > 0, 1.0, -1.0).double()[:, None]
-    whole, pieces = (
-        torch.cat([evaluate(chunk, z, "exact")[0] for chunk in build_weights(graph, chunk_samples=size)])
-        for size in (10**6, 50)
-    )
+    whole, pieces = (evaluate_joint(build_weights(graph, chunk_samples=size), z)[0] for size in (10**6, 50))
     assert torch.equal(whole, pieces)
 
 
@@ -356,13 +354,18 @@ def test_signed_marks_refuse_graded_performance() -> None:
         geobias.ssi(cluster(10), torch.tensor([math.nan] + [1.0] * 9), radius_rad=RADIUS)
 
 
-def test_brute_force_search_finds_the_same_places() -> None:
-    from tslab.geobias.search import BruteForceFinder, PlaceFinder
+def test_the_search_orders_ties_by_place() -> None:
+    from tslab.geobias.search import PlaceFinder
 
     xyz = unit_vectors(cluster(150).round(decimals=1).unique(dim=0))
-    tree, brute = PlaceFinder(xyz), BruteForceFinder(xyz, torch.device("cpu"), block_bytes=20_000)
-    for a, b in zip(tree.nearest(xyz, 12), brute.nearest(xyz, 12), strict=True):
-        assert torch.equal(a[:, :8], b[:, :8])
+    d2 = (xyz[:, None] - xyz[None]).square().sum(-1)
+    d2_found, expected = torch.sort(d2, dim=1, stable=True)
+    index, found = PlaceFinder(xyz).nearest(xyz, 12)
+    apart = (d2_found[:, 1:13] - d2_found[:, :12] > 1e-12).all(1)  # rows in which rounding decides nothing
+    assert torch.equal(index[apart], expected[apart, :12]) and int(apart.sum()) > 5
+    assert (found[:, 1:] >= found[:, :-1]).all()
+    ties = found[:, 1:] == found[:, :-1]
+    assert (index[:, 1:] > index[:, :-1])[ties].all()
 
 
 # ---- spatial relative information
@@ -464,8 +467,9 @@ def test_bootstrap_interval_holds_the_mean_and_blocks_are_wide() -> None:
     low, high = geobias.block_bootstrap(result, num_resamples=400)
     assert low < float(result.score.nanmean()) < high
     assert geobias.block_bootstrap(result, num_resamples=400) == (low, high)  # seeded
-    block = geobias.spatial_blocks(torch.tensor([[-180.0, 0.0], [180.0, 0.0], [0.0, 0.0], [0.0, 2.0]]), 1000)
-    assert block[0] == block[1] and block[2] == block[3] and block[0] != block[2]
+    single = geobias.block_bootstrap(result, block_km=20.0, num_resamples=400)
+    assert high - low > 1.2 * (single[1] - single[0])  # near-by centres are not independent
+    assert all(map(math.isnan, geobias.block_bootstrap(geobias.ssi(cluster(5), coin(5), radius_km=300), block_km=2e4)))
 
 
 def test_base_and_relative_see_a_split_and_repeat_with_the_seed() -> None:
@@ -511,18 +515,20 @@ def test_straight_through_marks_are_hard_with_a_soft_gradient() -> None:
     assert p.grad is not None and (p.grad > 0).all()
 
 
-def test_the_loss_is_the_score_of_the_marks_and_its_gradient_is_finite() -> None:
-    lonlat = cluster(80)
+@pytest.mark.parametrize("null", ["conditional", "joint"])
+def test_the_loss_is_the_score_of_the_marks_and_its_gradient_is_finite(null: Literal["conditional", "joint"]) -> None:
+    lonlat = torch.cat([cluster(80, spread=1.0), torch.tensor([[100.0, 0.0], [-100.0, 0.0], [-100.1, 0.0]])])
     graph = neighbor_graph(lonlat, radius_rad=RADIUS)
-    p = torch.rand(80, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = geobias.marked_ssi_loss(graph, p, clustering_only=False)
-    score = geobias.ssi_on_graph(graph, (p > 0.5).double()).score
+    p = torch.rand(83, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = geobias.marked_ssi_loss(graph, p, null=null, clustering_only=False)
+    score = geobias.ssi(graph, (p > 0.5).double(), null=null).score
     assert float(loss.detach()) == pytest.approx(float(score.nanmean()), abs=1e-9)
     (gradient,) = torch.autograd.grad(loss, p)
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
-def test_training_with_the_loss_lowers_geo_bias() -> None:
+@pytest.mark.parametrize("null", ["conditional", "joint"])
+def test_training_with_the_loss_lowers_geo_bias(null: Literal["conditional", "joint"]) -> None:
     lonlat = cluster(300, spread=1.0)
     generator = torch.Generator().manual_seed(0)
     ease = 1.5 * (lonlat[:, 0] > 10).double() - 0.5 + 0.3 * torch.randn(300, generator=generator, dtype=torch.float64)
@@ -535,12 +541,12 @@ def test_training_with_the_loss_lowers_geo_bias() -> None:
         for _ in range(25):
             p = torch.sigmoid(2 * (ease + features @ slope))
             error = -torch.log(p).mean() + 0.2 * slope.square().sum()
-            loss = error + weight * geobias.marked_ssi_loss(graph, p)
+            loss = error + weight * geobias.marked_ssi_loss(graph, p, null=null)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         hits = torch.sigmoid(2 * (ease + features @ slope)) > 0.5
-        scores = geobias.ssi_on_graph(graph, hits).score
+        scores = geobias.ssi(graph, hits, null=null).score
         return float(scores.mean()), float(error.detach())
 
     (plain, plain_error), (fair, fair_error) = fit(0.0), fit(0.5)
@@ -671,7 +677,7 @@ def test_shuffled_values_have_the_exact_moments(marks: str) -> None:
 
     lonlat, hits = cluster(50, spread=1.0), coin(50)
     graph = neighbor_graph(lonlat, radius_rad=0.03)
-    result = geobias.ssi_on_graph(graph, hits, marks=marks)  # type: ignore[arg-type]
+    result = geobias.ssi(graph, hits, marks=marks)  # type: ignore[arg-type]
     drawn = shuffled_statistics(graph, 4, hits, marks=marks, num_shuffles=20_000)  # type: ignore[arg-type]
     assert drawn.observed == pytest.approx(float(result.statistic[4]), abs=1e-9)
     assert float(drawn.shuffled.mean()) == pytest.approx(float(result.mean[4]), abs=4 * float(result.sigma[4]) / 141)

@@ -14,9 +14,7 @@ from tslab.geobias.conditional import (
     arrangement_sums,
     conditional_moments,
     evaluate_conditional,
-    mark_counts,
     mark_sums,
-    mark_sums_of_counts,
     normal_score,
 )
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
@@ -38,9 +36,9 @@ def moments_of(weights: Tensor, marks: Tensor) -> tuple[float, float, float]:
 def ours(graph: NeighborGraph, marks: Tensor, k: int = 4, *, counted: bool = False) -> tuple[float, ...]:
     """Mean, sigma and skewness of the first neighbourhood, from the marks or from how often each occurs."""
     z = marks[graph.order][:, None]
-    chunk, levels = next(weight_graphs(graph, k)), torch.unique(z)
-    sums = mark_sums_of_counts(mark_counts(chunk, z, levels), levels) if counted else mark_sums(chunk, z)
-    return tuple(float(part[0, 0]) for part in conditional_moments(arrangement_sums(chunk), sums)[:3])
+    chunk = next(weight_graphs(graph, k))
+    sums = mark_sums(chunk, z, torch.unique(z) if counted else None)
+    return tuple(float(part[0, 0]) for part in conditional_moments(arrangement_sums(chunk), sums))
 
 
 def patterns() -> Tensor:
@@ -166,31 +164,31 @@ def test_models_at_once_one_by_one_and_in_pieces_score_alike() -> None:
     lonlat, hits = cluster(300).round(decimals=1), coin(300)
     performance = torch.stack([hits, 1 - hits, coin(len(lonlat), 1)], 1)
     graph = neighbor_graph(lonlat, radius_rad=RADIUS)
-    together = geobias.ssi_on_graph(graph, performance, null="conditional")
+    together = geobias.ssi(graph, performance, null="conditional")
     for i in range(3):
-        alone = geobias.ssi_on_graph(graph, performance[:, i], null="conditional")
+        alone = geobias.ssi(graph, performance[:, i], null="conditional")
         for name in ("score", "z", "p", "sigma"):
             assert torch.allclose(getattr(together.select(i), name), getattr(alone, name), atol=1e-12)
     z = (2 * performance - 1)[graph.order]
-    pieces = evaluate_conditional(graph, build_weights(graph, chunk_samples=50), z, ("pieces",))[4]
+    pieces = evaluate_conditional(build_weights(graph, chunk_samples=50), z)[4]
     assert torch.allclose(graph.per_center(pieces), together.score, atol=1e-9)
 
 
-def test_the_joint_null_stays_the_default_and_has_z_and_p() -> None:
+def test_the_joint_null_stays_the_default_of_the_score_and_of_presets_and_has_z_and_p() -> None:
     lonlat, hits = cluster(60), coin(60)
     plain = geobias.ssi(lonlat, hits, radius_rad=RADIUS)
-    assert plain.null == "joint"
+    assert plain.formulation.null == "joint"
     assert torch.equal(plain.z, (plain.statistic - plain.mean) / plain.sigma)
     assert torch.allclose(plain.score, -plain.p.log())
     conditional = geobias.ssi(lonlat, hits, **CONDITIONAL)  # type: ignore[arg-type]
     assert torch.equal(conditional.statistic, plain.statistic)
-    assert geobias.ssi(lonlat, hits, radius_rad=RADIUS, preset="pygbs2025").null == "joint"
+    assert geobias.ssi(lonlat, hits, radius_rad=RADIUS, preset="pygbs2025").formulation.null == "joint"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"null": "odd"}, "null must"),
+        ({"null": "odd"}, "null .* is not known"),
         ({"null": "conditional", "form": "density"}, "tail form only"),
         ({"null": "conditional", "moments": "published"}, "exact moments"),
         ({"null": "conditional", "preset": "pygbs2025"}, 'published forms go with null="joint"'),
@@ -217,7 +215,7 @@ def test_the_normal_score_has_the_tails_of_a_gamma_law(skewness: float) -> None:
 def test_chance_is_called_as_often_as_promised(crowds: NeighborGraph, share: float) -> None:
     """Duplicates, thin and full neighbourhoods, marks dealt at random: 5 % beyond 1.96, and few far out."""
     hits = (torch.arange(crowds.num_samples) < share * crowds.num_samples).double()
-    result = geobias.ssi_on_graph(crowds, deal(hits, 200), null="conditional")
+    result = geobias.ssi(crowds, deal(hits, 200), null="conditional")
     z, p, n = result.z, result.p, result.n
     assert 0.04 < float((z.abs() > 1.96).double().mean()) < 0.06
     for low, high in ((26, 99), (100, 100)):
@@ -236,32 +234,49 @@ def test_the_map_of_dealt_hits_is_empty_and_that_of_a_split_is_not(crowds: Neigh
     west = torch.remainder(patterns()[:, 0], 1.0) < 0.5  # stripes within every crowd
     dealt, dealt_joint, split = (
         geobias.summary(crowds, marks, null=null, num_resamples=20)  # type: ignore[arg-type]
-        for marks, null in ((hits, "conditional"), (hits, "joint"), (west, "conditional"))
+        for marks, null in ((hits, None), (hits, "joint"), (west, None))
     )
     assert dealt.significant < 0.01 and dealt_joint.significant > 0.1 and split.significant > 0.3
     assert split.mean > dealt.mean
     assert torch.equal(split.significance.z, split.scores.z) and torch.equal(split.significance.p, split.scores.p)
-    perfect = geobias.summary(crowds, torch.ones(crowds.num_samples), null="conditional", num_resamples=20)
-    assert perfect.mean == perfect.significant == 0 and perfect.num_scored == perfect.num_centers
+    for value in (0.0, 1.0):
+        alike = geobias.summary(crowds, torch.full((crowds.num_samples,), value), num_resamples=20)
+        assert alike.mean == alike.significant == 0 and alike.num_scored == alike.num_centers
+
+
+def test_a_summary_asks_about_the_model_and_a_preset_keeps_its_score() -> None:
+    lonlat, hits = cluster(120, spread=1.0), coin(120)
+    usual, named, published, places = (
+        geobias.summary(lonlat, hits, radius_rad=RADIUS, num_resamples=20, **how)  # type: ignore[arg-type]
+        for how in ({}, {"null": "conditional"}, {"preset": "pygbs2025"}, {"marks": "unmarked"})
+    )
+    assert usual.to_series().equals(named.to_series()) and usual.scores.formulation.null == "conditional"
+    table = geobias.ssi(lonlat, hits, radius_rad=RADIUS, preset="pygbs2025")
+    assert torch.equal(published.scores.score, table.score)
+    conditional = geobias.ssi(lonlat, hits, radius_rad=RADIUS, marks="raw", null="conditional")
+    assert torch.equal(published.significance.z, conditional.z)
+    assert places.scores.formulation.null == "joint" and places.mean > 0  # where samples are, whatever the model does
+    both = geobias.summary(lonlat, hits, radius_rad=RADIUS, num_resamples=20, preset="pygbs2025", null="joint")
+    assert torch.equal(both.significance.z, geobias.ssi(lonlat, hits, radius_rad=RADIUS, marks="raw").z)
 
 
 @pytest.mark.mirror
 @pytest.mark.parametrize("dataset", ["yfcc", "inat2018"])
 def test_released_hits_dealt_anew_are_called_as_often_as_promised(mirror: Path, dataset: str) -> None:
-    from tslab.geobias.released import released_models
+    from tslab_book.ruler import released_models
 
     lonlat, hits, _ = released_models(dataset, at_most=1, root=mirror)
     located = ~lonlat.isnan().any(1)
     lonlat, hits = lonlat[located], hits[located, 0]
     centers = torch.randperm(len(lonlat), generator=torch.Generator().manual_seed(1))[:1500]
     graph = neighbor_graph(lonlat, radius_km=100, centers=centers)
-    result = geobias.ssi_on_graph(graph, deal(hits, 40), null="conditional")
+    result = geobias.ssi(graph, deal(hits, 40), null="conditional")
     assert 0.04 < float((result.z.abs() > 1.96).double().mean()) < 0.06
     assert 0.04 < float((result.p <= 0.05).double().mean()) < 0.06
     assert float((result.p <= 0.001).double().mean()) < 0.0015
-    observed = geobias.ssi_on_graph(graph, hits, null="conditional")
+    observed = geobias.ssi(graph, hits, null="conditional")
     assert float((observed.p <= 0.05).double().mean()) > 0.065  # there is geography in the hits
     called = [float(geobias.significance_map(result.select(i)).significant.double().mean()) for i in range(10)]
     assert sum(called) / 10 < 0.005
-    joint = geobias.significance_map(geobias.ssi_on_graph(graph, deal(hits, 1)[:, 0]))
+    joint = geobias.significance_map(geobias.ssi(graph, deal(hits, 1)[:, 0]))
     assert float(joint.significant.double().mean()) > 0.15  # this null calls the crowd, not the model

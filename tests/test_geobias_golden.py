@@ -20,6 +20,7 @@ from tslab.coords import great_circle_distance
 from tslab.geobias import weights
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.released_files import DATASET_TOKENS, ENCODER_TOKENS, ReleasedResultsError
+from tslab_book.walkthrough import background_grid
 
 SETS = {
     "fmow_r0.05": ("fmow", 4, None),
@@ -85,7 +86,7 @@ def test_rows_without_ties_equal_the_golden_rows(folder: Path, name: str, monkey
         graph = given_graph(folder, name, lonlat, order)
         for mode, marks in MARKS.items():
             results[mode].append(
-                geobias.ssi_on_graph(graph, hits[order], k=k, density=density or "auto", marks=marks, **PUBLISHED)
+                geobias.ssi(graph, hits[order], k=k, density=density or "auto", marks=marks, **PUBLISHED)
             )
     for mode in MARKS:
         first = results[mode][0]
@@ -136,8 +137,8 @@ def test_published_eurosat_scores(folder: Path) -> None:
     agree, worst = [], 0.0
     for radius, rows in table.groupby("radius"):
         graph = neighbor_graph(lonlat, radius_rad=float(radius), centers=torch.tensor(rows["center"].to_numpy()))
-        unmarked = geobias.ssi_on_graph(graph, None, marks="unmarked", **PUBLISHED).score
-        marked = geobias.ssi_on_graph(graph, hits, marks="signed", **PUBLISHED).score
+        unmarked = geobias.ssi(graph, None, marks="unmarked", **PUBLISHED).score
+        marked = geobias.ssi(graph, hits, marks="signed", **PUBLISHED).score
         for name, score in [("unmarked", unmarked), *((m, marked[:, i]) for i, m in enumerate(models))]:
             published = column(rows, f"{name}_published")
             agree.append((score - published).abs() < 1e-6)
@@ -162,14 +163,14 @@ def test_background_counts(golden: Path) -> None:
     for row in pd.read_csv(golden / "background_counts.csv").itertuples():
         density = geobias.background_density(row.n, row.radius)
         assert float(density) == row.density
-        assert int(geobias.background_count(density, row.radius)) == row.m
+        assert len(background_grid([0.0, 0.0], row.radius, n=row.n)) == row.m
 
 
 def test_background_grids(golden: Path) -> None:
     table = pd.read_csv(golden / "background_grid.csv")
     for (_, lat, lon, radius, n), rows in table.groupby(["case", "center_lat", "center_lon", "radius", "n_presence"]):
         center = torch.tensor([math.degrees(lon), math.degrees(lat)], dtype=torch.float64)
-        ours = torch.deg2rad(geobias.background_grid(center, radius, n=int(n)))
+        ours = torch.deg2rad(background_grid(center, radius, n=int(n)))
         theirs = torch.stack([column(rows, "bg_lon"), column(rows, "bg_lat")], 1)
         assert len(ours) == len(theirs)
         assert float((vectors(ours) - vectors(theirs)).abs().max()) < 1e-12

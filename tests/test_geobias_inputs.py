@@ -12,6 +12,7 @@ from tests.test_geobias import cluster, coin, dense_weights
 from tslab import geobias, sample_sphere
 from tslab.geobias.neighbors import neighbor_graph
 from tslab.geobias.weights import weight_graphs
+from tslab_book.walkthrough import background_grid
 
 RADIUS = 0.05
 
@@ -115,8 +116,6 @@ def test_a_graph_is_scored_like_its_samples() -> None:
         geobias.ssi(graph, hits, radius_km=200)
     with pytest.raises(TypeError, match="radius"):
         geobias.ssi(graph, hits, radius=200)
-    with pytest.raises(ValueError, match="lonlat first"):
-        geobias.summary(graph, hits, base_relative=True)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 6, 7, 12])
@@ -159,10 +158,10 @@ SSI = [
     ({"radius_km": 100, "density": math.nan}, "density"),
     ({"radius_km": 100, "density": "many"}, "density"),
     ({"radius_km": 100, "density": 1e15}, "density"),
-    ({"radius_km": 100, "marks": ""}, "marks must be one of"),
-    ({"radius_km": 100, "moments": "fixed"}, "moments must be one of"),
-    ({"radius_km": 100, "form": "log"}, "form must be one of"),
-    ({"radius_km": 100, "preset": "pygbs"}, "preset must be one of"),
+    ({"radius_km": 100, "marks": ""}, "marks .* is not known"),
+    ({"radius_km": 100, "moments": "fixed"}, "moments .* is not known"),
+    ({"radius_km": 100, "form": "log"}, "form .* is not known"),
+    ({"radius_km": 100, "preset": "pygbs"}, "preset .* is not known"),
     ({"radius_km": 100, "neighbors": "queen"}, "pair"),
     ({"radius_km": 100, "neighbors": (torch.arange(1, 12), torch.zeros(11).long())}, "from 0"),
     (
@@ -192,13 +191,17 @@ SUMMARY = [
     ({"block_km": 1e-9}, "block_km"),
     ({"num_resamples": 0}, "num_resamples"),
     ({"num_resamples": 10**13}, "num_resamples"),
-    ({"base_relative": True, "num_seeds": 10**9}, "num_seeds"),
     ({"seed": -1}, "seed"),
     ({"seed": 2**70}, "seed"),
     ({"k": 0}, "k must"),
     ({"preset": "none"}, "preset"),
-    ({"base_relative": True, "num_seeds": 0}, "num_seeds"),
-    ({"base_relative": True, "max_centers": 0}, "max_centers"),
+]
+BASE_AND_RELATIVE = [
+    ({"num_seeds": 10**9}, "num_seeds"),
+    ({"num_seeds": 0}, "num_seeds"),
+    ({"max_centers": 0}, "max_centers"),
+    ({"seed": -1}, "seed"),
+    ({"min_samples": 0}, "min_samples"),
 ]
 
 
@@ -212,6 +215,12 @@ def test_arguments_of_ssi_out_of_range_are_named(arguments: dict, message: str) 
 def test_arguments_of_sri_out_of_range_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         geobias.sri(cluster(10), coin(10), **arguments)
+
+
+@pytest.mark.parametrize(("arguments", "message"), BASE_AND_RELATIVE)
+def test_arguments_of_base_and_relative_out_of_range_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        geobias.base_and_relative(cluster(10), coin(10), **arguments)
 
 
 @pytest.mark.parametrize(("arguments", "message"), SUMMARY)
@@ -256,11 +265,11 @@ def test_probabilities_weights_and_losses_out_of_range_are_named() -> None:
         (lambda: geobias.straight_through_marks(p, temperature=0.0), "temperature"),
         (lambda: geobias.marked_ssi_loss(graph, p[:9]), "performance"),
         (lambda: geobias.marked_ssi_loss(graph, p * math.nan), "performance is NaN"),
-        (lambda: geobias.marked_ssi_loss(graph, p, form="odd"), "form"),  # type: ignore[arg-type]
+        (lambda: geobias.marked_ssi_loss(graph, p, null="odd"), "null"),  # type: ignore[arg-type]
         (lambda: geobias.density_weights(graph, strength=math.inf), "strength"),
-        (lambda: geobias.background_grid(torch.tensor([0.0, 95.0]), RADIUS, n=3), "latitude 95"),
-        (lambda: geobias.background_grid(torch.tensor([0.0, 9.0]), RADIUS, n=0), "n must"),
-        (lambda: geobias.background_count(1e30, RADIUS), "density"),
+        (lambda: background_grid(torch.tensor([0.0, 95.0]), RADIUS, n=3), "latitude 95"),
+        (lambda: background_grid(torch.tensor([0.0, 9.0]), RADIUS, n=0), "n must"),
+        (lambda: background_grid([0.0, 0.0], RADIUS, density=1e30), "density"),
         (lambda: geobias.background_density(5, math.nan), "radius_rad"),
         (lambda: geobias.local_moran(graph, torch.rand(10, 2)), "one model"),
     ):

@@ -115,9 +115,9 @@ def totals(result: GeoBiasSummary, hits: NDArray[np.float64]) -> dict[str, float
 def released_map(
     dataset: str, encoder: str, *, root: str | Path | None = None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Cells and totals of a released pair: hits are Top-1 hits, the score is the default of `tslab.geobias.ssi`."""
+    """Cells and totals of a released pair: hits are Top-1 hits, the score has the joint null."""
     result = released_geobias(
-        dataset, encoder, radius_km=RADIUS_KM, max_neighbors=MAX_NEIGHBORS, alpha=ALPHA, root=root
+        dataset, encoder, radius_km=RADIUS_KM, max_neighbors=MAX_NEIGHBORS, alpha=ALPHA, null="joint", root=root
     )
     hits = released_hits(load_released_results(dataset, encoder, root=root))
     return bias_map(result, hits), totals(result, hits)

@@ -12,25 +12,29 @@ computes the facts of the released classification results into ``book/results/ge
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tslab._checks import check_count
 from tslab._files import atomic_write
 from tslab.coords import unit_vectors
-from tslab.geobias.background import background_grid
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.relative import sri
-from tslab.geobias.released import released_models
+from tslab.geobias.released import released_hits
 from tslab.geobias.search import squared_chord
-from tslab.geobias.self_information import Marks, ssi_on_graph
+from tslab.geobias.self_information import Marks, ssi
+from tslab.released import load_released_results
+from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 from tslab_book import RESULTS
-from tslab_book.walkthrough import marked
+from tslab_book.walkthrough import background_grid, marked
 
 PUBLISHED_SETTINGS = {"yfcc": 8, "inat2018": 8, "fmow": 12}
 """Datasets of `main` and the number of direction sectors: the published ones, and for YFCC those of iNat2018."""
@@ -118,11 +122,11 @@ def ruler_facts(
         "saturated": float(graph.saturated[located].double().mean()),
         "reach": float(_reach(graph)[graph.saturated].nanmedian()) if bool(graph.saturated.any()) else math.nan,
     }
-    bare = [ssi_on_graph(graph, None, marks="unmarked", moments=kind) for kind in ("published", "exact")]
+    bare = [ssi(graph, None, marks="unmarked", moments=kind) for kind in ("published", "exact")]
     shared["sigma_unmarked"] = float((bare[0].sigma / bare[1].sigma)[bare[0].sigma > 0].nanmedian())
-    raw = ssi_on_graph(graph, hits, marks="raw", moments="published", form="density", overfull=True)
-    signed = ssi_on_graph(graph, hits, moments="published", form="density", overfull=True)
-    exact = ssi_on_graph(graph, hits)
+    raw = ssi(graph, hits, marks="raw", moments="published", form="density", overfull=True)
+    signed = ssi(graph, hits, moments="published", form="density", overfull=True)
+    exact = ssi(graph, hits)
     south = lonlat[:, 1] < 0
     by_side = {}
     for kind in ("correct", "published"):
@@ -159,6 +163,38 @@ def _reach(graph: NeighborGraph) -> Tensor:
 def _spearman(a: Tensor, b: Tensor) -> float:
     usable = ~(a.isnan() | b.isnan())
     return float(pd.Series(a[usable].cpu().numpy()).corr(pd.Series(b[usable].cpu().numpy()), method="spearman"))
+
+
+def released_models(
+    dataset: str, *, at_most: int | None = None, root: str | os.PathLike[str] | None = None
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n e"], list[str]]:
+    """Places, Top-1 hits and encoder keys of a classification data set's released models, which share their rows.
+
+    Args:
+        dataset: key of the data set.
+        at_most: stop after so many models.
+        root: where the released files are, see `tslab.load_released_results`.
+
+    Models whose file was released empty are left out. Errors: ``FileNotFoundError`` if a file is missing.
+    """
+    if at_most is not None:
+        check_count("at_most", at_most)
+    names: list[str] = []
+    columns: list[np.ndarray] = []
+    lonlat = torch.zeros((0, 2), dtype=torch.float64)
+    for encoder in ENCODER_TOKENS:
+        if at_most is not None and len(names) == at_most:
+            break
+        try:
+            table = load_released_results(dataset, encoder, root=root)
+        except ReleasedResultsError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            continue  # released empty
+        names.append(encoder)
+        columns.append(released_hits(table))
+        lonlat = torch.from_numpy(table[["lon", "lat"]].to_numpy(np.float64, copy=True))
+    return lonlat, torch.from_numpy(np.stack(columns, 1)), names
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

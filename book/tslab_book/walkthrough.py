@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab import plot
-from tslab.coords import EARTH_RADIUS_KM, unit_vectors
+from tslab._checks import check_count, check_number
+from tslab.coords import EARTH_RADIUS_KM, check_lonlat, lonlat_from_unit_vectors, unit_vectors
 from tslab.geobias.background import background_density, local_frame, make_lattice
 from tslab.geobias.moments import exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import neighbor_graph
@@ -98,10 +100,9 @@ def neighborhood(
     if len(rows) == 0:
         raise ValueError(f"row {center} has no location; take another centre")
     lattice = make_lattice(background_density(len(rows), graph.radius_rad)[None], graph.radius_rad, torch.device("cpu"))
-    point = torch.arange(int(lattice.count[0]))
     frame = torch.stack(local_frame(graph.center_lonlat)).squeeze(1)  # (south, east, up) of the centre
     samples = (unit_vectors(lonlat[rows].double()) - frame[2]) @ frame.T
-    nodes = torch.cat([samples, lattice.local(point, torch.zeros_like(point))])
+    nodes = torch.cat([samples, lattice.points])
     targets = _nearest(nodes, len(rows), float(lattice.spacing[0]), k)
 
     values = torch.zeros(len(nodes), dtype=torch.float64)
@@ -115,7 +116,7 @@ def neighborhood(
         mean, sigma = published_moments(value, count)
     return Neighborhood(
         n=len(rows),
-        m=len(point),
+        m=len(lattice.points),
         rows=rows,
         offset_km=_offset_km(nodes),
         values=values,
@@ -126,6 +127,35 @@ def neighborhood(
         tail=float(surprisal(statistic, mean, sigma, "tail")),
         density=float(surprisal(statistic, mean, sigma, "density")),
     )
+
+
+def background_grid(
+    center: Real[Tensor, "2"] | NDArray[Any] | Sequence[float],
+    radius_rad: float,
+    *,
+    n: int | None = None,
+    density: float | None = None,
+) -> Float[Tensor, "m 2"]:
+    """Background points around one centre, (longitude, latitude) in degrees, float64.
+
+    Give the number of samples ``n`` (automatic density) or the density in points per steradian. Points are ordered
+    by ring, then by azimuth from -pi, where azimuth 0 points south and pi / 2 east. The outermost ring can lie beyond
+    the radius, by less than one spacing.
+    """
+    if (n is None) == (density is None):
+        raise ValueError("give n (number of samples, automatic density) or density (points per steradian)")
+    check_number("radius_rad", radius_rad, above=0, below=math.pi / 2)
+    place = torch.as_tensor(center, dtype=torch.float64)
+    rounded = place.round(decimals=9)  # a pole that came through radians
+    check_lonlat(rounded[None] if place.ndim == 1 else rounded, name="center")
+    if place.shape != (2,) or bool(place.isnan().any()):
+        raise ValueError(f"center must be one place (longitude, latitude), got {center}")
+    if n is not None:
+        check_count("n", n)
+    value = float(background_density(n, radius_rad)) if n is not None else float(density)  # type: ignore[arg-type]
+    south, east, up = local_frame(place[None])
+    offset = make_lattice([value], radius_rad, torch.device("cpu")).points
+    return lonlat_from_unit_vectors(up + offset[:, :1] * south + offset[:, 1:2] * east + offset[:, 2:] * up)
 
 
 def marked(performance: Float[Tensor, " n"] | Bool[Tensor, " n"], marks: Marks) -> Float[Tensor, " n"]:

@@ -13,17 +13,16 @@ from tslab.geobias.aggregate import (
     SignificanceMap,
     block_bootstrap,
     significance_map,
-    spatial_blocks,
     summary,
 )
-from tslab.geobias.background import background_count, background_density, background_grid
+from tslab.geobias.background import background_density
 from tslab.geobias.fairness import density_weights, marked_ssi_loss, straight_through_marks
 from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran
 from tslab.geobias.moments import exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.relative import SRIResult, parts_of, sri
 from tslab.geobias.released import released_geobias, released_hits
-from tslab.geobias.self_information import SSIResult, ssi, ssi_on_graph
+from tslab.geobias.self_information import SSIResult, ssi
 from tslab.geobias.torchspatial import BaseRelative, base_and_relative
 
 __all__ = [
@@ -35,9 +34,7 @@ __all__ = [
     "SRIResult",
     "SSIResult",
     "SignificanceMap",
-    "background_count",
     "background_density",
-    "background_grid",
     "base_and_relative",
     "block_bootstrap",
     "density_weights",
@@ -52,10 +49,8 @@ __all__ = [
     "released_geobias",
     "released_hits",
     "significance_map",
-    "spatial_blocks",
     "sri",
     "ssi",
-    "ssi_on_graph",
     "straight_through_marks",
     "summary",
     "surprisal",

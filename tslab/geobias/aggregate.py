@@ -8,7 +8,7 @@ into one object.
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from tslab._checks import check_count, check_number
 from tslab._numbers import Numbers
-from tslab.coords import check_lonlat, has_location
+from tslab.coords import EARTH_RADIUS_KM
+from tslab.earth import spatial_blocks
 from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran
 from tslab.geobias.inputs import as_outcomes, check_seed
 from tslab.geobias.neighbors import NeighborGraph
 from tslab.geobias.relative import SRIResult
 from tslab.geobias.self_information import Neighborhoods, SSIOptions, SSIResult, formulation, graph_of, ssi
-from tslab.geobias.torchspatial import BaseRelative, base_and_relative
 from tslab.metrics import interval_of
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ BLOCK_KM = 500.0
 
 MOST_RESAMPLES = 1_000_000
 """More of them take hours and change nothing."""
-
-QUARTER_KM = 10_007.543
-"""From the equator to a pole."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,6 @@ class GeoBiasSummary:
         num_centers, num_scored: centres with a location, and of these those with a score.
         saturated: share of centres whose neighbourhood was cut at ``max_neighbors``.
         significant: share of scored centres called after control of false discoveries.
-        base_relative: TorchSpatial's two columns with their spread over seeds, if asked for.
         scores, significance, moran, getis_ord: per centre; the local statistics are of the hits, None if all
             values are equal.
     """
@@ -78,7 +74,6 @@ class GeoBiasSummary:
     num_scored: int
     saturated: float
     significant: float
-    base_relative: BaseRelative | None
     scores: SSIResult = field(repr=False)
     significance: SignificanceMap = field(repr=False)
     moran: LocalMoran | None = field(repr=False)
@@ -88,20 +83,9 @@ class GeoBiasSummary:
         """The numbers by name."""
         import pandas as pd
 
-        values = {
-            "mean": self.mean,
-            "weighted_mean": self.weighted_mean,
-            "interval_low": self.interval[0],
-            "interval_high": self.interval[1],
-            "num_centers": self.num_centers,
-            "num_scored": self.num_scored,
-            "saturated": self.saturated,
-            "significant": self.significant,
-        }
-        if self.base_relative is not None:
-            for name in ("base", "base_std", "relative", "relative_std"):
-                values[name] = getattr(self.base_relative, name)
-        return pd.Series(values)
+        names = ("mean", "weighted_mean", "num_centers", "num_scored", "saturated", "significant")
+        values = {name: getattr(self, name) for name in names}
+        return pd.Series(values | {"interval_low": self.interval[0], "interval_high": self.interval[1]})
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per centre: the parts of the score, z, p, q, significance and the local statistics."""
@@ -123,9 +107,6 @@ class SummaryOptions(SSIOptions, total=False):
     block_km: float
     num_resamples: int
     seed: int
-    base_relative: bool
-    num_seeds: int
-    max_centers: int | None
 
 
 def summary(
@@ -136,9 +117,6 @@ def summary(
     block_km: float = BLOCK_KM,
     num_resamples: int = 1000,
     seed: int = 0,
-    base_relative: bool = False,
-    num_seeds: int = 3,
-    max_centers: int | None = None,
     **score: Unpack[SSIOptions],
 ) -> GeoBiasSummary:
     """Everything about one model on one data set.
@@ -148,58 +126,41 @@ def summary(
             statistics.
         alpha: share of false discoveries that the significance map accepts.
         block_km, num_resamples, seed: of the block bootstrap.
-        base_relative: also compute TorchSpatial's base and relative scores (slow: minutes for large data sets) over
-            ``num_seeds`` seeds, from at most ``max_centers`` misses. Needs the places as ``samples``.
         score: the keyword arguments of `tslab.geobias.ssi`: radius, neighbours, marks, moments, form, null, preset...
 
-    The significance map always uses the exact moments, whatever the score uses, and the null hypothesis of the score.
-    With ``null="joint"`` it also calls places where samples crowd, even if the hits are dealt at random;
-    ``null="conditional"`` calls those where the model's hits and misses are arranged.
+    The null hypothesis is the conditional one unless you name another: score and map ask where the model's hits and
+    misses are arranged, and a model that is always right scores zero. With ``null="joint"`` they also call places
+    where samples crowd, even if the hits are dealt at random. A preset keeps its published score, with the conditional
+    map beside it. ``marks="unmarked"``, which says nothing about a model, has the joint null in both.
+
+    The significance map always uses the exact moments, whatever the score uses.
     """
     check_number("alpha", alpha, above=0, below=1)
-    _check_bootstrap(block_km, num_resamples, 0.95, seed)
-    places = None if isinstance(samples, NeighborGraph) else samples
-    if base_relative and places is None:
-        raise ValueError(
-            "base_relative needs the places themselves: give lonlat first, and the graph as neighbors=graph"
-        )
-    given: dict[str, Any] = dict(score)
-    where = (*Neighborhoods.__annotations__, "neighbors")
-    search = {name: value for name, value in given.items() if name in where}
-    rule = {name: value for name, value in given.items() if name not in where}
-    formulation(
-        score.get("preset"),
-        marks=score.get("marks"),
-        moments=score.get("moments"),
-        form=score.get("form"),
-        null=score.get("null"),
-    )
-    graph = graph_of(samples, **search)
-    scores = ssi(graph, performance, **rule)
+    _check_bootstrap(block_km, num_resamples, seed)
+    where = {name: score.pop(name) for name in (*Neighborhoods.__annotations__, "neighbors") if name in score}  # type: ignore[misc]
+    preset, marks = score.get("preset"), score.get("marks")
+    usual = score.get("null") or ("joint" if marks == "unmarked" else "conditional")
+    if preset is None:
+        score["null"] = usual
+    how = formulation(preset, **{name: score.get(name) for name in ("marks", "moments", "form", "null", "overfull")})
+    graph = graph_of(samples, **where)
+    scores = tested = ssi(graph, performance, **score)
     if scores.score.ndim != 1:
         raise ValueError(f"a summary is of one model, got {scores.score.shape[1]}; take one with performance[:, i]")
-    tested = scores
-    if scores.moments != "exact":
-        rule = {name: rule[name] for name in ("k", "density") if name in rule}
-        tested = ssi(graph, performance, marks=scores.marks, **rule)
+    if (how.moments, how.null) != ("exact", usual):
+        k, density = score.get("k", 4), score.get("density", "auto")
+        tested = ssi(graph, performance, k=k, density=density, marks=how.marks, null=usual)
     significance = significance_map(tested, alpha=alpha)
-    located = graph.neighborhood >= 0
-    scored = ~scores.score.isnan()
+    located, scored = graph.neighborhood >= 0, ~scores.score.isnan()
     local = performance is not None and _can_be_local(graph, performance)
-    pair = None
-    if base_relative and places is not None:
-        pair = base_and_relative(
-            places, performance, num_seeds=num_seeds, seed=seed, max_centers=max_centers, device=score.get("device")
-        )
     return GeoBiasSummary(
-        mean=_weighted(scores.score, torch.ones_like(scores.score)),
-        weighted_mean=_weighted(scores.score, scores.n.double()),
+        mean=float(scores.score.nanmean()),
+        weighted_mean=float((scores.score * scores.n)[scored].sum() / scores.n[scored].sum()),
         interval=block_bootstrap(scores, block_km=block_km, num_resamples=num_resamples, seed=seed),
         num_centers=int(located.sum()),
         num_scored=int(scored.sum()),
-        saturated=float(scores.saturated[located].double().mean()) if bool(located.any()) else math.nan,
-        significant=float(significance.significant[scored].double().mean()) if bool(scored.any()) else math.nan,
-        base_relative=pair,
+        saturated=float(scores.saturated[located].double().mean()),
+        significant=float(significance.significant[scored].double().mean()),
         scores=scores,
         significance=significance,
         moran=local_moran(graph, performance) if local else None,
@@ -237,26 +198,20 @@ def block_bootstrap(
     *,
     block_km: float = BLOCK_KM,
     num_resamples: int = 1000,
-    confidence: float = 0.95,
-    weighted: bool = False,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean score, resampling blocks of the Earth's surface with replacement.
+    """95 % percentile interval of the mean score, resampling blocks of the Earth's surface with replacement.
 
-    Blocks have about equal area: bands of latitude ``block_km`` high, each cut into a whole number of blocks about
-    ``block_km`` wide. Every block keeps all its centres. NaN if fewer than two blocks hold scores.
-    ``weighted=True`` gives the interval of the mean weighted with the size of the neighbourhood.
+    Blocks are the cells of equal area of `tslab.earth.spatial_blocks`, about ``block_km`` wide and high. Every block
+    keeps all its centres. NaN if fewer than two blocks hold scores.
     """
-    _check_bootstrap(block_km, num_resamples, confidence, seed)
-    score = result.score
-    if score.ndim != 1:
+    _check_bootstrap(block_km, num_resamples, seed)
+    if result.score.ndim != 1:
         raise ValueError("the bootstrap is of one model; take one with result.select(i)")
-    usable = ~score.isnan()
-    values = score[usable].cpu()
-    weight = result.n[usable].double().cpu() if weighted else torch.ones_like(values)
-    block = spatial_blocks(result.lonlat[usable].cpu(), block_km)
-    total = torch.bincount(block, weights=values * weight)
-    mass = torch.bincount(block, weights=weight)
+    usable = ~result.score.isnan()
+    values = result.score[usable].cpu()
+    block = spatial_blocks(result.lonlat[usable].cpu(), size_km=block_km)
+    total, mass = torch.bincount(block, weights=values), torch.bincount(block)
     if len(total) < 2:
         return math.nan, math.nan
     generator = torch.Generator().manual_seed(seed)
@@ -264,34 +219,10 @@ def block_bootstrap(
     for _ in range(0, num_resamples, 100):  # a hundred resamples at a time
         drawn = torch.randint(len(total), (min(100, num_resamples), len(total)), generator=generator)
         means.append(total[drawn].sum(1) / mass[drawn].sum(1))
-    return interval_of(torch.cat(means)[:num_resamples], level=confidence)
+    return interval_of(torch.cat(means)[:num_resamples])
 
 
-def spatial_blocks(lonlat: Float[Tensor, "c 2"], block_km: float) -> Tensor:
-    """Index of the block of about ``block_km`` by ``block_km`` that each place lies in, counted from 0; -1 for none."""
-    check_lonlat(lonlat)
-    check_number("block_km", block_km, at_least=1, at_most=2 * QUARTER_KM)
-    bands = max(1, round(2 * QUARTER_KM / block_km))
-    located = has_location(lonlat)
-    lon, lat = lonlat[located].double().unbind(-1)
-    band = ((lat + 90) / 180 * bands).floor().clamp(0, bands - 1)
-    middle = torch.deg2rad((band + 0.5) / bands * 180 - 90)
-    columns = (4 * QUARTER_KM * middle.cos() / block_km).round().clamp_min(1)
-    column = (torch.remainder(lon + 180, 360) / 360 * columns).floor()
-    block = torch.full((len(lonlat),), -1, device=lonlat.device)
-    block[located] = torch.unique(band * 100_000 + column, return_inverse=True)[1]
-    return block
-
-
-def _check_bootstrap(block_km: float, num_resamples: int, confidence: float, seed: int) -> None:
-    check_number("block_km", block_km, at_least=1, at_most=2 * QUARTER_KM)
+def _check_bootstrap(block_km: float, num_resamples: int, seed: int) -> None:
+    check_number("block_km", block_km, at_least=1, at_most=math.pi * EARTH_RADIUS_KM)
     check_count("num_resamples", num_resamples, at_most=MOST_RESAMPLES)
-    check_number("confidence", confidence, above=0, below=1)
     check_seed(seed)
-
-
-def _weighted(values: Tensor, weight: Tensor) -> float:
-    usable = ~values.isnan()
-    if not bool(usable.any()):
-        return math.nan
-    return float((values[usable] * weight[usable]).sum() / weight[usable].sum())

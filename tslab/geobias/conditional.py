@@ -31,17 +31,17 @@ twenty, prove nothing.
 """
 
 import math
-from collections.abc import Hashable, Iterable
+from collections import namedtuple
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab.geobias.neighbors import NeighborGraph
-from tslab.geobias.patterns import blocks
-from tslab.geobias.statistic import moran_sum, segment_sum
-from tslab.geobias.weights import WeightChunk
+from tslab.geobias.patterns import blocks, pick, segment_sum
+from tslab.geobias.statistic import moran_sum, value_counts
+from tslab.geobias.weights import WeightChunk, counted
 
 FEWEST_SAMPLES = 3
 """Below, an exchange of marks is no rearrangement worth a test: the score is zero."""
@@ -53,7 +53,9 @@ SPECK = 1e-12
 """A variance below this share of the terms that it is a sum of is rounding, and zero."""
 
 
-class ArrangementSums(NamedTuple):
+class ArrangementSums(
+    namedtuple("ArrangementSums", "w c2 c3 r2 r3 qr crr triangles d2 d3 rd rrd rdd qd cdd crd constant")
+):
     """Sums over each graph that the conditional moments need, (c,) in float64; they do not depend on the marks.
 
     With C, R and d of the module: ``w`` = sum R, ``c2`` and ``c3`` = sums of C_ij^2 and C_ij^3, ``r2`` and ``r3`` of
@@ -62,50 +64,44 @@ class ArrangementSums(NamedTuple):
     C_ij d_i d_j and C_ij R_i d_j. ``constant`` is c / mu^2.
     """
 
-    w: Tensor
-    c2: Tensor
-    c3: Tensor
-    r2: Tensor
-    r3: Tensor
-    qr: Tensor
-    crr: Tensor
-    triangles: Tensor
-    d2: Tensor
-    d3: Tensor
-    rd: Tensor
-    rrd: Tensor
-    rdd: Tensor
-    qd: Tensor
-    cdd: Tensor
-    crd: Tensor
-    constant: Tensor
-
 
 class MarkSums(NamedTuple):
-    """Of the marks of each neighbourhood: ``n``, (c, 1), and, each (c, e), the mean mark mu, the sums of y^2 to y^6,
-    whether all marks are equal, and the log of the number of arrangements that differ."""
+    """Of the marks of each neighbourhood: ``n``, (c, 1), and, each (c, e), the mean mark ``mu``, the sums of y^2 to
+    y^6 (``powers``, (c, e, 5)), whether all marks are equal, and the log of the number of arrangements that differ."""
 
     n: Tensor
     mu: Tensor
-    y2: Tensor
-    y3: Tensor
-    y4: Tensor
-    y5: Tensor
-    y6: Tensor
+    powers: Tensor
     equal: Tensor
     log_arrangements: Tensor
 
 
 class ConditionalMoments(NamedTuple):
-    """Of the statistic, each (c, e): sigma and skewness are 0 where nothing can vary.
-
-    ``log_arrangements``: log of the number of arrangements of the marks that differ.
-    """
+    """Of the statistic, each (c, e): sigma and skewness are 0 where nothing can vary."""
 
     mean: Tensor
     sigma: Tensor
     skewness: Tensor
-    log_arrangements: Tensor
+
+
+def evaluate_conditional(
+    chunks: Iterable[WeightChunk], z: Float[Tensor, "v e"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Statistic, mean, sigma, z and score, each (neighbourhoods, e), and the background points of at least one chunk.
+
+    ``z`` are the marks of the internal samples.
+    """
+    levels = torch.unique(z.detach())
+    known = levels if len(levels) <= MOST_LEVELS else None
+    parts = [(moran_sum(chunk, z), chunk.m, mark_sums(chunk, z, known), arrangement_sums(chunk)) for chunk in chunks]
+    statistics, background, of_marks, of_graphs = zip(*parts, strict=True)
+    marks = MarkSums(*(torch.cat(part) for part in zip(*of_marks, strict=True)))
+    sums = ArrangementSums(*(torch.cat(part) for part in zip(*of_graphs, strict=True)))
+    statistic, moments = torch.cat(statistics), conditional_moments(sums, marks)
+    standard, score = conditional_score(statistic, moments, marks.log_arrangements)
+    columns = (statistic, moments.mean, moments.sigma, standard, score)
+    a, b, c, d, e = (torch.where(marks.n == 0, torch.nan, part) for part in columns)
+    return a, b, c, d, e, torch.cat(background)
 
 
 def conditional_moments(sums: ArrangementSums, marks: MarkSums) -> ConditionalMoments:
@@ -114,7 +110,7 @@ def conditional_moments(sums: ArrangementSums, marks: MarkSums) -> ConditionalMo
     Exact for any marks and any n; sigma is 0 for n < 3, for equal marks and where no exchange changes the statistic.
     """
     mu = marks.mu
-    e = _DistinctMeans(marks.n, [marks.n, torch.zeros_like(mu), *marks[2:7]])
+    e = _DistinctMeans(marks.n, [marks.n, torch.zeros_like(mu), *marks.powers.unbind(-1)])
     g = ArrangementSums(*(part[:, None] for part in sums))
     mean = g.w * e(1, 1)
     s1, s2 = 2 * g.c2, 4 * g.r2
@@ -133,44 +129,17 @@ def conditional_moments(sums: ArrangementSums, marks: MarkSums) -> ConditionalMo
     third = _third_moment(g, mu, e) - 3 * mean * second + 2 * mean**3
     skewness = torch.where(fixed, 0.0, third / sigma**3)
     sigma = torch.where(fixed, 0.0, sigma)
-    return ConditionalMoments(mu**2 * g.constant + mean, sigma, skewness, marks.log_arrangements)
+    return ConditionalMoments(mu**2 * g.constant + mean, sigma, skewness)
 
 
-def conditional_score(statistic: Tensor, moments: ConditionalMoments) -> tuple[Tensor, Tensor]:
+def conditional_score(
+    statistic: Tensor, moments: ConditionalMoments, log_arrangements: Tensor
+) -> tuple[Tensor, Tensor]:
     """z = (I - mean) / sigma, and the score -log p of the two-sided p-value; both 0 where sigma is 0."""
     varies = moments.sigma > 0
     z = torch.where(varies, (statistic - moments.mean) / torch.where(varies, moments.sigma, 1.0), 0.0)
     surprise = -math.log(2) - torch.special.log_ndtr(-normal_score(z, moments.skewness).abs())
-    return z, torch.where(varies, torch.minimum(surprise.clamp_min(0), moments.log_arrangements), 0.0)
-
-
-def evaluate_conditional(
-    graph: NeighborGraph, chunks: Iterable[WeightChunk], z: Float[Tensor, "v e"], key: tuple[Hashable, ...]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Statistic, conditional mean and sigma, z and score, each (neighbourhoods, e), and the background points.
-
-    ``z`` are the marks of the internal samples; ``key`` says which weight graphs the chunks are of.
-    """
-    levels = torch.unique(z)
-    few = 0 < len(levels) <= MOST_LEVELS
-    statistics, marks, arrangements, background = [], [], [], [graph.indptr[:0]]
-    for chunk in chunks:
-        statistics.append(moran_sum(chunk, z))
-        marks.append((mark_counts(chunk, z, levels),) if few else mark_sums(chunk, z))
-        arrangements.append(cached_sums(graph, chunk, key))
-        background.append(chunk.m)
-    m = torch.cat(background)
-    if not statistics:
-        none = z.new_zeros((0, z.shape[1]))
-        return none, none, none, none, none, m
-    together = [torch.cat(part) for part in zip(*marks, strict=True)]
-    summed = mark_sums_of_counts(together[0], levels) if few else MarkSums(*together)
-    sums = ArrangementSums(*(torch.cat(part) for part in zip(*arrangements, strict=True)))
-    statistic, moments = torch.cat(statistics), conditional_moments(sums, summed)
-    standard, score = conditional_score(statistic, moments)
-    parts = (statistic, moments.mean, moments.sigma, standard, score)
-    a, b, c, d, e = (torch.where(summed.n == 0, torch.nan, part) for part in parts)
-    return a, b, c, d, e, m
+    return z, torch.where(varies, torch.minimum(surprise.clamp_min(0), log_arrangements), 0.0)
 
 
 def normal_score(standard: Tensor, skewness: Tensor) -> Tensor:
@@ -185,30 +154,25 @@ def normal_score(standard: Tensor, skewness: Tensor) -> Tensor:
     return torch.where(small, standard, 6 / g * (root - 1) + g / 6)
 
 
-def cached_sums(graph: NeighborGraph, chunk: WeightChunk, key: tuple[Hashable, ...]) -> ArrangementSums:
-    """`arrangement_sums` of a chunk, kept with the graph; ``key`` says which weight graphs they are of."""
-    place = ("arrangement", *key, chunk.first, len(chunk.n))
-    if place not in graph.cache:
-        graph.cache[place] = arrangement_sums(chunk)
-    return graph.cache[place]
-
-
 def arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
-    """The sums over each graph of a chunk; once for all marks."""
-    size, lengths = len(chunk.sample), chunk.n
-    target = chunk.target.long()
+    """The sums over each graph of a chunk; made once for all marks and kept with the chunk."""
+    if "arrangement" not in chunk.cache:
+        chunk.cache["arrangement"] = _arrangement_sums(chunk)
+    return chunk.cache["arrangement"]
+
+
+def _arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
+    size, lengths, target = len(chunk.sample), chunk.n, chunk.target.long()
     edge = target < size
-    degree = (chunk.out_degree + chunk.in_degree).double()
-    inward = torch.bincount(target[edge], minlength=size)
-    both = (edge.sum(1) + inward).double()  # row sums of A + A'
-    mutual, triangles = _mutual_and_triangles(target, size)
+    degree, mutual = (chunk.out_degree + chunk.in_degree).double(), chunk.mutual.double()
+    both = edge.sum(1) + counted(target, edge, size).double()  # row sums of A + A'
     row, q, cubes = both / 2, (both + 2 * mutual) / 4, (both + 6 * mutual) / 8
 
     def total(values: Tensor) -> Tensor:
         return segment_sum(values, lengths)
 
-    count, nodes = lengths.double(), (lengths + chunk.m).double()
-    share = count / nodes.clamp_min(1)
+    count = lengths.double()
+    share = count / (lengths + chunk.m).clamp_min(1)
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=target.device), lengths)
     d = both - share[owner] * degree
     d = d - (total(d) / count.clamp_min(1))[owner]
@@ -221,7 +185,7 @@ def arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
         r3=total(row**3),
         qr=total(q * row),
         crr=total(row * near_row),
-        triangles=total(triangles),
+        triangles=total(_triangles(target, size)),
         d2=total(d**2),
         d3=total(d**3),
         rd=total(row * d),
@@ -230,7 +194,7 @@ def arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
         qd=total(q * d),
         cdd=total(d * near_d),
         crd=total(row * near_d),
-        constant=total(row) - share * total(degree) + share**2 * chunk.num_edges.double(),
+        constant=total(row) - share * total(degree) + share**2 * chunk.num_edges,
     )
 
 
@@ -238,72 +202,52 @@ def _neighbor_sums(target: Tensor, edge: Tensor, values: Tensor) -> Tensor:
     """C times the values: half the sum over the nodes that each node points to and that point to it."""
     padded = torch.cat([values, values.new_zeros(1)])
     result = values.new_zeros(len(values) + 1)
-    for column in range(target.shape[1]):
-        result[:-1] += padded[target[:, column]]
-        result.index_add_(0, target[:, column], torch.where(edge[:, column], values, 0.0))
-    return result[:-1] / 2
+    result.index_add_(0, target.flatten(), torch.where(edge, values[:, None], 0.0).flatten())
+    return (result[:-1] + pick(padded, target).sum(1)) / 2
 
 
-def _mutual_and_triangles(target: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Of each node: targets that point back to it, and its share of the trace of C^3.
-
-    With A' the transpose, trace (A + A')^3 = 2 trace A^3 + 6 trace A A A'.
-    """
+def _triangles(target: Tensor, size: int) -> Tensor:
+    """Of each node its share of the trace of C^3. With A' the transpose, trace (A + A')^3 = 2 trace A^3 +
+    6 trace A A A'."""
     width = target.shape[1]
-    padded = torch.cat([target, target.new_full((1, width), -1)]).int()  # the last row is that of no node
-    node = torch.arange(size, device=target.device)
-    mutual, triangles = node.double(), node.double()
-    for rows in blocks(node, width**2):
-        mine = padded[rows]
-        onward = padded[mine.flatten()].reshape(len(rows), width, width)
-        origin = rows[:, None, None].int()
-        mine = torch.where(mine < size, mine, -2)
-        shortcut, closed = (torch.zeros_like(onward, dtype=torch.bool), torch.zeros_like(onward, dtype=torch.bool))
-        for column in range(width):
-            shortcut |= onward == mine[:, column, None, None]
-            closed |= padded[:, column][onward] == origin
-        mutual[rows] = (onward == origin).sum((1, 2)).double()
-        triangles[rows] = (6 * shortcut.sum((1, 2)) + 2 * closed.sum((1, 2))).double() / 8
-    return mutual, triangles
+    padded = torch.cat([target, target.new_full((1, width), size)]).int()  # the last row is that of no node
+    triangles = torch.zeros(size, dtype=torch.float64, device=target.device)
+    for rows in blocks(torch.arange(size, device=target.device), width**3):
+        mine = pick(padded, rows)
+        onward = pick(padded, mine)
+        mine = torch.where(mine < size, mine, -1)
+        shortcut = (onward[..., None] == mine[:, None, None]).sum((1, 2, 3))
+        closed = (pick(padded, onward) == rows[:, None, None, None].int()).sum((1, 2, 3))
+        triangles[rows] = (6 * shortcut + 2 * closed).double() / 8
+    return triangles
 
 
-def mark_counts(chunk: WeightChunk, z: Float[Tensor, "v e"], levels: Float[Tensor, " l"]) -> Tensor:
-    """How many samples of each neighbourhood hold each value, (c, e, l)."""
-    mine = z[chunk.sample.long()]
-    counts = [segment_sum((mine == value).double(), chunk.n) for value in levels[:-1]]
-    rest = chunk.n[:, None].double().expand(len(chunk.n), z.shape[1])
-    for held in counts:
-        rest = rest - held
-    return torch.stack([*counts, rest], -1)
+def mark_sums(chunk: WeightChunk, z: Float[Tensor, "v e"], levels: Float[Tensor, " l"] | None = None) -> MarkSums:
+    """The sums of a chunk, from the marks themselves, differentiable; all n! arrangements count as different.
 
-
-def mark_sums_of_counts(counts: Tensor, levels: Tensor) -> MarkSums:
-    """From how many samples hold each value."""
-    n = counts[:, :1].sum(-1)
-    mu = levels[-1] + (counts * (levels - levels[-1])).sum(-1) / n.clamp_min(1)  # exact for equal marks
-    y = levels - mu[..., None]
-    weighted, sums = counts * y, []
-    for _ in range(5):
-        weighted = weighted * y
-        sums.append(weighted.sum(-1))
-    equal = (counts == n[..., None]).any(-1)
-    return MarkSums._make([n, mu, *sums, equal, torch.lgamma(n + 1) - torch.lgamma(counts + 1).sum(-1)])
-
-
-def mark_sums(chunk: WeightChunk, z: Float[Tensor, "v e"]) -> MarkSums:
-    """From the marks themselves, differentiable; all arrangements count as different, n! of them."""
+    With ``levels``, all values that occur, equal marks may change places without a difference; and where no gradient
+    is asked for, the sums follow from how many samples hold each value.
+    """
     n = chunk.n[:, None].double()
-    mine = z[chunk.sample.long()]
+    log_arrangements = torch.lgamma(n + 1)
+    if levels is not None:
+        counts = value_counts(chunk, z.detach(), levels)
+        equal = (counts == n[..., None]).any(-1)
+        log_arrangements = log_arrangements - torch.lgamma(counts + 1).sum(-1)
+        if not z.requires_grad:
+            mu = levels[-1] + (counts * (levels - levels[-1])).sum(-1) / n.clamp_min(1)  # exact for equal marks
+            y = (levels - mu[..., None])[..., None, :]
+            powers = (counts[..., None, :] * y ** torch.arange(2, 7, device=y.device)[:, None]).sum(-1)
+            return MarkSums(n, mu, powers, equal, log_arrangements)
+    mine = pick(z, chunk.sample)
     owner = torch.repeat_interleave(torch.arange(len(chunk.n), device=z.device), chunk.n)
-    first = (torch.cumsum(chunk.n, 0) - chunk.n)[owner]
     mu = segment_sum(mine, chunk.n) / n.clamp_min(1)
     y = mine - mu[owner]
-    power, sums = y, []
-    for _ in range(5):
-        power = power * y
-        sums.append(segment_sum(power, chunk.n))
-    equal = segment_sum((mine != mine[first]).double(), chunk.n) == 0
-    return MarkSums._make([n, mu, *sums, equal, torch.lgamma(n + 1).expand_as(mu)])
+    powers = torch.stack([segment_sum(y**power, chunk.n) for power in range(2, 7)], -1)
+    if levels is None:
+        first = (torch.cumsum(chunk.n, 0) - chunk.n)[owner]
+        equal = segment_sum((mine != mine[first]).double(), chunk.n) == 0
+    return MarkSums(n, mu, powers, equal, log_arrangements.expand_as(mu))
 
 
 class _DistinctMeans:

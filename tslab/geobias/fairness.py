@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab._checks import check_number
-from tslab.geobias.inputs import check_word
-from tslab.geobias.moments import Form, surprisal
+from tslab._checks import check_choice, check_number
+from tslab.geobias.conditional import evaluate_conditional
 from tslab.geobias.neighbors import NeighborGraph
-from tslab.geobias.statistic import evaluate
+from tslab.geobias.self_information import Null
+from tslab.geobias.statistic import evaluate_joint
 from tslab.geobias.weights import weight_graphs
 
 
@@ -40,7 +40,7 @@ def marked_ssi_loss(
     k: int = 4,
     threshold: float = 0.5,
     temperature: float = 0.25,
-    form: Form = "tail",
+    null: Null = "conditional",
     clustering_only: bool = True,
 ) -> Float[Tensor, ""]:
     """Mean marked spatial self-information over the centres of ``graph``, differentiable in ``performance``.
@@ -49,15 +49,18 @@ def marked_ssi_loss(
         graph: of the training samples. ``centers`` of the graph decide which neighbourhoods enter: a random
             hundred per epoch is enough.
         performance: per sample, larger is better, with gradient; see `straight_through_marks`.
-        k: of the weight graph; exact moments are used.
+        k: of the weight graph.
         threshold, temperature: of the marks.
+        null: "conditional" asks for hits and misses that are mixed, whatever their number; "joint" also for as many
+            misses as hits where samples crowd, and its score of a perfect model is far from zero. Exact moments and
+            the tail form in both.
         clustering_only: leave out centres where like marks are *less* often neighbours than by chance: the loss then
             asks for no more than an even spread.
 
     The value has the dtype of ``performance``; the sums are in float64. Centres without a score do not count; 0 with
     zero gradient if none is left.
     """
-    check_word("form", form, get_args(Form))
+    check_choice("null", null, get_args(Null))
     if performance.shape != (graph.num_samples,) or not performance.is_floating_point():
         raise ValueError(
             f"performance must be a floating point tensor of shape ({graph.num_samples},), got {performance.dtype} of "
@@ -67,20 +70,14 @@ def marked_ssi_loss(
     z = marks.to(graph.device, torch.float64)[graph.order][:, None]
     if bool(z.isnan().any()):
         raise ValueError("performance is NaN for samples that have a location; a score of them has no value")
-    repeats = torch.bincount(graph.neighborhood[graph.neighborhood >= 0], minlength=len(graph.sizes)).double()
-    total, weight = z.sum() * 0, z.new_zeros(())
-    for chunk in weight_graphs(graph, k):
-        statistic, mean, sigma, _ = (part[:, 0] if part.ndim > 1 else part for part in evaluate(chunk, z, "exact"))
-        usable = sigma > 0
-        if clustering_only:
-            usable &= statistic > mean
-        share = repeats[chunk.first : chunk.first + len(chunk.n)]
-        scored = share[~(statistic.isnan() | ~(sigma > 0))].sum()
-        if bool(usable.any()):
-            score = surprisal(statistic[usable], mean[usable], sigma[usable], form)
-            total = total + (score * share[usable]).sum()
-        weight = weight + scored
-    return (total / weight.clamp_min(1)).to(performance.dtype)
+    if len(graph.sizes) == 0:
+        return performance.sum() * 0
+    evaluate = evaluate_conditional if null == "conditional" else evaluate_joint
+    *_, standard, score, _ = evaluate(weight_graphs(graph, k, sums=null == "joint"), z)
+    centers = graph.neighborhood[graph.neighborhood >= 0]
+    standard, score = standard[centers, 0], score[centers, 0]
+    counted = ~score.isnan() & ((standard > 0) if clustering_only else True)
+    return (score[counted].sum() / (~score.isnan()).sum().clamp_min(1)).to(performance.dtype)
 
 
 def density_weights(graph: NeighborGraph, *, strength: float = 1.0) -> Float[Tensor, " n"]:

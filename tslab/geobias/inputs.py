@@ -5,7 +5,7 @@ part. Whatever cannot be meant is refused here, before anything is searched or d
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -69,9 +69,7 @@ def as_rows(name: str, index: Any, num_rows: int) -> Int[Tensor, " r"]:
     rows = rows.long()
     if len(rows) == num_rows > 2 and bool(((rows == 0) | (rows == 1)).all()):
         raise ValueError(f"{name} names rows 0 and 1 only, {num_rows} times; a mask must be bool, not 0 and 1")
-    bad = (rows < 0) | (rows >= num_rows)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0, 0])
+    for first in ((rows < 0) | (rows >= num_rows)).nonzero()[:1, 0].tolist():
         raise ValueError(f"{name}[{first}] = {int(rows[first])} is not a row: there are {num_rows}, numbered from 0")
     return rows
 
@@ -92,50 +90,38 @@ def as_outcomes(
         )
     single = given.ndim == 1
     located = (given[:, None] if single else given).to(order.device, torch.float64)[order]
-    missing, infinite = located.isnan().any(1), located.isinf().any(1)
-    if bool(missing.any()):
+    missing, infinite = (order[bad.any(1)] for bad in (located.isnan(), located.isinf()))
+    if len(missing):
         raise ValueError(
-            f"{name} is NaN for {int(missing.sum())} samples that have a location, the first in row "
-            f"{int(order[missing].min())}; drop these rows, or set their coordinates to NaN to leave them out"
+            f"{name} is NaN for {len(missing)} samples that have a location, the first in row {int(missing.min())}; "
+            "drop these rows, or set their coordinates to NaN to leave them out"
         )
-    if bool(infinite.any()):
-        raise ValueError(f"{name} is infinite in row {int(order[infinite].min())}")
+    if len(infinite):
+        raise ValueError(f"{name} is infinite in row {int(infinite.min())}")
     return located, single
 
 
 def as_hits(values: Float[Tensor, "*v"], what: str) -> Bool[Tensor, "*v"]:
     """True for hits; ``ValueError`` where the values are more than two outcomes. ``what`` begins the sentence."""
-    pair = bool(((values == 0) | (values.abs() == 1)).all())
-    if not pair or bool((values == 0).any() and (values == -1).any()):
+    found = set(torch.unique(values).tolist())
+    if not (found <= {0, 1} or found <= {-1, 1}):
         raise ValueError(
-            f'{what} takes {HITS}; make graded performance hits first, for example "performance > '
-            'performance.median()", or score it with marks="raw"'
+            f'{what} takes {HITS}; compare graded performance with a threshold first, or score it with marks="raw"'
         )
     return values > 0
 
 
 def as_radius(radius_km: float | None, radius_rad: float | None) -> float:
     """The radius of a neighbourhood in radians, given once: in kilometres or in radians, below a quarter circle."""
-    if (radius_km is None) == (radius_rad is None):
-        raise ValueError("give the radius once: radius_km=100 or radius_rad=0.05")
-    hint = (
-        "a neighbourhood ends at a quarter of the globe (10,007 km, pi/2 rad); kilometres go into radius_km, radians "
-        "into radius_rad"
-    )
-    if radius_rad is not None:
+    hint = "a quarter of the globe is 10,007 km (radius_km), pi/2 rad (radius_rad)"
+    if radius_rad is not None and radius_km is None:
         return float(check_number("radius_rad", radius_rad, above=0, below=math.pi / 2, hint=hint))
-    assert radius_km is not None
-    check_number("radius_km", radius_km, above=0, below=math.pi / 2 * EARTH_RADIUS_KM, hint=hint)
-    return float(radius_km / EARTH_RADIUS_KM)
+    if radius_km is not None and radius_rad is None:
+        check_number("radius_km", radius_km, above=0, below=math.pi / 2 * EARTH_RADIUS_KM, hint=hint)
+        return float(radius_km / EARTH_RADIUS_KM)
+    raise ValueError("give the radius once: radius_km=100 or radius_rad=0.05")
 
 
 def check_seed(seed: int) -> None:
     """Raise ``ValueError`` unless ``seed`` is a whole number that a generator of torch takes."""
     check_count("seed", seed, at_least=0, at_most=2**63 - 1)
-
-
-def check_word(name: str, value: Any, words: Iterable[str]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of the words."""
-    known = tuple(words)
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -46,10 +46,7 @@ def published_moments(values: Float[Tensor, " v"], counts: Real[Tensor, "*c v"])
     """
     if values.ndim != 1 or counts.shape[-1:] != values.shape:
         raise ValueError(f"counts must have {len(values)} columns, one a value, got shape {tuple(counts.shape)}")
-    if len(values) > MAX_DISTINCT_VALUES:
-        raise ValueError(
-            f'the published moments are made for a few distinct values, got {len(values)}; use moments="exact"'
-        )
+    check_few_values(values)
     order = torch.argsort(values)
     value, count = values[order].double(), counts[..., order].double()
     total = count.sum(-1, keepdim=True)
@@ -70,6 +67,14 @@ def published_moments(values: Float[Tensor, " v"], counts: Real[Tensor, "*c v"])
     pair_occurs &= ~torch.eye(len(value), dtype=torch.bool, device=value.device)
     variance = single + (q * q * v_pair * pair_occurs).sum((-1, -2))
     return Moments(mean, variance.sqrt())
+
+
+def check_few_values(values: Float[Tensor, " v"]) -> None:
+    """Raise ``ValueError`` for more distinct values than the published moments are made for."""
+    if len(values) > MAX_DISTINCT_VALUES:
+        raise ValueError(
+            f'the published moments are made for a few distinct values, got {len(values)}; use moments="exact"'
+        )
 
 
 def exact_moments(

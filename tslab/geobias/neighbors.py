@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -25,7 +26,7 @@ from tslab._checks import check_count
 from tslab._numbers import Numbers
 from tslab.coords import check_lonlat, has_location, unit_vectors
 from tslab.geobias.inputs import Pair, as_places, as_radius, as_rows, as_tensor
-from tslab.geobias.search import SEARCH_CHUNK, place_finder, samples_within
+from tslab.geobias.search import SEARCH_CHUNK, PlaceFinder, samples_by_distance, samples_within, squared_chord
 
 
 @dataclass
@@ -93,9 +94,13 @@ class NeighborGraph:
 
     def per_center(self, values: Tensor, *, missing: float = math.nan) -> Tensor:
         """Spread values of the distinct neighbourhoods over the centres; ``missing`` where there is no place."""
-        absent = self.neighborhood < 0
-        padded = torch.cat([values, values.new_full((1, *values.shape[1:]), missing)])
-        return padded[torch.where(absent, len(values), self.neighborhood)]
+        return spread(values, self.neighborhood, missing)
+
+
+def spread(values: Tensor, which: Int[Tensor, " c"], missing: float) -> Tensor:
+    """Row ``which`` of the values for each centre; ``missing`` where that is negative."""
+    padded = torch.cat([values, values.new_full((1, *values.shape[1:]), missing)])
+    return padded[torch.where(which < 0, len(values), which).to(values.device)]
 
 
 def neighbor_graph(
@@ -139,7 +144,7 @@ def neighbor_graph(
     else:
         neighborhood, frame_lonlat = distinct_places(center_lonlat)
         starts = torch.cat([first_of_place, torch.tensor([len(order)])])
-        indptr, indices = samples_within(unit_vectors(frame_lonlat), xyz, starts, radius, max_neighbors, target)
+        indptr, indices = samples_within(unit_vectors(frame_lonlat), xyz, starts, radius, max_neighbors)
     return NeighborGraph(
         num_samples=len(degrees),
         order=order.to(target),
@@ -159,12 +164,22 @@ def neighbor_graph(
 def nearest_samples(graph: NeighborGraph, count: int) -> tuple[Int[Tensor, "u count"], Float[Tensor, "u count"]]:
     """For each place the ``count`` nearest samples (its own first) and their squared chords; -1 and inf beyond.
 
-    A sample that ties with one beyond the list is left out, so what stands in the list is always decided. The lists
-    are kept with the graph.
+    The lists are kept with the graph.
     """
     key = ("nearest samples", count)
-    if key not in graph.cache:
-        graph.cache[key] = _nearest_samples(graph, count)
+    if key in graph.cache:
+        return graph.cache[key]
+    xyz, location = graph.xyz.cpu(), graph.location.cpu()
+    starts = torch.searchsorted(location, torch.arange(int(location.max()) + 2 if len(location) else 1))
+    places, finder = xyz[starts[:-1]], PlaceFinder(xyz[starts[:-1]])
+    ids = torch.full((len(places), count), -1, dtype=torch.int32)
+    squared = torch.full((len(places), count), math.inf, dtype=torch.float64)
+    for rows in torch.arange(len(places)).split(SEARCH_CHUNK) if len(places) else ():
+        owner, sample = samples_by_distance(finder, places[rows], starts, math.pi, count)
+        rank = torch.arange(len(owner)) - torch.searchsorted(owner, owner)
+        ids[rows[owner], rank] = sample.int()
+        squared[rows[owner], rank] = squared_chord(places[rows[owner]], xyz[sample])
+    graph.cache[key] = ids.to(graph.device), squared.to(graph.device)
     return graph.cache[key]
 
 
@@ -184,7 +199,7 @@ def places_in_order(degrees: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sort located rows by (first row of their place, row): order, xyz, place of each, first sample of each place."""
     rows = has_location(degrees).nonzero()[:, 0]
     xyz = unit_vectors(degrees[rows])
-    first, _ = _first_rows(xyz)
+    first = _first_rows(xyz)
     by_place = torch.argsort(first, stable=True)
     first = first[by_place]
     new = torch.ones(len(first), dtype=torch.bool)
@@ -192,26 +207,18 @@ def places_in_order(degrees: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return rows[by_place], xyz[by_place].contiguous(), torch.cumsum(new, 0) - 1, new.nonzero()[:, 0]
 
 
-def _first_rows(xyz: Tensor) -> tuple[Tensor, int]:
-    """For each row the lowest row with the same vector, and the number of distinct vectors."""
-    if len(xyz) == 0:
-        return torch.zeros(0, dtype=torch.long), 0
-    values = (xyz + 0.0).numpy()  # -0.0 and 0.0 are the same place
-    by_value = np.lexsort((np.arange(len(values)), values[:, 2], values[:, 1], values[:, 0]))
-    ordered = values[by_value]
-    new = np.ones(len(values), dtype=bool)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    run = np.cumsum(new) - 1
-    first = np.empty(len(values), dtype=np.int64)
-    first[by_value] = by_value[np.flatnonzero(new)][run]  # runs are sorted by row
-    return torch.from_numpy(first), int(run[-1]) + 1
+def _first_rows(xyz: Tensor) -> Tensor:
+    """For each row the lowest row with the same vector."""
+    table = pd.DataFrame((xyz + 0.0).numpy())  # -0.0 and 0.0 are the same place
+    first = np.flatnonzero(~table.duplicated().to_numpy())
+    return torch.from_numpy(first[table.groupby([0, 1, 2], sort=False).ngroup().to_numpy()])
 
 
 def distinct_places(center_lonlat: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the distinct place of each centre (-1 without one), and those places in degrees."""
     located = has_location(center_lonlat)
     places = center_lonlat[located]
-    first, _ = _first_rows(unit_vectors(places))
+    first = _first_rows(unit_vectors(places))
     kept, which = torch.unique(first, return_inverse=True)
     neighborhood = torch.full((len(center_lonlat),), -1)
     neighborhood[located] = which
@@ -228,8 +235,8 @@ def _given_neighbors(neighbors: Pair, located: Tensor, order: Tensor, num_sample
     fits = len(indptr) == len(located) + 1 and int(indptr[0]) == 0 and int(indptr[-1]) == len(rows)
     if not fits or bool((indptr.diff() < 0).any()):
         raise ValueError(
-            f"neighbors must be (indptr, indices) with one row per centre: {len(located)} centres need an indptr of "
-            f"{len(located) + 1} ascending entries from 0 to len(indices) = {len(rows)}, got {len(indptr)} entries"
+            f"neighbors must be (indptr, indices): {len(located)} centres need an indptr of {len(located) + 1} entries "
+            f"that ascend from 0 to len(indices) = {len(rows)}"
         )
     rows = as_rows("indices of neighbors", rows, num_samples)
     internal = torch.full((num_samples,), -1)
@@ -242,33 +249,3 @@ def _given_neighbors(neighbors: Pair, located: Tensor, order: Tensor, num_sample
     if bool(((ids[1:] == ids[:-1]) & (segment[1:] == segment[:-1])).any()):
         raise ValueError("neighbors name the same row twice for one centre; make the rows of each centre unique")
     return indptr, ids.int()
-
-
-def _nearest_samples(graph: NeighborGraph, count: int) -> tuple[Tensor, Tensor]:
-    xyz, location = graph.xyz.cpu(), graph.location.cpu()
-    if len(xyz) == 0:
-        return graph.indices.new_zeros((0, count)), graph.xyz.new_zeros((0, count))
-    new = torch.ones(len(location), dtype=torch.bool)
-    new[1:] = location[1:] != location[:-1]
-    starts = torch.cat([new.nonzero()[:, 0], torch.tensor([len(location)])])
-    places = xyz[starts[:-1]]
-    finder = place_finder(places, graph.device)
-    want = min(count + 1, len(places))
-    ids = torch.full((len(places), count), -1, dtype=torch.int32)
-    squared = torch.full((len(places), count), math.inf, dtype=torch.float64)
-    column = torch.arange(count)
-    for begin in range(0, len(places), SEARCH_CHUNK):
-        end = min(begin + SEARCH_CHUNK, len(places))
-        place, d2 = finder.nearest(places[begin:end], want)
-        ends = torch.cumsum(starts[place + 1] - starts[place], 1)
-        decided = torch.ones_like(d2, dtype=torch.bool)
-        if want < len(places):
-            decided = d2 < d2[:, -1:]
-        slot = torch.searchsorted(ends, column.expand(end - begin, count).contiguous(), right=True)
-        valid = slot < want
-        slot = slot.clamp_max(want - 1)
-        valid &= decided.gather(1, slot)
-        offset = column - torch.where(slot > 0, ends.gather(1, (slot - 1).clamp_min(0)), 0)
-        ids[begin:end] = torch.where(valid, starts[place.gather(1, slot)] + offset, -1).int()
-        squared[begin:end] = torch.where(valid, d2.gather(1, slot), math.inf)
-    return ids.to(graph.device), squared.to(graph.device)

@@ -6,24 +6,26 @@ Kullback-Leibler divergence. A model that is right and wrong in the same proport
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Real, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tslab._checks import check_count, check_number
+from tslab._checks import check_choice, check_count, check_number
 from tslab._numbers import Numbers
 from tslab.coords import has_location, unit_vectors
-from tslab.geobias.inputs import as_hits, as_outcomes, as_places, as_radius, check_word
-from tslab.geobias.neighbors import distinct_places, places_in_order, read_centers
-from tslab.geobias.search import squared_chord
+from tslab.geobias.inputs import as_hits, as_outcomes, as_places, as_radius
+from tslab.geobias.neighbors import distinct_places, places_in_order, read_centers, spread
+from tslab.geobias.patterns import pick
+from tslab.geobias.search import PlaceFinder, ranges, squared_chord
 
 Partition = Literal["scale_grid", "distance_lag", "direction_sector"]
+Histogram = Literal["fixed", "published"]
+Azimuth = Literal["correct", "published"]
 
 SMALL = 1e-8
 """Added to the shares of a part inside the logarithm."""
@@ -69,8 +71,8 @@ def sri(
     size: float | int | None = None,
     min_samples: int = 20,
     centers: Tensor | Numbers | None = None,
-    histogram: Literal["fixed", "published"] | None = None,
-    azimuth: Literal["correct", "published"] | None = None,
+    histogram: Histogram | None = None,
+    azimuth: Azimuth | None = None,
     wrap_longitude: bool | None = None,
     preset: Literal["pygbs2025"] | None = None,
     device: str | torch.device | None = None,
@@ -103,49 +105,41 @@ def sri(
     Errors: ``ValueError`` for shapes, marks and sizes that cannot be.
     """
     if preset is not None:
-        check_word("preset", preset, ("pygbs2025",))
-    for name, word, words in (
-        ("histogram", histogram, ("fixed", "published")),
-        ("azimuth", azimuth, ("correct", "published")),
-    ):
-        if word is not None:
-            check_word(name, word, words)
+        check_choice("preset", preset, ("pygbs2025",))
+    histogram = check_choice("histogram", histogram or ("published" if preset else "fixed"), get_args(Histogram))
     check_count("min_samples", min_samples)
-    published = preset == "pygbs2025"
-    old_bins = (histogram or ("published" if published else "fixed")) == "published"
-    old_azimuth = (azimuth or ("published" if published else "correct")) == "published"
-    wrap = wrap_longitude if wrap_longitude is not None else not published
     lonlat = as_places(lonlat)
-    radius = as_radius(radius_km, radius_rad)
-    parting = _parting(partition, size, radius)
+    parting = _parting(
+        as_radius(radius_km, radius_rad),
+        partition,
+        size,
+        azimuth or ("published" if preset else "correct"),
+        not preset if wrap_longitude is None else wrap_longitude,
+    )
     target = torch.device(device) if device is not None else lonlat.device
 
     degrees = lonlat.detach().to("cpu", torch.float64)
     order, xyz, location, first = places_in_order(degrees)
     outcomes, single = as_outcomes(performance, len(degrees), order)
     hits = as_hits(outcomes, "spatial relative information").double()
-    num_places = len(first)
-    counts = torch.zeros((num_places, 1 + hits.shape[1]), dtype=torch.float64)
-    counts.index_add_(0, location, torch.cat([torch.ones_like(hits[:, :1]), hits], 1))
-    places = _Places(degrees[order[first]], xyz[first], counts)
+    counts = torch.zeros((len(first), 1 + hits.shape[1]), dtype=torch.float64)
+    counts.index_add_(0, location, torch.cat([torch.ones_like(hits[:, :1]), hits], 1))  # samples and hits of each place
     center_rows, center_lonlat = read_centers(centers, degrees)
     which, frames = distinct_places(center_lonlat)
-    _check_work(parting, len(frames), hits.shape[1] + 1)
+    _check_work(parting, len(frames), counts.shape[1])
 
-    outputs = [
-        _scores(places, frames[begin:end], radius, parting, min_samples, old_bins, old_azimuth, wrap, target)
-        for begin, end in _center_chunks(places, frames, radius, parting)
-    ]
-    outputs.append((hits.new_zeros((0, hits.shape[1])).to(target), *(hits.new_zeros(0).to(target),) * 2))
-    columns = [torch.cat(part) for part in zip(*outputs, strict=True)]
-    score, n, parts = (
-        _spread(column, which, missing) for column, missing in zip(columns, (math.nan, 0.0, 0.0), strict=True)
-    )
+    finder, seen = PlaceFinder(xyz[first]), unit_vectors(frames)
+    cost = finder.count_within(seen, parting.reach) + parting.count * counts.shape[1]
+    columns = torch.full((len(frames), hits.shape[1] + 2), math.nan, dtype=torch.float64, device=target)
+    for begin, end in ranges(cost, PAIRS_PER_CHUNK):
+        pairs = _partition(finder, degrees[order[first]], frames[begin:end], parting)
+        columns[begin:end] = _scores(pairs, counts.to(target), end - begin, parting.count, min_samples, histogram)
+    score, n, parts = spread(columns, which, math.nan).split([hits.shape[1], 1, 1], 1)
     return SRIResult(
         score=score[:, 0] if single else score,
-        n=n.long(),
-        parts=parts.long(),
-        weight=n.double() / max(len(order), 1),
+        n=n[:, 0].nan_to_num().long(),
+        parts=parts[:, 0].nan_to_num().long(),
+        weight=n[:, 0].nan_to_num() / max(len(order), 1),
         lonlat=center_lonlat.to(target),
         rows=center_rows.to(target),
         partition=partition,
@@ -160,7 +154,7 @@ def parts_of(
     radius_rad: float | None = None,
     partition: Partition = "distance_lag",
     size: float | int | None = None,
-    azimuth: Literal["correct", "published"] = "correct",
+    azimuth: Azimuth = "correct",
     wrap_longitude: bool = True,
 ) -> Int[Tensor, " n"]:
     """Which part of the neighbourhood of one centre each sample is in; -1 for samples in no part.
@@ -169,49 +163,55 @@ def parts_of(
     centre outward and from the south-west corner; sectors from azimuth -pi, north, over west, south and east.
     """
     lonlat = as_places(lonlat)
-    check_word("azimuth", azimuth, ("correct", "published"))
-    radius = as_radius(radius_km, radius_rad)
-    parting = _parting(partition, size, radius)
+    parting = _parting(as_radius(radius_km, radius_rad), partition, size, azimuth, wrap_longitude)
     rows = has_location(lonlat.detach().cpu()).nonzero()[:, 0]
     degrees = lonlat.detach().to("cpu", torch.float64)[rows]
-    places = _Places(degrees, unit_vectors(degrees), degrees[:, :0])
     frame = as_places(torch.as_tensor(center, dtype=torch.float64)[None], "center")
     if bool(frame.isnan().any()):
         raise ValueError("center must be a place; it is missing (NaN)")
-    _, place, part, _ = _partition(places, frame, radius, parting, azimuth == "published", wrap_longitude)
+    _, place, part, _ = _partition(PlaceFinder(unit_vectors(degrees)), degrees, frame, parting)
     result = torch.full((len(lonlat),), -1)
-    result[rows[place]] = part
+    result[rows[place]] = part.where(part >= 0, -1)
     return result
-
-
-def _spread(values: Tensor, which: Tensor, missing: float) -> Tensor:
-    """Values of distinct places given to the centres; ``missing`` where there is no place."""
-    padded = torch.cat([values, values.new_full((1, *values.shape[1:]), missing)])
-    return padded[torch.where(which < 0, len(values), which).to(values.device)]
 
 
 @dataclass(frozen=True)
 class _Parting:
+    """A rule that splits a neighbourhood: ``steps`` rings, sectors, or cells from the centre to the edge, ``count``
+    parts in all, which lie within ``reach`` of the centre."""
+
+    radius: float
     kind: Partition
     size: float
-    steps: int  # rings, sectors, or cells from the centre to the edge
-    count: int  # parts in all
+    steps: int
+    azimuth: Azimuth
+    wrap: bool
+
+    @property
+    def count(self) -> int:
+        return (2 * self.steps) ** 2 if self.kind == "scale_grid" else self.steps
+
+    @property
+    def reach(self) -> float:
+        edge = {"scale_grid": math.sqrt(2), "distance_lag": 1.0, "direction_sector": 0.0}[self.kind]
+        return min(max(self.radius, edge * self.size * self.steps), math.pi)
 
 
-def _parting(kind: Partition, size: float | int | None, radius: float) -> _Parting:
-    check_word("partition", kind, get_args(Partition))
+def _parting(radius: float, kind: Partition, size: float | int | None, azimuth: Azimuth, wrap: bool) -> _Parting:
+    check_choice("partition", kind, get_args(Partition))
+    check_choice("azimuth", azimuth, get_args(Azimuth))
     if kind == "direction_sector":
         if size is not None and check_number("size", size, at_least=1, at_most=MOST_PARTS) != int(size):
             raise ValueError(f"a direction_sector partition takes a whole number of sectors as size, got {size}")
         sectors = 8 if size is None else int(size)
-        return _Parting(kind, 2 * math.pi / sectors, sectors, sectors)
-    if size is not None:
-        steps = MOST_PARTS if kind == "distance_lag" else math.isqrt(MOST_PARTS) // 2
-        hint = f"radians; a smaller size would cut a neighbourhood into more than {MOST_PARTS:,} parts"
-        check_number("size", size, at_least=radius / steps, at_most=math.pi / 2, hint=hint)
-    width = float(size) if size is not None else radius / (5 if kind == "scale_grid" else 10)
-    steps = math.ceil(radius / width - (0 if size is not None else 1e-9))
-    return _Parting(kind, width, steps, steps if kind == "distance_lag" else (2 * steps) ** 2)
+        return _Parting(radius, kind, 2 * math.pi / sectors, sectors, azimuth, wrap)
+    usual = 5 if kind == "scale_grid" else 10
+    if size is None:
+        return _Parting(radius, kind, radius / usual, usual, azimuth, wrap)
+    steps = MOST_PARTS if kind == "distance_lag" else math.isqrt(MOST_PARTS) // 2
+    hint = f"radians; a smaller size would cut a neighbourhood into more than {MOST_PARTS:,} parts"
+    check_number("size", size, at_least=radius / steps, at_most=math.pi / 2, hint=hint)
+    return _Parting(radius, kind, float(size), math.ceil(radius / size), azimuth, wrap)
 
 
 def _check_work(parting: _Parting, num_centers: int, columns: int) -> None:
@@ -230,131 +230,62 @@ def _check_work(parting: _Parting, num_centers: int, columns: int) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Distinct places: degrees, unit vectors, and samples and hits at each, (u, 1 + e)."""
-
-    degrees: Tensor
-    xyz: Tensor
-    counts: Tensor
+_Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of each (centre, place): centre, place, part (-1 for none), and whether it is within the radius."""
 
 
-def _reach(radius: float, parting: _Parting) -> float:
-    return max(radius, parting.size * parting.steps) if parting.kind == "distance_lag" else radius
-
-
-def _center_chunks(places: _Places, frames: Tensor, radius: float, parting: _Parting) -> Iterator[tuple[int, int]]:
-    """Ranges of centres that have about `PAIRS_PER_CHUNK` pairs of centre and place."""
-    if len(frames) == 0 or len(places.xyz) == 0:
-        return
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(places.xyz.numpy())
-    chord = 2 * math.sin(_reach(radius, parting) / 2)
-    pairs = tree.query_ball_point(unit_vectors(frames).numpy(), chord, return_length=True, workers=-1)
-    cost = torch.cumsum(torch.from_numpy(np.asarray(pairs)) + parting.count * places.counts.shape[1], 0)
-    first = 0
-    while first < len(frames):
-        spent = int(cost[first - 1]) if first else 0
-        last = max(int(torch.searchsorted(cost, spent + PAIRS_PER_CHUNK)), first + 1)
-        yield first, last
-        first = last
-
-
-def _scores(
-    places: _Places,
-    frames: Tensor,
-    radius: float,
-    parting: _Parting,
-    min_samples: int,
-    old_bins: bool,
-    old_azimuth: bool,
-    wrap: bool,
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score (c, e), samples within the radius and parts kept of each centre."""
-    owner, place, part, (near_owner, near_place) = _partition(places, frames, radius, parting, old_azimuth, wrap)
-    whole = _total(near_owner, places.counts[near_place], len(frames), device)
-    n = whole[:, 0]
-    key = owner * parting.count + part
-    parts = _total(key, places.counts[place], len(frames) * parting.count, device)
-    parts = parts.view(len(frames), parting.count, -1)
-    size, hits = parts[..., :1], parts[..., 1:]
-    kept = (size >= min_samples).double()
-    share = _share(hits, size, old_bins)
-    base = _share(whole[:, None, 1:], whole[:, None, :1], old_bins)
-    divergence = _term(base, share) + _term(1 - base, 1 - share)
-    score = (kept * size * divergence).sum(1) / n[:, None].clamp_min(1)
-    return torch.where(n[:, None] > 0, score, torch.nan), n, kept[..., 0].sum(1)
-
-
-def _partition(
-    places: _Places, frames: Tensor, radius: float, parting: _Parting, old_azimuth: bool, wrap: bool
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """(owner, place, part) of all places in a part, and (owner, place) of those within the radius."""
+def _partition(finder: PlaceFinder, degrees: Tensor, frames: Tensor, parting: _Parting) -> _Pairs:
+    """The places that are in a part of each centre or within the radius."""
     center = unit_vectors(frames)
-    owner, place = _pairs(center, places.xyz, 2 * math.sin(_reach(radius, parting) / 2) * (1 + 1e-9), 2.0)
-    chord = squared_chord(center[owner], places.xyz[place]).sqrt()
+    owner, place = finder.within(center, parting.reach)
+    chord = squared_chord(pick(center, owner), pick(finder.places, place)).sqrt()
     distance = 2 * torch.asin((chord / 2).clamp_max(1))
-    inside = distance <= radius
-    near = owner[inside], place[inside]
+    inside = distance <= parting.radius
     if parting.kind == "distance_lag":
-        part = torch.floor(distance / parting.size).long()
+        part = torch.floor(distance / parting.size)
         usable = part < parting.steps
-        return owner[usable], place[usable], part[usable], near
-    if parting.kind == "direction_sector":
-        part = _sectors(frames[near[0]], places.degrees[near[1]], parting, old_azimuth)
-        usable = torch.ones_like(part, dtype=torch.bool) if old_azimuth else distance[inside] > 0
-        return near[0][usable], near[1][usable], part[usable], near
-    return *_cells(frames, places.degrees, parting, wrap), near
+    elif parting.kind == "direction_sector":
+        part = _sectors(pick(frames, owner), pick(degrees, place), parting)
+        usable = inside & ((distance > 0) | (parting.azimuth == "published"))
+    else:
+        offset = pick(torch.deg2rad(degrees), place) - pick(torch.deg2rad(frames), owner)
+        if parting.wrap:
+            offset[:, 0] -= 2 * math.pi * torch.round(offset[:, 0] / (2 * math.pi))
+        cell = torch.floor(offset / parting.size) + parting.steps
+        usable = ((cell >= 0) & (cell < 2 * parting.steps)).all(1)
+        part = cell[:, 1] * (2 * parting.steps) + cell[:, 0]
+    return owner, place, torch.where(usable, part, -1).long(), inside
 
 
-def _share(hits: Tensor, size: Tensor, old_bins: bool) -> Tensor:
-    share = hits / size.clamp_min(1)
-    return torch.where(share == 0, 1.0, share) if old_bins else share
+def _scores(pairs: _Pairs, counts: Tensor, num: int, num_parts: int, min_samples: int, histogram: Histogram) -> Tensor:
+    """Score of each model, samples within the radius, and parts kept, side by side for ``num`` centres."""
+    owner, place, part, inside = (values.to(counts.device) for values in pairs)
+    whole = counts.new_zeros((num, counts.shape[1])).index_add_(0, owner[inside], pick(counts, place[inside]))
+    parts = counts.new_zeros((num * num_parts, counts.shape[1]))
+    used = part >= 0
+    parts.index_add_(0, owner[used] * num_parts + part[used], pick(counts, place[used]))
+    parts = parts.view(num, num_parts, -1)
+    size, n = parts[..., :1], whole[:, :1]
+    share, base = (
+        hits / total.clamp_min(1) for hits, total in ((parts[..., 1:], size), (whole[:, None, 1:], n[:, None]))
+    )
+    if histogram == "published":  # bins from the data: misses only are taken for hits only
+        share, base = (torch.where(values == 0, 1.0, values) for values in (share, base))
+    kept = (size >= min_samples).double()
+    divergence = _term(base, share) + _term(1 - base, 1 - share)
+    score = (kept * size * divergence).sum(1) / n.clamp_min(1)
+    return torch.cat([torch.where(n > 0, score, torch.nan), n, kept.sum(1)], 1)
 
 
 def _term(base: Tensor, share: Tensor) -> Tensor:
     return torch.where(base > 0, base * torch.log(base.clamp_min(1e-300) / (share + SMALL)), 0.0)
 
 
-def _total(key: Tensor, values: Tensor, size: int, device: torch.device) -> Tensor:
-    total = torch.zeros((size, values.shape[1]), dtype=torch.float64, device=device)
-    return total.index_add_(0, key.to(device), values.to(device))
-
-
-def _pairs(points: Tensor, others: Tensor, radius: float, norm: float) -> tuple[Tensor, Tensor]:
-    if len(points) == 0 or len(others) == 0:
-        return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(others.numpy())
-    pairs = cKDTree(points.numpy()).sparse_distance_matrix(tree, radius, p=norm, output_type="ndarray")
-    return torch.from_numpy(pairs["i"].astype(np.int64)), torch.from_numpy(pairs["j"].astype(np.int64))
-
-
-def _cells(frames: Tensor, degrees: Tensor, parting: _Parting, wrap: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(owner, place, cell) of all places inside the square of cells around each centre."""
-    center, place = torch.deg2rad(frames), torch.deg2rad(degrees)
-    half = parting.steps * parting.size
-    number = torch.arange(len(place))
-    if wrap:
-        west, east = place[:, 0] < half - math.pi, place[:, 0] > math.pi - half
-        turn = torch.tensor([2 * math.pi, 0.0], dtype=torch.float64)
-        number = torch.cat([number, number[west], number[east]])
-        place = torch.cat([place, place[west] + turn, place[east] - turn])
-    owner, other = _pairs(center, place, half * (1 + 1e-9), math.inf)
-    cell = torch.floor((place[other] - center[owner]) / parting.size).long() + parting.steps
-    inside = ((cell >= 0) & (cell < 2 * parting.steps)).all(1)
-    index = cell[:, 1] * (2 * parting.steps) + cell[:, 0]
-    return owner[inside], number[other[inside]], index[inside]
-
-
-def _sectors(center: Tensor, place: Tensor, parting: _Parting, published: bool) -> Tensor:
+def _sectors(center: Tensor, place: Tensor, parting: _Parting) -> Tensor:
     """Sector of the azimuth (from south toward east, from -pi) at which each place is seen from its centre."""
     lon_c, lat_c = torch.deg2rad(center).unbind(-1)
     lon, lat = torch.deg2rad(place).unbind(-1)
-    if published:
+    if parting.azimuth == "published":
         x, y, z = lat.cos() * lon.cos(), lat.cos() * lon.sin() * lat.sign(), lat.sin()
         south = lon_c.cos() * x + lon_c.sin() * y
         east = lon_c.cos() * y - lon_c.sin() * x
@@ -365,4 +296,4 @@ def _sectors(center: Tensor, place: Tensor, parting: _Parting, published: bool) 
         dlon = lon - lon_c
         south = lat.cos() * dlon.cos() * lat_c.sin() - lat.sin() * lat_c.cos()
         azimuth = torch.atan2(lat.cos() * dlon.sin(), south)
-    return torch.floor((azimuth + math.pi) / parting.size).long().clamp(0, parting.steps - 1)
+    return torch.floor((azimuth + math.pi) / parting.size).clamp(0, parting.steps - 1)

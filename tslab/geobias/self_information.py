@@ -17,23 +17,22 @@ The null hypothesis decides what would be no surprise:
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from tslab._checks import check_count, check_number
+from tslab._checks import check_choice, check_count, check_number
 from tslab._numbers import Numbers
 from tslab.coords import has_location, unit_vectors
 from tslab.geobias.conditional import evaluate_conditional
 from tslab.geobias.hotspots import two_sided_p
-from tslab.geobias.inputs import Pair, as_hits, as_outcomes, as_places, as_radius, as_tensor, check_word
-from tslab.geobias.moments import Form, surprisal
+from tslab.geobias.inputs import Pair, as_hits, as_outcomes, as_places, as_radius, as_tensor
+from tslab.geobias.moments import Form
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
-from tslab.geobias.statistic import MomentKind, evaluate
+from tslab.geobias.statistic import MomentKind, evaluate_joint
 from tslab.geobias.weights import MOST_NEIGHBORS, weight_graphs
 
 if TYPE_CHECKING:
@@ -44,22 +43,37 @@ Null = Literal["joint", "conditional"]
 Preset = Literal["pygbs2025"]
 
 
-class Formulation(TypedDict):
-    """What is measured: marks, moments, form, null, and whether nodes among many coincident samples are overfull."""
+@dataclass(frozen=True)
+class Formulation:
+    """What is measured: marks, moments, form, null, and whether nodes among many coincident samples are overfull.
 
-    marks: Marks
-    moments: MomentKind
-    form: Form
-    null: Null
-    overfull: bool
+    Errors: ``ValueError`` for an unknown word, and for a conditional score with anything but exact moments and tail.
+    """
+
+    marks: Marks = "signed"
+    moments: MomentKind = "exact"
+    form: Form = "tail"
+    null: Null = "joint"
+    overfull: bool = False
+
+    def __post_init__(self) -> None:
+        for name, words in (("marks", Marks), ("moments", MomentKind), ("form", Form), ("null", Null)):
+            check_choice(name, getattr(self, name), get_args(words))
+        if self.null == "conditional" and (self.moments, self.form) != ("exact", "tail"):
+            raise ValueError(
+                'null="conditional" has exact moments and the tail form only, got '
+                f'moments="{self.moments}", form="{self.form}"; published forms go with null="joint"'
+            )
 
 
-DEFAULT: Formulation = {"marks": "signed", "moments": "exact", "form": "tail", "null": "joint", "overfull": False}
-
-PRESETS: dict[str, Formulation] = {
-    "pygbs2025": {"marks": "raw", "moments": "published", "form": "density", "null": "joint", "overfull": True}
-}
+PRESETS = {"pygbs2025": Formulation("raw", "published", "density", overfull=True)}
 """``pygbs2025``: the published per-sample tables of fMoW and iNat2018 (January 2025)."""
+
+
+def formulation(preset: str | None = None, **given: Any) -> Formulation:
+    """The fields of `Formulation` that are given (not None), else the preset's, else the defaults."""
+    base = Formulation() if preset is None else PRESETS[check_choice("preset", preset, PRESETS)]
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class SSIResult:
         saturated: True where the neighbourhood was cut at ``max_neighbors``.
         lonlat: place of each centre in degrees.
         rows: input row of each centre, -1 if it was given by coordinates.
-        marks, moments, form, null: what was measured.
+        formulation: what was measured.
     """
 
     score: Float[Tensor, "c *e"]
@@ -88,10 +102,7 @@ class SSIResult:
     saturated: Tensor
     lonlat: Float[Tensor, "c 2"]
     rows: Int[Tensor, " c"]
-    marks: Marks
-    moments: MomentKind
-    form: Form
-    null: Null
+    formulation: Formulation
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row per centre (single performance only): lon, lat, n, background, statistic, mean, sigma, score."""
@@ -99,10 +110,10 @@ class SSIResult:
 
         if self.score.ndim != 1:
             raise ValueError(f"this result holds {self.score.shape[1]} models; take one with result.select(i)")
-        columns = {name: getattr(self, name).cpu().numpy() for name in ("n", "background", "saturated")}
-        parts = {name: getattr(self, name).cpu().numpy() for name in ("statistic", "mean", "sigma", "score")}
         lon, lat = self.lonlat.cpu().unbind(-1)
-        return pd.DataFrame({"row": self.rows.cpu(), "lon": lon, "lat": lat, **columns, **parts})
+        names = ("n", "background", "saturated", "statistic", "mean", "sigma", "score")
+        columns = {name: getattr(self, name).cpu().numpy() for name in names}
+        return pd.DataFrame({"row": self.rows.cpu(), "lon": lon, "lat": lat, **columns})
 
     def select(self, index: int) -> "SSIResult":
         """The result of one model out of several."""
@@ -110,8 +121,7 @@ class SSIResult:
             raise ValueError("this result is of one model already")
         check_count("index", index, at_least=0, at_most=self.score.shape[1] - 1)
         names = ("score", "statistic", "mean", "sigma", "z", "p")
-        parts = {name: getattr(self, name)[:, index] for name in names}
-        return replace(self, **parts)
+        return replace(self, **{name: getattr(self, name)[:, index] for name in names})
 
 
 class Neighborhoods(TypedDict, total=False):
@@ -124,22 +134,18 @@ class Neighborhoods(TypedDict, total=False):
     device: str | torch.device | None
 
 
-class Scoring(TypedDict, total=False):
-    """Keyword arguments that say what is measured in a neighbourhood: those of `ssi`."""
+class SSIOptions(Neighborhoods, total=False):
+    """All keyword arguments of `ssi`."""
 
+    neighbors: Pair | NeighborGraph | None
     k: int
     density: float | Literal["auto"]
     marks: Marks | None
     moments: MomentKind | None
     form: Form | None
     null: Null | None
+    overfull: bool | None
     preset: Preset | None
-
-
-class SSIOptions(Neighborhoods, Scoring, total=False):
-    """All keyword arguments of `ssi`."""
-
-    neighbors: Pair | NeighborGraph | None
 
 
 def ssi(
@@ -153,6 +159,7 @@ def ssi(
     moments: MomentKind | None = None,
     form: Form | None = None,
     null: Null | None = None,
+    overfull: bool | None = None,
     preset: Preset | None = None,
     **where: Unpack[Neighborhoods],
 ) -> SSIResult:
@@ -170,8 +177,9 @@ def ssi(
         marks, moments, form: default "signed", "exact", "tail"; see `tslab.geobias.moments`.
         null: what is shuffled: "joint" (default) marks and background together, "conditional" marks among the samples
             of the neighbourhood (exact moments and tail form only).
+        overfull: nodes as the released code makes them among many coincident samples, see `tslab.geobias.weights`.
         preset: "pygbs2025" makes the defaults those of the published per-sample tables: raw marks, published moments,
-            density form, and overfull nodes (see `tslab.geobias.weights`). Arguments that you give are kept.
+            density form, and overfull nodes. Arguments that you give are kept.
         where: ``radius_km`` or ``radius_rad``, ``max_neighbors`` (100; None: no cut), ``centers`` and ``device`` of the
             neighbourhoods, see `neighbor_graph`; not for a graph, which has them.
 
@@ -183,12 +191,43 @@ def ssi(
 
     Errors: ``ValueError`` for wrong shapes, marks that are no marks, missing or doubled radius.
     """
-    chosen = formulation(preset, marks=marks, moments=moments, form=form, null=null)
+    how = formulation(preset, marks=marks, moments=moments, form=form, null=null, overfull=overfull)
     k = check_count("k", k, at_most=MOST_NEIGHBORS)
     if density != "auto":
         check_number("density", density, above=0, hint='points per steradian, or "auto"')
     graph = graph_of(samples, neighbors=neighbors, **where)
-    return ssi_on_graph(graph, performance, k=k, density=density, **chosen)
+    marked, single = _mark_values(graph, performance, how.marks)
+    sums = (how.moments, how.null) == ("exact", "joint")
+    chunks = weight_graphs(graph, k, None if density == "auto" else density, overfull=how.overfull, sums=sums)
+    columns, m = [marked.new_zeros((0, marked.shape[1]))] * 5, graph.indptr[:0]
+    if len(graph.sizes):
+        *columns, m = (
+            evaluate_conditional(chunks, marked)
+            if how.null == "conditional"
+            else evaluate_joint(chunks, marked, how.moments, how.form)
+        )
+    crowded = int((graph.sizes > m).sum())
+    if how.moments == "published" and crowded:
+        warnings.warn(
+            f"{crowded} neighbourhoods have more samples than background points, for which the published moments are "
+            'not made; raise the density, or use density="auto"',
+            stacklevel=2,
+        )
+    statistic, mean, sigma, z, score = (graph.per_center(part[:, 0] if single else part) for part in columns)
+    return SSIResult(
+        score=score,
+        statistic=statistic,
+        mean=mean,
+        sigma=sigma,
+        z=z,
+        p=torch.exp(-score) if how.form == "tail" else two_sided_p(z),
+        n=graph.n,
+        background=graph.per_center(m, missing=0),
+        saturated=graph.saturated,
+        lonlat=graph.center_lonlat,
+        rows=graph.center_rows,
+        formulation=how,
+    )
 
 
 def graph_of(
@@ -199,23 +238,23 @@ def graph_of(
 ) -> NeighborGraph:
     """The graph that the arguments of a score mean: a given one, or the one that a search finds.
 
-    A radius beside a graph must be the graph's.
+    A radius beside a graph must be the graph's, and so must the places.
     """
-    given = samples if isinstance(samples, NeighborGraph) else neighbors
-    if not isinstance(given, NeighborGraph):
-        assert not isinstance(samples, NeighborGraph)
-        return neighbor_graph(samples, neighbors=given, **where)
-    if given is not neighbors and neighbors is not None:
-        raise ValueError("the samples are a graph already; leave out neighbors")
-    if where.get("centers") is not None:
-        raise ValueError("a NeighborGraph has its own centers; give centers to neighbor_graph instead")
-    if not isinstance(samples, NeighborGraph) and given.num_samples != len(samples):
-        raise ValueError(f"the graph is of {given.num_samples} samples, but lonlat has {len(samples)}")
-    if not isinstance(samples, NeighborGraph):
-        degrees = as_places(samples).double().to(given.xyz.device)
-        same = torch.isclose(unit_vectors(degrees[given.order]), given.xyz.double(), rtol=0, atol=1e-6)
+    if isinstance(samples, NeighborGraph):
+        if neighbors is not None:
+            raise ValueError("the samples are a graph already; leave out neighbors")
+        given = samples
+    elif isinstance(neighbors, NeighborGraph):
+        given, degrees = neighbors, as_places(samples).double().to(neighbors.device)
+        if given.num_samples != len(degrees):
+            raise ValueError(f"the graph is of {given.num_samples} samples, but lonlat has {len(degrees)}")
+        same = torch.isclose(unit_vectors(degrees[given.order]), given.xyz, rtol=0, atol=1e-6)
         if not same.all() or int(has_location(degrees).sum()) != len(given.order):
             raise ValueError("the graph is of other places than lonlat holds; make it of these with neighbor_graph")
+    else:
+        return neighbor_graph(samples, neighbors=neighbors, **where)
+    if where.get("centers") is not None:
+        raise ValueError("a NeighborGraph has its own centers; give centers to neighbor_graph instead")
     if unknown := set(where) - set(Neighborhoods.__annotations__):
         raise TypeError(f"unknown argument {sorted(unknown)[0]!r}; known: {', '.join(Neighborhoods.__annotations__)}")
     radius_km, radius_rad = where.get("radius_km"), where.get("radius_rad")
@@ -226,106 +265,13 @@ def graph_of(
     return given
 
 
-def ssi_on_graph(
-    graph: NeighborGraph,
-    performance: Shaped[Tensor, "n *e"] | Numbers | None,
-    *,
-    k: int = 4,
-    density: float | Literal["auto"] = "auto",
-    marks: Marks = "signed",
-    moments: MomentKind = "exact",
-    form: Form = "tail",
-    null: Null = "joint",
-    overfull: bool = False,
-) -> SSIResult:
-    """`ssi` of a graph, with each part of the formulation given by itself."""
-    formulation(None, marks=marks, moments=moments, form=form, null=null)
-    marked, single = _mark_values(graph, performance, marks)
-    value = None if density == "auto" else density
-    chunks = weight_graphs(graph, k, value, overfull=overfull)
-    if null == "conditional":
-        *columns, m = evaluate_conditional(graph, chunks, marked, (k, value, overfull))
-    else:
-        parts = [evaluate(chunk, marked, moments) for chunk in chunks]
-        empty = marked.new_zeros((0, marked.shape[1]))
-        columns = [torch.cat([part[i] for part in parts]) if parts else empty for i in range(3)]
-        m = torch.cat([part[3] for part in parts]) if parts else graph.indptr[:0]
-    statistic, mean, sigma, *rest = (graph.per_center(column) for column in columns)
-    if moments == "published" and bool((graph.sizes > m).any()):
-        warnings.warn(
-            f"{int((graph.sizes > m).sum())} neighbourhoods have more samples than background points: their most "
-            "frequent value need not be the background's, which the published moments take for granted; raise the "
-            'density, or use density="auto"',
-            stacklevel=2,
-        )
-    if null == "conditional":
-        z, score = rest
-        p = torch.exp(-score)
-    else:
-        score = surprisal(statistic, mean, sigma, form)
-        z = torch.where(sigma > 0, (statistic - mean) / sigma, torch.nan)
-        p = two_sided_p(z)
-    if single:
-        score, statistic, mean, sigma, z, p = (column[:, 0] for column in (score, statistic, mean, sigma, z, p))
-    return SSIResult(
-        score=score,
-        statistic=statistic,
-        mean=mean,
-        sigma=sigma,
-        z=z,
-        p=p,
-        n=graph.n,
-        background=graph.per_center(m, missing=0),
-        saturated=graph.saturated,
-        lonlat=graph.center_lonlat,
-        rows=graph.center_rows,
-        marks=marks,
-        moments=moments,
-        form=form,
-        null=null,
-    )
-
-
-def formulation(
-    preset: str | None, *, marks: Marks | None, moments: MomentKind | None, form: Form | None, null: Null | None = None
-) -> Formulation:
-    """Marks, moments, form and null: what is given, else the preset's, else the defaults."""
-    if preset is not None:
-        check_word("preset", preset, PRESETS)
-    base = PRESETS[preset] if preset is not None else DEFAULT
-    chosen = {
-        "marks": base["marks"] if marks is None else marks,
-        "moments": base["moments"] if moments is None else moments,
-        "form": base["form"] if form is None else form,
-        "null": base["null"] if null is None else null,
-        "overfull": base["overfull"],
-    }
-    allowed: dict[str, Sequence[str]] = {
-        "marks": ("unmarked", "signed", "raw"),
-        "moments": ("published", "exact"),
-        "form": ("density", "tail", "tail_plus_one"),
-        "null": ("joint", "conditional"),
-    }
-    for name, words in allowed.items():
-        check_word(name, chosen[name], words)
-    if chosen["null"] == "conditional" and (chosen["moments"], chosen["form"]) != ("exact", "tail"):
-        raise ValueError(
-            'null="conditional" has exact moments and the tail form only, got '
-            f'moments="{chosen["moments"]}", form="{chosen["form"]}"; published forms go with null="joint"'
-        )
-    return cast(Formulation, chosen)
-
-
 def _mark_values(graph: NeighborGraph, performance: Tensor | Numbers | None, marks: Marks) -> tuple[Tensor, bool]:
     """Marks of the internal samples, (v, e) in float64, and whether there is a single column without an axis."""
-    if performance is None and marks != "unmarked":
+    if marks == "unmarked":  # the values play no part, their shape does
+        given = torch.ones(graph.num_samples) if performance is None else as_tensor("performance", performance)
+        return as_outcomes(torch.ones_like(given, dtype=torch.float64), graph.num_samples, graph.order)
+    if performance is None:
         raise ValueError(f'marks="{marks}" needs a performance value for each sample; only "unmarked" does without')
-    if marks == "unmarked":
-        if performance is None:
-            return torch.ones((len(graph.order), 1), dtype=torch.float64, device=graph.device), True
-        blank = torch.zeros_like(as_tensor("performance", performance), dtype=torch.float64)  # values play no part
-        values, single = as_outcomes(blank, graph.num_samples, graph.order)
-        return torch.ones_like(values), single
     values, single = as_outcomes(performance, graph.num_samples, graph.order)
     if marks == "raw":
         return values, single

@@ -1,77 +1,67 @@
-"""The statistic of spatial self-information in every neighbourhood, with its moments under the joint null hypothesis.
+"""The statistic of spatial self-information in every neighbourhood, and its score under the joint null hypothesis.
 
 Works on chunks of weight graphs (`tslab.geobias.weights`) and the marks of the samples, one column per model; no loop
 over neighbourhoods. Background points carry zero and enter through the sums that a chunk keeps of them.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from tslab.geobias.moments import Moments, exact_moments, published_moments
+from tslab.geobias.moments import Form, Moments, check_few_values, exact_moments, published_moments, surprisal
+from tslab.geobias.patterns import pick, segment_sum
 from tslab.geobias.weights import WeightChunk
 
 MomentKind = Literal["published", "exact"]
 
 
-def evaluate(chunk: WeightChunk, z: Tensor, moments: MomentKind) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Statistic, mean and sigma, each (neighbourhoods, e), and the number of background points."""
-    statistic, sums = (moran_sum(chunk, z), [segment_sum(part, chunk.n) for part in _powers(z[chunk.sample.long()])])
-    nodes = (chunk.n + chunk.m)[:, None].double()
-    weight_sum = chunk.num_edges[:, None].double()
-    if moments == "exact":
-        power_sums = (sums[0], sums[1], sums[2], sums[3])
-        mean, sigma = exact_moments(weight_sum, chunk.s1[:, None], chunk.s2[:, None], nodes, power_sums)
-        constant = _is_constant(chunk, z)
-        sigma = torch.where(constant, 0.0, sigma)
-    else:
-        mean, sigma = _published(chunk, z)
-    empty = (chunk.n == 0)[:, None]
-    statistic, mean, sigma = (torch.where(empty, torch.nan, part) for part in (statistic, mean, sigma))
-    return statistic, mean, sigma, chunk.m
+def evaluate_joint(
+    chunks: Iterable[WeightChunk], z: Float[Tensor, "v e"], moments: MomentKind = "exact", form: Form = "tail"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Statistic, mean, sigma, z and score, each (neighbourhoods, e), and the background points of at least one chunk.
+
+    ``z`` are the marks of the internal samples.
+    """
+    parts = [(moran_sum(chunk, z), *_moments(chunk, z, moments), chunk.n, chunk.m) for chunk in chunks]
+    statistic, mean, sigma, n, m = (torch.cat(column) for column in zip(*parts, strict=True))
+    statistic, mean, sigma = (torch.where(n[:, None] == 0, torch.nan, part) for part in (statistic, mean, sigma))
+    standard = torch.where(sigma > 0, (statistic - mean) / sigma, torch.nan)
+    return statistic, mean, sigma, standard, surprisal(statistic, mean, sigma, form), m
 
 
-def moran_sum(chunk: WeightChunk, z: Tensor) -> Tensor:
+def moran_sum(chunk: WeightChunk, z: Float[Tensor, "v e"]) -> Float[Tensor, "c e"]:
     """The Moran sum of the marks less their mean over all nodes."""
-    mine = z[chunk.sample.long()]
+    mine = pick(z, chunk.sample)
+    padded = torch.cat([mine, mine.new_zeros((1, mine.shape[1]))])
+    reached = pick(padded, chunk.target).sum(1)
     weighted = segment_sum(mine * (chunk.out_degree + chunk.in_degree)[:, None], chunk.n)
     average = segment_sum(mine, chunk.n) / (chunk.n + chunk.m)[:, None].double()
-    return edge_products(chunk, z) - average * weighted + average**2 * chunk.num_edges[:, None].double()
+    products = segment_sum(mine * reached, chunk.n)  # over the sample-to-sample edges
+    return products - average * weighted + average**2 * chunk.num_edges[:, None].double()
 
 
-def edge_products(chunk: WeightChunk, z: Float[Tensor, "v e"]) -> Float[Tensor, "c e"]:
-    """Sum over the sample-to-sample edges of each graph of the product of the marks at both ends."""
-    mine = z[chunk.sample.long()]
-    padded = torch.cat([mine, mine.new_zeros((1, mine.shape[1]))])
-    target = chunk.target.long()
-    reached = torch.zeros_like(mine)
-    for column in range(target.shape[1]):
-        reached = reached + padded[target[:, column]]
-    return segment_sum(mine * reached, chunk.n)
+def value_counts(chunk: WeightChunk, z: Float[Tensor, "v e"], values: Float[Tensor, " l"]) -> Float[Tensor, "c e l"]:
+    """How many samples of each neighbourhood hold each value."""
+    mine = pick(z, chunk.sample)
+    return torch.stack([segment_sum((mine == value).double(), chunk.n) for value in values], -1)
 
 
-def _powers(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    square = z * z
-    return z, square, square * z, square * square
-
-
-def segment_sum(values: Float[Tensor, "v *e"], lengths: Int[Tensor, " c"]) -> Float[Tensor, "c *e"]:
-    """Sum of the values of each neighbourhood, which lie one after another."""
-    return torch.segment_reduce(values.contiguous(), "sum", lengths=lengths)
-
-
-def _is_constant(chunk: WeightChunk, z: Tensor) -> Tensor:
-    """True where every sample of the neighbourhood has the background's value, zero."""
-    return segment_sum((z[chunk.sample.long()] != 0).double(), chunk.n) == 0
-
-
-def _published(chunk: WeightChunk, z: Tensor) -> Moments:
-    values = torch.unique(torch.cat([z.flatten(), z.new_zeros(1)]))
-    if len(values) > 64:
-        return published_moments(values, torch.zeros_like(values, dtype=torch.long))  # raises, naming the way out
-    mine = z[chunk.sample.long()]
-    counts = torch.stack([segment_sum((mine == value).double(), chunk.n) for value in values], -1)
-    counts[..., values == 0] += chunk.m[:, None, None].double()
-    return published_moments(values, counts)
+def _moments(chunk: WeightChunk, z: Tensor, kind: MomentKind) -> Moments:
+    if kind == "published":
+        values = torch.unique(torch.cat([z.flatten(), z.new_zeros(1)]))
+        check_few_values(values)
+        counts = value_counts(chunk, z, values)
+        counts[..., values == 0] += chunk.m[:, None, None].double()
+        return published_moments(values, counts)
+    mine = pick(z, chunk.sample)
+    square = mine * mine
+    first, second, third, fourth = (
+        segment_sum(part, chunk.n) for part in (mine, square, square * mine, square * square)
+    )
+    nodes = (chunk.n + chunk.m)[:, None]
+    sums = chunk.num_edges[:, None].double(), chunk.s1[:, None], chunk.s2[:, None]
+    mean, sigma = exact_moments(*sums, nodes, (first, second, third, fourth))
+    return Moments(mean, torch.where(second == 0, 0.0, sigma))  # all as the background: zero

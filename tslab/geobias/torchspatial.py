@@ -36,8 +36,12 @@ if TYPE_CHECKING:
 
 NUM_NODES = 400
 NUM_ASKED = 4
+NUM_SHUFFLES = 30
 RADIUS_RAD = 100 / 6371
 """100 km with the Earth radius of the original code."""
+
+CHUNK = {"cpu": 48, "gpu": 1024}
+"""Centres at a time; each takes about 4 MB."""
 
 COINCIDENT = 1e-15
 """Squared distance below which nodes are at one place (0.2 m)."""
@@ -68,10 +72,7 @@ def base_and_relative(
     seed: int = 0,
     min_samples: int = 5,
     min_samples_relative: int = 15,
-    num_shuffles: int = 30,
     max_centers: int | None = None,
-    radius_rad: float = RADIUS_RAD,
-    chunk: int | None = None,
     device: str | torch.device | None = None,
 ) -> BaseRelative:
     """Base and relative geo-bias by the recipe above.
@@ -83,35 +84,29 @@ def base_and_relative(
             the paper averaged is not known; 5 and 15 fit its tables best. Base scores are cut at 589.46, relative
             scores leave out infinities.
         max_centers: look at a random subset of so many misses.
-        chunk: centres at a time; each takes about 4 MB.
 
     Centres at one place share neighbourhood, background and shuffles. NaN if there is no centre to average over.
     """
     check_count("num_seeds", num_seeds, at_most=10_000)
     check_seed(seed)
     check_seed(seed + num_seeds)
-    check_count("min_samples", min_samples)
     check_count("min_samples_relative", min_samples_relative)
-    check_count("num_shuffles", num_shuffles, at_most=10_000)
-    graph, marks, repeats, size = _centers(lonlat, hits, max_centers, seed, radius_rad, chunk, device)
-    base, relative = [], []
-    used = graph.sizes >= min_samples
-    used_relative = graph.sizes >= min_samples_relative
+    graph, marks = _centers(lonlat, hits, max_centers, seed, device)
+    n, means = graph.n, []
     for offset in range(num_seeds):
-        generator = torch.Generator(device=graph.device).manual_seed(seed + offset)
-        score, lowest = _scores(graph, marks, used, num_shuffles, generator, size)
-        kept = torch.where(used, repeats, 0.0)
-        base.append(_mean(score.clamp_max(DENSITY_CEILING), kept))
-        finite = used_relative & (score < LARGEST_FINITE) & (lowest < LARGEST_FINITE)
-        relative.append(_mean(score - lowest, torch.where(finite, repeats, 0.0)))
-    bases, relatives = torch.tensor(base, dtype=torch.float64), torch.tensor(relative, dtype=torch.float64)
+        score, lowest = _scores(graph, marks, min_samples, seed + offset)
+        finite = (n >= min_samples_relative) & (score < LARGEST_FINITE) & (lowest < LARGEST_FINITE)
+        base = score[n >= min_samples].clamp_max(DENSITY_CEILING).nanmean()
+        means.append([float(base), float((score - lowest)[finite].nanmean())])
+    table = torch.tensor(means, dtype=torch.float64)
+    spread = table.std(0, correction=1) if num_seeds > 1 else torch.full((2,), torch.nan)
     return BaseRelative(
-        base=float(bases.mean()),
-        base_std=float(bases.std(correction=1)) if num_seeds > 1 else math.nan,
-        relative=float(relatives.mean()),
-        relative_std=float(relatives.std(correction=1)) if num_seeds > 1 else math.nan,
-        num_centers=int(repeats[used].sum()),
-        num_relative_centers=int(repeats[used_relative].sum()),
+        base=float(table[:, 0].mean()),
+        base_std=float(spread[0]),
+        relative=float(table[:, 1].mean()),
+        relative_std=float(spread[1]),
+        num_centers=int((n >= min_samples).sum()),
+        num_relative_centers=int((n >= min_samples_relative).sum()),
         num_seeds=num_seeds,
     )
 
@@ -122,10 +117,7 @@ def center_scores(
     *,
     seed: int = 0,
     min_samples: int = 5,
-    num_shuffles: int = 30,
     max_centers: int | None = None,
-    radius_rad: float = RADIUS_RAD,
-    chunk: int | None = None,
     device: str | torch.device | None = None,
 ) -> "pd.DataFrame":
     """The scores behind `base_and_relative`, one row for each centre, for one seed.
@@ -135,15 +127,11 @@ def center_scores(
         shuffles); both scores are NaN where n < ``min_samples``. Base is the mean of score cut at `DENSITY_CEILING`,
         relative the mean of score - lowest over finite scores.
     """
-    check_count("min_samples", min_samples)
-    check_count("num_shuffles", num_shuffles, at_most=10_000)
-    graph, marks, _, size = _centers(lonlat, hits, max_centers, seed, radius_rad, chunk, device)
-    generator = torch.Generator(device=graph.device).manual_seed(seed)
-    score, lowest = _scores(graph, marks, graph.sizes >= min_samples, num_shuffles, generator, size)
     import pandas as pd
 
-    of = graph.neighborhood
-    columns = {"row": graph.center_rows, "n": graph.sizes[of], "score": score[of], "lowest": lowest[of]}
+    graph, marks = _centers(lonlat, hits, max_centers, seed, device)
+    score, lowest = _scores(graph, marks, min_samples, seed)
+    columns = {"row": graph.center_rows, "n": graph.n, "score": score, "lowest": lowest}
     return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
 
 
@@ -152,56 +140,41 @@ def _centers(
     hits: Tensor | Numbers,
     max_centers: int | None,
     seed: int,
-    radius_rad: float,
-    chunk: int | None,
     device: str | torch.device | None,
-) -> tuple[NeighborGraph, Tensor, Tensor, int]:
-    """Neighbourhoods of the misses, marks of all samples, centres for each neighbourhood, and a chunk size."""
+) -> tuple[NeighborGraph, Tensor]:
+    """Neighbourhoods of the misses, and marks of all samples."""
     lonlat = as_places(lonlat)
     check_seed(seed)
     if max_centers is not None:
         check_count("max_centers", max_centers, hint="None takes all misses")
-    if chunk is not None:
-        check_count("chunk", chunk)
     rows = has_location(lonlat.detach().cpu()).nonzero()[:, 0]
     outcome, single = as_outcomes(hits, len(lonlat), rows, name="hits")
     if not single:
         raise ValueError(f"hits must have shape ({len(lonlat)},): base and relative scores are of one model")
-    right = torch.zeros(len(lonlat), dtype=torch.bool)
-    right[rows] = as_hits(outcome[:, 0], "a base or relative score")
-    misses = rows[~right[rows]]
+    right = as_hits(outcome[:, 0], "a base or relative score")
+    misses = rows[~right]
     if max_centers is not None and len(misses) > max_centers:
         drawn = torch.randperm(len(misses), generator=torch.Generator().manual_seed(seed))[:max_centers]
         misses = misses[drawn.sort()[0]]
-    graph = neighbor_graph(lonlat, radius_rad=radius_rad, max_neighbors=100, centers=misses, device=device)
-    marks = torch.where(right.to(graph.device)[graph.order], 1.0, -1.0).double()
-    repeats = torch.bincount(graph.neighborhood[graph.neighborhood >= 0], minlength=len(graph.sizes)).double()
-    size = chunk or (48 if graph.device.type == "cpu" else 1024)
-    return graph, marks, repeats, size
+    graph = neighbor_graph(lonlat, radius_rad=RADIUS_RAD, max_neighbors=100, centers=misses, device=device)
+    marks = torch.full((len(lonlat),), -1.0, dtype=torch.float64)
+    marks[rows[right]] = 1.0
+    return graph, marks.to(graph.device)[graph.order]
 
 
-def _mean(values: Tensor, weight: Tensor) -> float:
-    usable = (weight > 0) & ~values.isnan()
-    if not bool(usable.any()):
-        return math.nan
-    return float((values[usable] * weight[usable]).sum() / weight[usable].sum())
-
-
-def _scores(
-    graph: NeighborGraph, marks: Tensor, used: Tensor, num_shuffles: int, generator: torch.Generator, chunk: int
-) -> tuple[Tensor, Tensor]:
-    """Score of each neighbourhood and the smallest among its shuffles."""
-    score = torch.full((len(used),), torch.nan, dtype=torch.float64, device=graph.device)
-    lowest = score.clone()
-    if not bool(used.any()):
-        return score, lowest
-    for rows in used.nonzero()[:, 0].split(chunk):
-        score[rows], lowest[rows] = _chunk_scores(graph, marks, rows, num_shuffles, generator)
+def _scores(graph: NeighborGraph, marks: Tensor, min_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Score of each centre and the smallest among its shuffles; NaN for smaller neighbourhoods."""
+    used = (graph.sizes >= check_count("min_samples", min_samples)).nonzero()[:, 0]
+    generator = torch.Generator(device=graph.device).manual_seed(seed)
+    found = torch.full((len(graph.sizes), 2), torch.nan, dtype=torch.float64, device=graph.device)
+    for rows in used.split(CHUNK["cpu" if graph.device.type == "cpu" else "gpu"]) if len(used) else ():
+        found[rows] = torch.stack(_chunk_scores(graph, marks, rows, generator), 1)
+    score, lowest = graph.per_center(found).unbind(1)
     return score, lowest
 
 
 def _chunk_scores(
-    graph: NeighborGraph, marks: Tensor, rows: Tensor, num_shuffles: int, generator: torch.Generator
+    graph: NeighborGraph, marks: Tensor, rows: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     device = graph.device
     n = graph.sizes[rows]
@@ -213,16 +186,10 @@ def _chunk_scores(
 
     # nodes: `width` slots for samples (the unused ones are background too), then background up to 400
     places = graph.xyz[member]
-    lat = torch.asin(places[..., 2].clamp(-1, 1))
-    lon = torch.atan2(places[..., 1], places[..., 0])
+    angles = torch.atan2(places[..., 1], places[..., 0]), torch.asin(places[..., 2].clamp(-1, 1))
     drawn = torch.rand((len(rows), NUM_NODES, 2), dtype=torch.float64, device=device, generator=generator)
-    low_lon, high_lon = _range(lon, real)
-    low_lat, high_lat = _range(lat, real)
-    random_lon = low_lon + drawn[..., 0] * (high_lon - low_lon)
-    random_lat = low_lat + drawn[..., 1] * (high_lat - low_lat)
-    nodes = torch.stack(
-        [random_lat.cos() * random_lon.cos(), random_lat.cos() * random_lon.sin(), random_lat.sin()], -1
-    )
+    lon, lat = (_within_range(angle, real, drawn[..., i]) for i, angle in enumerate(angles))
+    nodes = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], -1)
     nodes[:, :width] = torch.where(real[..., None], places, nodes[:, :width])
     offset = nodes - up[:, None]
     local = torch.stack([(offset * axis[:, None]).sum(-1) for axis in (south, east, up)], -1)
@@ -238,9 +205,9 @@ def _chunk_scores(
     inner = joined[:, :width, :width].double()
 
     z = torch.where(real, marks[member], 0.0)
-    keys = torch.rand((len(rows), num_shuffles, width), device=device, generator=generator)
+    keys = torch.rand((len(rows), NUM_SHUFFLES, width), device=device, generator=generator)
     order = torch.argsort(torch.where(real[:, None], keys, torch.inf), dim=2)  # unused slots stay last
-    shuffled = z[:, None].expand(-1, num_shuffles, -1).gather(2, order)
+    shuffled = z[:, None].expand(-1, NUM_SHUFFLES, -1).gather(2, order)
     every = torch.cat([z[:, None], shuffled], 1)  # (c, 1 + shuffles, width)
 
     average = z.sum(1, keepdim=True) / NUM_NODES
@@ -254,6 +221,7 @@ def _chunk_scores(
     return score[:, 0], score[:, 1:].min(1)[0]
 
 
-def _range(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def _within_range(values: Tensor, real: Tensor, share: Tensor) -> Tensor:
+    """Numbers that lie the share of the way from the smallest to the largest real value of each row."""
     low = torch.where(real, values, torch.inf).amin(1, keepdim=True)
-    return low, torch.where(real, values, -torch.inf).amax(1, keepdim=True)
+    return low + share * (torch.where(real, values, -torch.inf).amax(1, keepdim=True) - low)

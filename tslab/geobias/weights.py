@@ -25,28 +25,32 @@ coincide the tree need not return the node itself, and such a node keeps k + 1 t
 that: of coincident samples the lowest k + 1 are returned for all of them.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
-from tslab.geobias.background import Lattice, SearchWindow, background_density, local_frame, make_lattice, window_for
+from tslab.geobias.background import background_density, local_frame, make_lattice
 from tslab.geobias.neighbors import NeighborGraph, nearest_samples
 from tslab.geobias.patterns import (
     CHUNK_SAMPLES,
+    DISTANCE_BITS,
     PatternGraph,
     blocks,
     candidates_near,
     graph_of_patterns,
+    pick,
     rounded,
+    segment_sum,
     smallest,
 )
-from tslab.geobias.search import squared_chord
+from tslab.geobias.search import ranges, squared_chord
 
 SAMPLE_FIRST = 1 - 1e-9
 """Squared distances to samples are compared with those to background points after this factor."""
@@ -76,8 +80,10 @@ class WeightChunk:
         target: nodes (positions in ``sample``) that each node points to, padded with ``len(sample)``.
         out_degree: k, or k + 1 for an overfull node.
         in_degree: number of nodes, background included, that point to each node.
+        mutual: number of targets of each node that point back.
         s1: W + number of edges whose reverse is an edge too, of each graph (Cliff and Ord's S1).
         s2: sum over all nodes of (out-degree + in-degree)^2, of each graph (Cliff and Ord's S2).
+        cache: what scores have derived from the chunk and may need again.
     """
 
     first: int
@@ -88,25 +94,27 @@ class WeightChunk:
     target: Int[Tensor, "e k"]
     out_degree: Int[Tensor, " e"]
     in_degree: Int[Tensor, " e"]
+    mutual: Int[Tensor, " e"]
     s1: Float[Tensor, " c"]
     s2: Float[Tensor, " c"]
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def weight_graphs(
-    graph: NeighborGraph, k: int = 4, density: float | None = None, *, overfull: bool = False
+    graph: NeighborGraph, k: int = 4, density: float | None = None, *, overfull: bool = False, sums: bool = True
 ) -> Iterator[WeightChunk]:
     """Weight graphs of all neighbourhoods with their background points, in chunks; kept with the graph if small.
 
-    ``density=None`` is the automatic background density. Errors and ``overfull``: see `build_weights`.
+    ``density=None`` is the automatic background density. Errors, ``overfull`` and ``sums``: see `build_weights`.
     """
-    k = check_count("k", k, at_most=MOST_NEIGHBORS)
-    key = ("weights", k, density, overfull)
-    if key in graph.cache:
-        yield from graph.cache[key]
-        return
+    key = ("weights", k, density, overfull, sums)
+    for known in (key, (*key[:-1], True)):
+        if known in graph.cache:
+            yield from graph.cache[known]
+            return
     keep = len(graph.indices) * k * 8 <= KEPT_WEIGHT_BYTES
     kept = []
-    for chunk in build_weights(graph, k=k, density=density, overfull=overfull):
+    for chunk in build_weights(graph, k=k, density=density, overfull=overfull, sums=sums):
         if keep:
             kept.append(chunk)
         yield chunk
@@ -120,6 +128,7 @@ def build_weights(
     k: int = 4,
     density: float | None = None,
     overfull: bool = False,
+    sums: bool = True,
     chunk_samples: int | None = None,
 ) -> Iterator[WeightChunk]:
     """Build the weight graphs of all neighbourhoods, chunk by chunk.
@@ -129,6 +138,7 @@ def build_weights(
         k: nearest nodes that each node points to.
         density: of the background in points per steradian; None: ceil(5 n / (pi r^2)) for n samples.
         overfull: let nodes among more than k + 1 coincident samples point to k + 1, as the released code does.
+        sums: make ``s1`` and ``s2``, which only the exact moments of the joint null need; NaN otherwise.
         chunk_samples: samples per chunk; by default what suits the cache of a CPU or the free memory of a GPU.
 
     Errors: ``ValueError`` if k or the density cannot be, or a neighbourhood has too few nodes for k neighbours.
@@ -139,29 +149,30 @@ def build_weights(
     sizes = graph.sizes
     if len(sizes) == 0:
         return
-    pattern_of, pattern_sizes = _patterns(sizes, density)
-    values = background_density(pattern_sizes, graph.radius_rad) if density is None else [float(density)]
-    lattice = make_lattice(values, graph.radius_rad, graph.device)
-    nodes = sizes + lattice.count[pattern_of]
-    if bool((nodes[sizes > 0] <= k).any()):
+    if density is None:
+        distinct, pattern_of = torch.unique(sizes.clamp_min(1), return_inverse=True)
+        lattice = make_lattice(background_density(distinct, graph.radius_rad), graph.radius_rad, graph.device)
+    else:
+        pattern_of = torch.zeros_like(sizes)
+        lattice = make_lattice([float(density)], graph.radius_rad, graph.device)
+    nodes = (sizes + lattice.count[pattern_of])[sizes > 0]
+    if bool((nodes <= k).any()):
         raise ValueError(
-            f"a neighbourhood has only {int(nodes[sizes > 0].min())} nodes (samples and background points), too few "
-            f"for k = {k} neighbours; lower k or raise the density"
+            f"a neighbourhood has only {int(nodes.min())} nodes, too few for k = {k}; lower k or raise the density"
         )
-    window = window_for(k, lattice)
-    pattern_graph = graph_of_patterns(lattice, k, window)
+    patterns = graph_of_patterns(lattice, k)
     nearest = nearest_samples(graph, min(k + 12, 64))
     limit = chunk_samples or max(1, _chunk_samples(graph.device) * CHUNK_NEIGHBORS // max(k, CHUNK_NEIGHBORS))
 
     def build(bounds: tuple[int, int]) -> WeightChunk:
-        return _Builder(graph, lattice, window, pattern_graph, pattern_of, k, *bounds).build(nearest, overfull)
+        return _Builder(graph, patterns, pattern_of, *bounds).build(nearest, overfull, sums)
 
-    ranges = _chunks(graph.indptr.cpu(), lattice.count[pattern_of].cpu(), limit)
-    yield from _in_threads(build, ranges, graph.device)
+    cost = (sizes + lattice.count[pattern_of] // 8 + 1).cpu()
+    yield from _in_threads(build, ranges(cost, 2 * limit), graph.device)
 
 
 def _in_threads(
-    build: Callable[[tuple[int, int]], WeightChunk], ranges: Iterator[tuple[int, int]], device: torch.device
+    build: Callable[[tuple[int, int]], WeightChunk], parts: Iterator[tuple[int, int]], device: torch.device
 ) -> Iterator[WeightChunk]:
     """Build chunks in order, on a CPU one per core, each with single-threaded tensor operations.
 
@@ -169,29 +180,14 @@ def _in_threads(
     """
     workers = torch.get_num_threads()
     if device.type != "cpu" or workers == 1:
-        yield from map(build, ranges)
+        yield from map(build, parts)
         return
-    pending: deque[Future[WeightChunk]] = deque()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for bounds in ranges:
-                pending.append(pool.submit(build, bounds))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            while some := list(islice(parts, 16 * workers)):  # a few at a time: they are kept until they are asked for
+                yield from pool.map(build, some)
     finally:
-        for future in pending:
-            future.cancel()
         torch.set_num_threads(workers)
-
-
-def _patterns(sizes: Tensor, density: float | None) -> tuple[Tensor, Tensor]:
-    """Which background pattern each neighbourhood has, and the neighbourhood size of each pattern."""
-    if density is not None:
-        return torch.zeros_like(sizes), sizes[:1]
-    distinct, which = torch.unique(sizes.clamp_min(1), return_inverse=True)
-    return which, distinct.cpu()
 
 
 def _chunk_samples(device: torch.device) -> int:
@@ -201,47 +197,36 @@ def _chunk_samples(device: torch.device) -> int:
     return max(CHUNK_SAMPLES, min(free // (4 * CHUNK_BYTES_PER_SAMPLE), 2_000_000))
 
 
-def _chunks(indptr: Tensor, background: Tensor, limit: int) -> Iterator[tuple[int, int]]:
-    """Ranges of neighbourhoods with about ``limit`` samples each, and not too many background points."""
-    cost = torch.cumsum(indptr.diff() + background // 8 + 1, 0)
-    first, total = 0, len(cost)
-    while first < total:
-        spent = int(cost[first - 1]) if first else 0
-        last = max(int(torch.searchsorted(cost, spent + 2 * limit)), first + 1)
-        yield first, last
-        first = last
+def counted(index: Int[Tensor, "*i"], used: Bool[Tensor, "*i"], size: int) -> Int[Tensor, " {size}"]:
+    """How often each number is among the used ones of an index, as ``bincount`` of these, but faster."""
+    numbers = index.where(used, 0).flatten()
+    return torch.zeros(size, dtype=torch.long, device=index.device).index_add_(0, numbers, used.flatten().long())
 
 
 class _Builder:
-    """Builds one chunk. Nodes are the samples of its neighbourhoods, one after another."""
+    """Builds one chunk. Nodes are the samples of its neighbourhoods, cells their background points, both one
+    neighbourhood after another."""
 
-    def __init__(
-        self,
-        graph: NeighborGraph,
-        lattice: Lattice,
-        window: SearchWindow,
-        pattern_graph: PatternGraph,
-        pattern_of: Tensor,
-        k: int,
-        first: int,
-        last: int,
-    ) -> None:
-        self.graph, self.lattice, self.window, self.pattern_graph = graph, lattice, window, pattern_graph
-        self.k, self.first = k, first
+    def __init__(self, graph: NeighborGraph, patterns: PatternGraph, pattern_of: Tensor, first: int, last: int) -> None:
+        self.graph, self.base, self.lattice = graph, patterns, patterns.lattice
+        self.k, self.first = patterns.d2.shape[1], first
         self.indptr = graph.indptr[first : last + 1] - graph.indptr[first]
         self.n = self.indptr.diff()
         self.pattern = pattern_of[first:last]
-        self.m = lattice.count[self.pattern] * (self.n > 0)
-        begin, end = int(graph.indptr[first]), int(graph.indptr[last])
-        self.sample = graph.indices[begin:end]
-        self.size = end - begin
-        self.owner = torch.repeat_interleave(torch.arange(last - first, device=graph.device), self.n)
-        self.xyz = graph.xyz[self.sample.long()]
+        self.m = self.lattice.count[self.pattern] * (self.n > 0)
+        self.sample = graph.indices[int(graph.indptr[first]) : int(graph.indptr[last])]
+        self.size = len(self.sample)
+        which = torch.arange(last - first, device=graph.device)
+        self.owner, self.cell_owner = (torch.repeat_interleave(which, sizes) for sizes in (self.n, self.m))
+        self.cell_of_point = (
+            torch.cumsum(self.m, 0) - self.m - self.lattice.offset[self.pattern]
+        )  # less the lattice's row
+        self.xyz = pick(graph.xyz, self.sample)
 
-    def build(self, nearest: tuple[Tensor, Tensor], overfull: bool) -> WeightChunk:
+    def build(self, nearest: tuple[Tensor, Tensor], overfull: bool, sums: bool) -> WeightChunk:
         k, device = self.k, self.xyz.device
         target, target_d2 = self._nearest_targets(*nearest)
-        target, in_degree, mutual_edges, background_squares = self._with_background(target, target_d2)
+        target, in_degree, mutual_edges, squares = self._with_background(target, target_d2, sums)
         node = torch.arange(self.size, device=device)
         out_degree = torch.full((self.size,), k, device=device)
         if overfull:
@@ -251,14 +236,12 @@ class _Builder:
             out_degree += extra
             target = torch.cat([target, torch.where(extra, following, self.size)[:, None]], 1)
         edge = target < self.size
-        in_degree = in_degree + torch.bincount(target[edge], minlength=self.size)
+        in_degree = in_degree + counted(target, edge, self.size)
         padded = torch.cat([target, target.new_full((1, target.shape[1]), -1)])
-        back = torch.zeros(self.size, dtype=torch.double, device=device)
+        mutual = torch.zeros_like(node)
         for rows in blocks(node, target.shape[1] ** 2):
-            mutual = (padded[target[rows]] == rows[:, None, None]).any(-1) & edge[rows]
-            back[rows] = mutual.sum(1).double()
-        mutual_edges = mutual_edges + self._per_neighborhood(back)
-        num_edges = k * (self.n + self.m) + self._per_neighborhood((out_degree - k).double()).long()
+            mutual[rows] = ((pick(padded, target[rows]) == rows[:, None, None]).any(-1) & edge[rows]).sum(1)
+        num_edges = k * self.m + segment_sum(out_degree.double(), self.n).long()
         return WeightChunk(
             first=self.first,
             n=self.n,
@@ -268,12 +251,10 @@ class _Builder:
             target=target.int(),
             out_degree=out_degree.int(),
             in_degree=in_degree.int(),
-            s1=num_edges + mutual_edges,
-            s2=background_squares + self._per_neighborhood((out_degree + in_degree).double() ** 2),
+            mutual=mutual.int(),
+            s1=num_edges + mutual_edges + segment_sum(mutual.double(), self.n),
+            s2=squares + segment_sum((out_degree + in_degree).double() ** 2, self.n),
         )
-
-    def _per_neighborhood(self, values: Tensor) -> Tensor:
-        return torch.zeros(len(self.n), dtype=torch.float64, device=values.device).index_add_(0, self.owner, values)
 
     def _nearest_targets(self, near: Tensor, near_d2: Tensor) -> tuple[Tensor, Tensor]:
         """The k nearest other samples of each node within its neighbourhood (node numbers), squared chords."""
@@ -284,10 +265,10 @@ class _Builder:
             return target, d2
         stride = len(self.graph.xyz)
         keys = self.owner * stride + self.sample
-        place = self.graph.location[self.sample.long()]
+        place = pick(self.graph.location, self.sample)
         todo = torch.arange(size, device=device)
         for width in (k + 1, near.shape[1]):
-            ids = near[place[todo], :width]
+            ids = pick(near, place[todo])[:, :width]
             position, member = self._find(keys, self.owner[todo], ids, stride)
             member &= (ids >= 0) & (position != todo[:, None])
             rank = torch.cumsum(member, 1)
@@ -306,7 +287,7 @@ class _Builder:
     def _find(self, keys: Tensor, owner: Tensor, ids: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         wanted = owner[:, None] * stride + ids
         position = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
-        return position, keys[position] == wanted
+        return position, pick(keys, position) == wanted
 
     def _compare_with_all(self, todo: Tensor, target: Tensor, d2: Tensor) -> None:
         """Fill rows ``todo`` by comparing each node with its whole neighbourhood."""
@@ -328,106 +309,70 @@ class _Builder:
             target[rows, : found.shape[1]] = found
             d2[rows, : found.shape[1]] = ordered
 
-    def _with_background(self, target: Tensor, target_d2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _with_background(self, target: Tensor, target_d2: Tensor, sums: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Let background points compete: drop displaced edges, count edges from background points.
 
         Returns the targets with dropped edges padded, the in-degree from the background, and the share of the
-        background in the number of mutual edges and in the sum of squared degrees.
+        background in the number of mutual edges and in the sum of squared degrees, NaN without ``sums``.
         """
-        k, lattice, device = self.k, self.lattice, self.xyz.device
-        pattern = self.pattern[self.owner]
-        place = self._local_places()
+        k, base = self.k, self.base
+        pattern, offset = pick(self.pattern, self.owner), pick(self.cell_of_point, self.owner)
         key = target_d2 * SAMPLE_FIRST
-        width = int(self.m.max()) if len(self.m) else 0
-        extra_in = torch.zeros(len(self.m) * width, dtype=torch.long, device=device)
+        rank = torch.arange(k, device=key.device)
+        in_cell = torch.zeros_like(self.cell_owner)
         accepted = torch.ones_like(target, dtype=torch.bool)
-        pairs = []
-        for rows, candidate, d2 in candidates_near(lattice, self.window, place, pattern):
-            spacing = lattice.spacing[pattern[rows]]
-            best, column = smallest(d2, candidate, spacing, k, self.pattern_graph.key_bits)
-            if best.shape[1] < k:
-                best = torch.nn.functional.pad(best, (0, k - best.shape[1]), value=torch.inf)
-                column = torch.nn.functional.pad(column, (0, k - column.shape[1]))
+        farthest = base.d2[:, k - 1].contiguous()
+        found: list[tuple[Tensor, ...]] = [(rank[:0], key.flatten()[:0], rank[:0].bool(), rank[:0])]
+        for rows, candidate, d2 in candidates_near(self.lattice, base.window, self._local_places(), pattern):
+            best, column = smallest(self.lattice, pattern[rows], candidate, d2, k, base.key_bits)
             # a sample of rank s stays if fewer than k - s background points are nearer
             accepted[rows] = key[rows] <= best.flip(1)
-            ahead = torch.searchsorted(key[rows], best, right=True)
-            chosen = (ahead + torch.arange(k, device=device) < k) & (best < torch.inf)
-            cell = self.owner[rows, None] * width + candidate.clamp_min(0)
-            extra_in += torch.bincount(cell.gather(1, column)[chosen], minlength=len(extra_in))
-
-            table = self.pattern_graph.offset[pattern[rows]][:, None] + candidate.clamp_min(0)
-            reachable = (d2 * SAMPLE_FIRST <= self.pattern_graph.d2[table, k - 1]) & (candidate >= 0)
+            chosen = (torch.searchsorted(key[rows], best, right=True) + rank < k) & (best < torch.inf)
+            cell = candidate + offset[rows, None]
+            reachable = (d2 * SAMPLE_FIRST <= pick(farthest, candidate.clamp_min(0))) & (candidate >= 0)
             pointed = torch.zeros_like(reachable).scatter_(1, column, chosen)
-            row, slot = reachable.nonzero().unbind(1)
-            pairs.append((cell[row, slot], rows[row], d2[row, slot], table[row, slot], pointed[row, slot]))
+            entry = reachable.flatten().nonzero()[:, 0]
+            row = torch.div(entry, candidate.shape[1], rounding_mode="floor")
+            found.append((*(pick(part.flatten(), entry) for part in (cell, d2, pointed)), pick(rows, row)))
+            if sums:
+                in_cell += counted(cell.gather(1, column), chosen, len(in_cell))
+        cell, d2, pointed, node = (torch.cat(parts) for parts in zip(*found, strict=True))
+        chosen = self._chosen_by_background(cell, node, d2)
+        in_degree = counted(node, chosen, self.size)
         target = torch.where(accepted, target, self.size)
-        if not pairs:
-            none = torch.zeros(0, dtype=torch.long, device=device)
-            pairs = [(none, none, none, none, none)]
-        cell, node, d2, table, pointed = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        chosen = self._chosen_by_background(cell, node, d2, table)
-        in_degree = torch.bincount(node[chosen], minlength=self.size)
-        mutual = 2 * self._per_neighborhood_of(node[chosen & pointed.bool()])
-        displaced = torch.bincount(cell[chosen], minlength=len(extra_in))
-        lost, squares = self._background_sums(displaced, extra_in, width)
-        mutual = mutual + self.pattern_graph.mutual[self.pattern] * (self.n > 0) - lost
-        return target, in_degree, mutual, squares
+        if not sums:
+            none = torch.full((len(self.n),), torch.nan, dtype=torch.float64, device=key.device)
+            return target, in_degree, none, none
+        mutual = counted(pick(self.owner, node), chosen & pointed, len(self.n))
 
-    def _per_neighborhood_of(self, node: Tensor) -> Tensor:
-        return torch.bincount(self.owner[node], minlength=len(self.n)).double()
+        # the background's own edges: samples displace the last of each point
+        shift = pick(self.cell_of_point, self.cell_owner)
+        table = torch.arange(len(in_cell), device=key.device) - shift
+        kept_edges = k - counted(cell, chosen, len(in_cell))
+        points = pick(base.target, table)
+        reached = (points + shift[:, None]).clamp_min(0)
+        kept = (rank < kept_edges[:, None]) & (points >= 0)
+        in_cell += counted(reached, kept, len(in_cell))
+        back = kept & (pick(base.reverse_rank, table) < pick(kept_edges, reached))
+        of_cells = segment_sum(torch.stack([back.sum(1), (k + in_cell) ** 2], 1).double(), self.m)
+        return target, in_degree, 2 * mutual + of_cells[:, 0], of_cells[:, 1]
 
     def _local_places(self) -> Tensor:
         """Offset of each node from its centre in the frame (south, east, up)."""
-        south, east, up = local_frame(self.graph.frame_lonlat[self.first : self.first + len(self.n)])
-        center = torch.repeat_interleave(up, self.n, 0)
+        frame = local_frame(self.graph.frame_lonlat[self.first : self.first + len(self.n)])
+        south, east, center = (torch.repeat_interleave(axis, self.n, 0) for axis in frame)
         offset = self.xyz - center
-        axes = (torch.repeat_interleave(axis, self.n, 0) for axis in (south, east))
-        x, y = ((offset * axis).sum(-1) for axis in axes)
-        return torch.stack([x, y, (offset * center).sum(-1)], -1)
+        return torch.stack([(offset * axis).sum(-1) for axis in (south, east, center)], -1)
 
-    def _chosen_by_background(self, cell: Tensor, node: Tensor, d2: Tensor, table: Tensor) -> Tensor:
+    def _chosen_by_background(self, cell: Tensor, node: Tensor, d2: Tensor) -> Tensor:
         """Of (background point, sample) pairs, those in which the sample is among the point's k nearest."""
-        if len(cell) == 0:
-            return torch.zeros(0, dtype=torch.bool, device=cell.device)
-        by_node = torch.argsort(node, stable=True)
-        spacing = self.lattice.spacing[self.pattern[self.owner[node]]]
-        distance = rounded(d2, spacing, self.pattern_graph.key_bits)
-        order = by_node[torch.argsort(distance[by_node], stable=True)]
-        order = order[torch.argsort(cell[order], stable=True)]
-        ordered = cell[order]
-        position = torch.arange(len(order), device=cell.device)
-        new = torch.ones_like(ordered, dtype=torch.bool)
-        new[1:] = ordered[1:] != ordered[:-1]
-        rank = position - torch.cummax(torch.where(new, position, 0), 0)[0]
-        room = (self.k - 1 - rank).clamp_min(0)
-        limit = self.pattern_graph.d2[table[order], room]
-        chosen = torch.zeros_like(new)
-        chosen[order] = (rank < self.k) & (d2[order] * SAMPLE_FIRST <= limit)
-        return chosen
-
-    def _background_sums(self, displaced: Tensor, extra_in: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """Mutual edges lost among background points, and the sum of their squared degrees."""
-        k, base = self.k, self.pattern_graph
-        cell = displaced.nonzero()[:, 0]
-        count = displaced[cell]
-        owner = torch.div(cell, max(width, 1), rounding_mode="floor")
-        table = base.offset[self.pattern[owner]] + cell % max(width, 1)
-        rank = torch.arange(k, device=cell.device)
-        target = base.target[table]
-        dropped = (rank >= k - count[:, None]) & (target >= 0)
-        target_cell = owner[:, None] * width + target.clamp_min(0)
-        change = extra_in - torch.bincount(target_cell[dropped], minlength=len(extra_in))
-        # of a mutual pair both edges are no longer mutual; when both are dropped each counts one of the two
-        reverse = base.reverse_rank[table]
-        reverse_kept = reverse < k - displaced[target_cell]
-        loss = (dropped & (reverse < k)) * torch.where(reverse_kept, 2, 1)
-        lost = torch.zeros(len(self.n), dtype=torch.float64, device=cell.device)
-        lost.index_add_(0, owner, loss.sum(1).double())
-
-        changed = change.nonzero()[:, 0]
-        owner = torch.div(changed, max(width, 1), rounding_mode="floor")
-        degree = k + base.in_degree[base.offset[self.pattern[owner]] + changed % max(width, 1)]
-        delta = change[changed]
-        squares = base.squares[self.pattern] * (self.n > 0)
-        squares = squares.index_add(0, owner, (delta * (2 * degree + delta)).double())
-        return lost, squares
+        base, owner = self.base, pick(self.owner, node)
+        distance = rounded(d2, pick(self.lattice.spacing, pick(self.pattern, owner)), base.key_bits)
+        order = torch.argsort(node, stable=True)
+        order = pick(order, torch.argsort(pick((cell << DISTANCE_BITS) + distance, order), stable=True))
+        run = torch.unique_consecutive(pick(cell, order), return_counts=True)[1]
+        first = torch.repeat_interleave(torch.cumsum(run, 0) - run, run)
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device) - first)
+        point = cell - pick(self.cell_of_point, owner)
+        limit = pick(base.d2.flatten(), point * self.k + (self.k - 1 - rank).clamp_min(0))
+        return (rank < self.k) & (d2 * SAMPLE_FIRST <= limit)
