@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import tslab
-from tslab.benchmark import JobStore, leaderboard
+from tslab.benchmark import JobStore
 from tslab.earth import spatial_blocks
 from tslab.metrics import r2
 from tslab.tasks import Table
 from tslab_book import fair, fair_methods, fair_record
+from tslab_book.leaderboard import leaderboard
 
 LABEL = "mosaiks_elevation"
 
@@ -29,7 +30,7 @@ def blocks(*tables: Table) -> list[set[int]]:
 
 @pytest.mark.parametrize("kind", fair.SPLITS)
 def test_no_place_that_is_tested_is_trained_on_or_chooses(kind):
-    design = fair.design(LABEL, kind, fast=True)
+    design = fair.design(LABEL, kind, "fast")
     chooses = places(design.chooses)
     assert not places(design.fitted) & chooses
     for seed, (train, test) in enumerate(zip(design.train, design.test, strict=True)):
@@ -39,7 +40,7 @@ def test_no_place_that_is_tested_is_trained_on_or_chooses(kind):
 
 
 def test_on_a_block_split_whole_blocks_are_tested_and_whole_blocks_choose():
-    design = fair.design(LABEL, "block", fast=True)
+    design = fair.design(LABEL, "block", "fast")
     fitted, chooses, *tests = blocks(design.fitted, design.chooses, *design.test)
     assert fitted and chooses and not chooses & fitted
     for train, test in zip(design.train, tests, strict=True):
@@ -63,7 +64,7 @@ def test_an_encoder_chooses_from_the_released_setting_and_from_the_same_as_all_o
 
 
 def test_every_encoder_with_a_scale_has_a_parameter_for_each_that_is_searched():
-    searched = {setting["km"] for setting in fair_methods.SEARCHED}
+    searched = {setting["km"] for setting in (*fair_methods.SEARCHED, *fair_methods.FULL)}
     assert set(fair_methods.scales()) == {(key, km) for key in fair_methods.scales_of() for km in searched}
     assert set(tslab.ENCODERS) - fair_methods.scales_of() == {"wrap", "wrap_ffn", "xyz"}
 
@@ -73,14 +74,14 @@ def store(tmp_path_factory):
     """A store with one complete column of a few methods, done in this process."""
     folder = tmp_path_factory.mktemp("fair")
     methods = [*fair_methods.BASELINES, "xyz", "siren_sh", "tile"]
-    todo = [job for job in fair.jobs([LABEL], methods, fast=True) if job.split == "block"]
+    todo = [job for job in fair.jobs([LABEL], methods, "fast") if job.split == "block"]
     assert fair.run(todo, folder, progress=False) == []
     return folder, todo
 
 
 def test_the_setting_is_the_best_on_the_places_that_choose(store):
     folder, todo = store
-    design = fair.design(LABEL, "block", fast=True)
+    design = fair.design(LABEL, "block", "fast")
     for job in todo:
         outcome = JobStore(folder).load(job)
         scores = outcome["validation"]
@@ -101,7 +102,7 @@ def test_what_is_done_is_not_done_again(store, monkeypatch):
 
 def test_a_record_holds_complete_columns_and_names_the_others(store, tmp_path):
     folder, todo = store
-    other = [fair.Job(LABEL, "random", "xyz", True)]
+    other = [fair.Job(LABEL, "random", "xyz", "fast")]
     said = fair_record.write_record(folder, [*todo, *other], tmp_path / "fair_table.csv")
     assert "not complete: mosaiks_elevation, random" in said
     table, runs = pd.read_csv(tmp_path / "fair_table.csv"), pd.read_csv(tmp_path / "fair_runs.csv")

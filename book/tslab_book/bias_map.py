@@ -20,10 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
-from tslab.geobias.aggregate import GeoBiasSummary
-from tslab.geobias.hotspots import false_discovery
-from tslab.geobias.released import released_geobias, released_hits
+from tslab.benchmark.store import release_stamp
+from tslab.geobias.aggregate import GeoBiasSummary, false_discovery
+from tslab.geobias.torchspatial import released_geobias, released_hits
 from tslab.released import load_released_results
 from tslab_book import RESULTS
 

@@ -1,7 +1,7 @@
 """A fair table: every encoder, every baseline and their stacks on the released MOSAIKS points, on equal terms.
 
-    python -m tslab_book.fair run --out fair_store [--fast] [--workers 2]
-    python -m tslab_book.fair record --out fair_store
+    python -m tslab_book.fair run --out fair_store [--size full] [--workers 2]
+    python -m tslab_book.fair record --out fair_store [--size full]
 
 Places are cut into six parts, at random or by blocks of 10 degrees. The seed says which of the first five is tested;
 its training places are drawn from the other five. The sixth is never tested: on it every method chooses one of its
@@ -29,37 +29,54 @@ from tqdm.auto import tqdm
 
 import tslab
 from tslab._files import atomic_path
-from tslab.benchmark import JobStore, do_jobs, open_pool
+from tslab.benchmark import JobStore
+from tslab.benchmark.runner import do_jobs, open_pool
 from tslab.metrics import r2
 from tslab.tasks import Table
 from tslab.tasks.splits import block_folds, random_split
 from tslab.tasks.table import concatenate
-from tslab_book.fair_methods import BLOCK_DEG, METHODS, Setting, fit, settings_of
+from tslab_book.fair_methods import BLOCK_DEG, FULL_METHODS, METHODS, Setting, fit, settings_of
 
 LABELS = ("mosaiks_elevation", "mosaiks_forest_cover", "mosaiks_population", "mosaiks_nightlights")
 SPLITS = ("random", "block")
 SEEDS = 5
 PARTS = SEEDS + 1
-TRAIN, CHOOSE, TEST = 4000, 2000, 3000
-"""Places to train on, to choose on and to test on; the rest of the label's places is left aside, for time."""
+
+
+class Size(NamedTuple):
+    """How many places to train on, to choose on and to test on (None: all that there are), seeds, and methods."""
+
+    train: int | None
+    choose: int | None
+    test: int | None
+    seeds: int
+    methods: tuple[str, ...] = METHODS
+
+
+SIZES = {
+    "reduced": Size(4000, 2000, 3000, SEEDS),
+    "full": Size(None, None, None, 1, FULL_METHODS),
+    "fast": Size(300, 100, 60, 2),
+}
+"""``reduced`` is the table, for time; ``full`` the few methods that were also done with all places, once; ``fast`` is
+for tests, on synthetic places and with two epochs."""
 PREDICTIONS = "predictions.npz"
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One method on one label and kind of split, all seeds. ``fast`` is for tests: synthetic places, few of them, two
-    seeds and two epochs."""
+    """One method on one label and kind of split, all seeds; ``size`` is one of `SIZES`."""
 
     label: str
     split: str
     method: str
-    fast: bool = False
+    size: str = "reduced"
 
     @property
     def name(self) -> str:
         """Name of the job's folder."""
         parts = [self.label.removeprefix("mosaiks_"), self.split, self.method.replace(":", "-")]
-        return "-".join(parts + (["fast"] if self.fast else []))
+        return "-".join(parts + ([] if self.size == "reduced" else [self.size]))
 
 
 class Design(NamedTuple):
@@ -72,19 +89,20 @@ class Design(NamedTuple):
     test: tuple[Table, ...]
 
 
-def jobs(labels: Sequence[str] = LABELS, methods: Sequence[str] = METHODS, *, fast: bool = False) -> list[Job]:
+def jobs(labels: Sequence[str] = LABELS, methods: Sequence[str] | None = None, size: str = "reduced") -> list[Job]:
     """All jobs of the table, column by column, so that an unfinished store holds whole columns."""
-    return [Job(label, split, method, fast) for label in labels for split in SPLITS for method in methods]
+    asked = SIZES[size].methods if methods is None else methods
+    return [Job(label, split, method, size) for label in labels for split in SPLITS for method in asked]
 
 
 @cache
-def design(label: str, split: str, fast: bool = False) -> Design:
+def design(label: str, split: str, size: str = "reduced") -> Design:
     """The places of one label and kind of split.
 
     Raises:
         FileNotFoundError: the released files are not on this machine; says how to get them.
     """
-    places = _places(label, fast)
+    places, of = _places(label, size == "fast"), SIZES[size]
     if split == "random":
         part = torch.empty(len(places), dtype=torch.long)
         for i, rows in enumerate(random_split(len(places), [1 / PARTS] * PARTS)):
@@ -93,19 +111,17 @@ def design(label: str, split: str, fast: bool = False) -> Design:
         part = block_folds(places.lonlat, PARTS, size_degrees=BLOCK_DEG)
     generator = torch.Generator().manual_seed(0)
 
-    def draw(rows: Bool[Tensor, " n"], size: int) -> Int[Tensor, " m"]:
+    def draw(rows: Bool[Tensor, " n"], number: int | None) -> Int[Tensor, " m"]:
         found = rows.nonzero()[:, 0]
-        return found[torch.randperm(len(found), generator=generator)[:size]]
+        return found[torch.randperm(len(found), generator=generator)[:number]]
 
-    smallest = int(torch.bincount(part).min())
-    train, choose, test = (len(places) // 2, smallest, smallest // 2) if fast else (TRAIN, CHOOSE, TEST)
-    tested = [draw(part == seed, test) for seed in range(2 if fast else SEEDS)]
+    tested = [draw(part == seed, of.test) for seed in range(of.seeds)]
     free = part != SEEDS
     free[torch.cat(tested)] = False
     return Design(
-        places.where(draw(free, train)),
-        places.where(draw(part == SEEDS, choose)),
-        tuple(places.where(draw(part != seed, train)) for seed in range(len(tested))),
+        places.where(draw(free, of.train)),
+        places.where(draw(part == SEEDS, of.choose)),
+        tuple(places.where(draw(part != seed, of.train)) for seed in range(len(tested))),
         tuple(places.where(rows) for rows in tested),
     )
 
@@ -126,9 +142,9 @@ def work(job: Job, folder: str) -> None:
     if store.load(job) is not None:
         return
     torch.set_num_threads(1)
-    places = design(job.label, job.split, job.fast)
+    places = design(job.label, job.split, job.size)
     started, label = time.process_time(), places.chooses.target.double()
-    settings = settings_of(job.method)
+    settings = settings_of(job.method, full=job.size == "full")
     tried = []
     for setting in settings:
         predicted = _fit(job, setting, places.fitted, seed=0)(places.chooses.lonlat)
@@ -153,7 +169,7 @@ def work(job: Job, folder: str) -> None:
 
 
 def _fit(job: Job, setting: Setting, table: Table, seed: int) -> Any:
-    short = setting | {"epochs": 2} if job.fast and "epochs" in setting else setting
+    short = setting | {"epochs": 2} if job.size == "fast" and "epochs" in setting else setting
     return fit(job.method, short, table, job.split, seed)
 
 
@@ -181,20 +197,21 @@ def run(todo: Sequence[Job], folder: str | Path, *, workers: int | None = None, 
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; see the module."""
-    from tslab_book.fair_record import RECORD, write_record
+    from tslab_book.fair_record import FULL, RECORD, write_record
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["run", "record"])
     parser.add_argument("--out", type=Path, default=Path("fair_store"), help="folder of finished jobs")
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=LABELS)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--fast", action="store_true", help="synthetic places and two epochs: does it work at all?")
+    parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all of the size")
+    parser.add_argument("--size", default="reduced", choices=list(SIZES), help="fast is synthetic, to try it")
     parser.add_argument("--workers", type=int, help="processes; default: this one")
-    parser.add_argument("--record", type=Path, default=RECORD, help="file of the record")
+    parser.add_argument("--record", type=Path, help="file of the record")
     given = parser.parse_args(words)
-    todo = jobs(given.labels, given.methods, fast=given.fast)
+    todo = [job for job in jobs(given.labels, given.methods, given.size) if job.split in given.splits]
     if given.action == "record":
-        print(write_record(given.out, todo, given.record))
+        print(write_record(given.out, todo, given.record or (FULL if given.size == "full" else RECORD)))
         return 0
     failed = run(todo, given.out, workers=given.workers)
     print(*failed, f"{len(todo) - len(failed)} of {len(todo)} jobs are done", sep="\n")

@@ -29,6 +29,7 @@ SCALES = Path(__file__).with_name("fair_scales.csv")
 """Columns encoder, km, parameter, value; encoders without a scale have no rows."""
 
 BUDGET = 8
+"""How many settings a method may choose from."""
 BLOCK_DEG = 10.0
 BATCH = 256
 ANCHORS = 300
@@ -94,9 +95,21 @@ BASELINES: dict[str, tuple[Setting, ...]] = {
 
 METHODS: tuple[str, ...] = (*BASELINES, *tslab.ENCODERS)
 
+FULL: tuple[Setting, ...] = tuple(
+    dict(zip(("km", "depth", "width", "dropout", "epochs", "lr"), row, strict=True))
+    for row in ((250, 2, 256, 0.0, 20, 3e-3), (700, 2, 256, 0.0, 5, 2e-3), (1200, 2, 256, 0.0, 5, 2e-3))
+)
+"""As `SEARCHED`, for all places: near enough for a finer scale, many enough for fewer passes."""
+FULL_ROWS = {"baseline:knn": (1, 4, 5), "baseline:trees": (0, 4, 7), "baseline:kriging": (1, 4, 5)}
+FULL_METHODS: tuple[str, ...] = (*FULL_ROWS, "sphere2vec_sphereC+", "siren_sh")
+"""What is also done with all places: two encoders with the three settings of `FULL`, and baselines with three each."""
 
-def settings_of(method: str) -> tuple[Setting, ...]:
-    """What a method may choose from; `BUDGET` settings, or one where there is nothing to choose."""
+
+def settings_of(method: str, *, full: bool = False) -> tuple[Setting, ...]:
+    """What a method may choose from: `BUDGET` settings, or one where there is nothing to choose; three with all
+    places."""
+    if full:
+        return tuple(BASELINES[method][i] for i in FULL_ROWS[method]) if method in FULL_ROWS else FULL
     if method in BASELINES:
         return BASELINES[method]
     recorded = hyperparameters("", method, "locbench2024")

@@ -23,16 +23,18 @@ from scipy.optimize import nnls
 import tslab
 from tslab._files import atomic_write
 from tslab.benchmark import JobStore, find_record
-from tslab.benchmark.records import release_stamp
+from tslab.benchmark.store import release_stamp
 from tslab.earth import spatial_blocks
 from tslab.tasks import Table
 from tslab_book import RESULTS
-from tslab_book.fair import CHOOSE, SEEDS, SPLITS, TEST, TRAIN, Job, design, predictions
+from tslab_book.fair import SIZES, SPLITS, Job, design, predictions
 from tslab_book.fair_methods import BASELINES, BLOCK_DEG, BUDGET
 from tslab_book.records import read_record
 
 RECORD = RESULTS / "fair_table.csv"
 RUNS = "fair_runs.csv"
+FULL = RESULTS / "fair_full.csv"
+"""The few rows that were done with all places; no file of runs, there is one seed."""
 DRAWS = 2000
 AVERAGED = 3
 """How many encoders are averaged: those that do best on the places that choose."""
@@ -108,7 +110,7 @@ def drawn_r2(sums: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.flo
 
 def column(store: JobStore, todo: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One column of the table, from the jobs of one label and split: its rows, and its runs."""
-    places = design(todo[0].label, todo[0].split, todo[0].fast)
+    places = design(todo[0].label, todo[0].split, todo[0].size)
     members = {job.method: predictions(store, job) for job in todo}
     outcomes = {job.method: store.load(job) or {} for job in todo}
     stacked = stack(members, places.chooses.target.double().numpy())
@@ -183,14 +185,15 @@ def write_record(folder: str | Path, todo: Sequence[Job], path: Path = RECORD) -
         raise ValueError(f"no column of the table is complete in {folder}; python -m tslab_book.fair run fills it")
     about = {
         **(release_stamp() | {"tslab": tslab.__version__}),
-        **{"train": TRAIN, "test": TEST, "choose": CHOOSE, "seeds": SEEDS, "budget": BUDGET},
-        **{"draws": DRAWS, "missing": missing},
+        **{name: value for name, value in SIZES[todo[0].size]._asdict().items() if name != "methods"},
+        **{"budget": BUDGET, "draws": DRAWS, "missing": missing},
     }
     first = ["dataset", "split", "encoder", "metric", "value", "low", "high"]
     whole = pd.concat(tables, ignore_index=True)
     _write(whole[first + [name for name in whole if name not in first]], path)
-    every = pd.concat(runs, ignore_index=True)
-    _write(every[["dataset", "split", "seed", "encoder", "value"]], path.with_name(RUNS))
+    if SIZES[todo[0].size].seeds > 1:
+        every = pd.concat(runs, ignore_index=True)
+        _write(every[["dataset", "split", "seed", "encoder", "value"]], path.with_name(RUNS))
     atomic_write(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     return f"{path}: {len(tables)} columns" + (f"; not complete: {'; '.join(missing)}" if missing else "")
 
@@ -199,9 +202,9 @@ def _write(table: pd.DataFrame, path: Path) -> None:
     atomic_write(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
 
 
-def read_table() -> pd.DataFrame:
-    """The committed table, with ``not_worse``: the interval of the distance to the best of the column holds zero."""
-    table = read_record(RECORD.name).data
+def read_table(name: str = RECORD.name) -> pd.DataFrame:
+    """A committed table, with ``not_worse``: the interval of the distance to the best of the column holds zero."""
+    table = read_record(name).data
     return table.assign(not_worse=table["behind_low"] <= 0)
 
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
+from tslab.benchmark.store import release_stamp
 from tslab.geobias import false_discovery, getis_ord, neighbor_graph
 from tslab.released import load_released_results
 from tslab_book import RESULTS

@@ -26,11 +26,10 @@ from torch import Tensor
 from tslab._checks import check_count
 from tslab._files import atomic_write
 from tslab.coords import unit_vectors
-from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
+from tslab.geobias.neighbors import NeighborGraph, neighbor_graph, squared_chord
 from tslab.geobias.relative import sri
-from tslab.geobias.released import released_hits
-from tslab.geobias.search import squared_chord
 from tslab.geobias.self_information import Marks, ssi
+from tslab.geobias.torchspatial import released_hits
 from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 from tslab_book import RESULTS

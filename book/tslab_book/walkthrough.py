@@ -21,12 +21,10 @@ from torch import Tensor
 from tslab import plot
 from tslab._checks import check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, lonlat_from_unit_vectors, unit_vectors
-from tslab.geobias.background import background_density, local_frame, make_lattice
-from tslab.geobias.moments import exact_moments, published_moments, surprisal
-from tslab.geobias.neighbors import neighbor_graph
-from tslab.geobias.patterns import KEY_BITS
-from tslab.geobias.search import squared_chord
+from tslab.geobias.background import KEY_BITS, background_density, local_frame, make_lattice
+from tslab.geobias.neighbors import neighbor_graph, squared_chord
 from tslab.geobias.self_information import Marks, MomentKind
+from tslab.geobias.statistic import exact_moments, published_moments, surprisal
 from tslab.geobias.weights import SAMPLE_FIRST
 from tslab_book.neighborhood_plots import HIT_COLOR, MISS_COLOR
 
