@@ -26,7 +26,7 @@ from tslab.released import load_released_results
 from tslab_book import RESULTS
 
 RECORD = "hotspot_map.csv"
-"""For `tslab.benchmark.read_record`: cells by encoder; ``totals`` by encoder beside them."""
+"""For `tslab_book.records.read_record`: cells by encoder; ``totals`` by encoder beside them."""
 
 DATASET = "fmow"
 ENCODERS = ("space2vec_theory", "no_prior")
