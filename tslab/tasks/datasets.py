@@ -148,7 +148,7 @@ class DatasetInfo:
     label_name: str = "species"
     label_unit: str = ""
     label_transform: str = "none"
-    lat_quantiles: Sequence[float] | None = None
+    lat_quantiles: tuple[float, float, float] | None = None
     no_prior: Mapping[str, float] = field(default_factory=dict)
     licence: str = ""
     upstream: str = ""
@@ -178,6 +178,8 @@ def _read() -> dict[str, DatasetInfo]:
     for key, facts in stored["datasets"].items():
         known = stored["families"].get(facts["family"], {}) | facts
         known["splits"] = {split: SplitFacts(**counts) for split, counts in known["splits"].items()}
+        if "lat_quantiles" in known:
+            known["lat_quantiles"] = tuple(known["lat_quantiles"])
         infos[key] = DatasetInfo(key=key, **known)
     return infos
 
