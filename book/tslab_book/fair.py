@@ -204,9 +204,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=LABELS)
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all of the size")
-    parser.add_argument(
-        "--size", default="reduced", choices=list(SIZES), help="fast is synthetic, to try it"
-    )
+    parser.add_argument("--size", default="reduced", choices=list(SIZES), help="fast is synthetic, to try it")
     parser.add_argument("--workers", type=int, help="processes; default: this one")
     parser.add_argument("--record", type=Path, help="file of the record")
     given = parser.parse_args(words)
