@@ -15,7 +15,7 @@ import pandas as pd
 
 import tslab
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
+from tslab.benchmark.store import release_stamp
 from tslab_book.split_study import RANDOM, compare_splits
 
 RESULTS = Path(__file__).resolve().parent.parent / "book" / "results" / "splits.csv"

@@ -31,9 +31,8 @@ from tslab._files import atomic_write
 from tslab.evaluation import evaluate
 from tslab.models import LocationClassifier
 from tslab.tasks import Table
-from tslab.training.loop import autocast, make_optimizer
-from tslab.training.objectives import PresenceOnly, Share
-from tslab.training.options import TrainOptions
+from tslab.training.config import TrainOptions
+from tslab.training.loop import PresenceOnly, Share, autocast, make_optimizer
 
 SIZES: dict[str, dict[str, Any]] = {
     "birdsnap_ebird": {
@@ -73,7 +72,8 @@ def build(size: dict[str, Any], device: torch.device) -> tuple[LocationClassifie
     )
     model = LocationClassifier(encoder, size["classes"], generator=generator).to(device).train()
     table = random_table(size["rows"], size["classes"])
-    return model, PresenceOnly(table, device, max_per_class=size["max_per_class"])
+    options = TrainOptions(epochs=1, lr=1e-3, batch_size=size["batch"], max_per_class=size["max_per_class"])
+    return model, PresenceOnly(table, device, options)
 
 
 def make_step(size: dict[str, Any], device: torch.device, precision: str, compiled: bool) -> Callable[[], None]:

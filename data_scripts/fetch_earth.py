@@ -25,22 +25,24 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from build_land import decode, plane_polygons
 from koppen import ZONES, climate_zones
-from tslab._files import atomic_path, atomic_write
-from tslab._optional import require
+from tslab._checks import require
+from tslab._files import atomic_path, atomic_write, data_folder
 from tslab.coords import EARTH_RADIUS_KM
-from tslab.released_files import data_folder
-from tslab.tasks.earth import POPULATION_RADIUS_KM, agreement, read_fields
+from tslab.tasks.earth import interpolate, nearest_node, read_fields, sample_land
 
 FULL_STEP = 0.25
+POPULATION_RADIUS_KM = 100.0
 SHIPPED_STEPS = {"temperature": 1.0, "seasonality": 1.0}
 SHIPPED_STEP = 0.5
 FEET = 0.3048
@@ -111,6 +113,15 @@ PACKAGES = {
 """What is fetched, by the name of its result."""
 
 RESULTS = {key: f"{key}.npz" for key in PACKAGES} | {"geoclip": "geoclip/location_encoder_weights.pth"}
+
+
+def agreement(coarse: NDArray[Any], fine: NDArray[Any], *, classes: bool, n: int = 20_000) -> float:
+    """How well a coarse grid tells a finer one at places on land: R², or the share of equal classes."""
+    lonlat = sample_land(n, generator=torch.Generator().manual_seed(0))
+    if classes:
+        return float((nearest_node(coarse, lonlat) == nearest_node(fine, lonlat)).double().mean())
+    told, truth = interpolate(coarse, lonlat), interpolate(fine, lonlat)
+    return float(1 - ((told - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,8 +22,8 @@ from locbench_verification import verify
 from tslab._files import DamagedFileError, FolderInUseError
 from tslab.coords import CoordinateError
 from tslab.tasks import DATASETS, TaskDataError, load_task
-from tslab.tasks.archive import locbench_root
 from tslab.tasks.native import task_folder, write_task
+from tslab.tasks.records import locbench_root
 
 FAILURES = (
     FetchLocbenchError,

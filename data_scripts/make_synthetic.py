@@ -20,8 +20,7 @@ from synthetic_calibration import calibrate
 from tslab._files import FolderInUseError, atomic_write, read_json
 from tslab.synthetic import CLASS_SPECS
 from tslab.tasks import DATASETS, TaskDataError, load_task
-from tslab.tasks.datasets import STRESS_TASKS
-from tslab.tasks.meta import SCALES
+from tslab.tasks.datasets import SCALES, STRESS_TASKS
 from tslab.tasks.native import task_folder, write_task
 from tslab_book.stand_ins import compare_with_targets
 

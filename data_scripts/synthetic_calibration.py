@@ -15,8 +15,7 @@ from tslab.synthetic.classes import class_world, genera
 from tslab.synthetic.images import NO_FADE, ImageModel, draw_images, fade_tail, predictions
 from tslab.synthetic.specs import CLASS_SPECS, calibration
 from tslab.synthetic.world import random_stream
-from tslab.tasks.datasets import DATASETS
-from tslab.tasks.meta import SCALES, Scale
+from tslab.tasks.datasets import DATASETS, SCALES, Scale
 
 ROWS = 4000
 GAIN_ROWS = 3000

@@ -20,14 +20,13 @@ from tslab.benchmark import (
     mcnemar,
     paired_bootstrap,
     plan,
-    rank_test,
-    ranking_survival,
     read_cells,
     run_all,
 )
 from tslab.benchmark.__main__ import main
 from tslab.benchmark.comparison import COMPARISONS
-from tslab.benchmark.leaderboard import seed_means
+from tslab_book.leaderboard import leaderboard, seed_means
+from tslab_book.rankings import rank_test, ranking_survival
 from tslab_book.table1 import standard_error
 
 # --- which runs ----------------------------------------------------------
@@ -340,7 +339,7 @@ def test_both_protocols_train_on_an_archive_and_their_results_stand_apart(archiv
     }
     presets = {name.rsplit("-", 1)[-1]: config["preset"] for name, config in trained.items()}
     assert presets == {"1epochs": None, "paper": "locbench2024"}
-    rows = benchmark.leaderboard(tmp_path / "s").query("source.str.startswith('trained:locbench')")
+    rows = leaderboard(tmp_path / "s").query("source.str.startswith('trained:locbench')")
     assert sorted(rows["source"]) == ["trained:locbench", "trained:locbench:paper"]
     cell = benchmark.audit(ResultStore(tmp_path / "s")).query("dataset == 'birdsnap' and encoder == 'xyz'").iloc[0]
     assert not math.isnan(cell["retrained"]) and not math.isnan(cell["retrained_paper"])
@@ -364,7 +363,8 @@ def test_the_estimate_comes_from_measured_steps(tmp_path, capsys):
     given = {"datasets": ["mosaiks_elevation"], "encoders": ["xyz", "baseline:mean"], "source": "synthetic"}
     store = ResultStore(tmp_path)
     few, many = (
-        benchmark.forecast(plan(["r2_mosaiks"], **given, scale="tiny", epochs=epochs), store) for epochs in (2, 200)
+        benchmark.driver.forecast(plan(["r2_mosaiks"], **given, scale="tiny", epochs=epochs), store)
+        for epochs in (2, 200)
     )
     assert list(few["encoder"]) == ["xyz"] and few["trainings"].item() == 1  # a baseline is not trained
     assert many["seconds"].item() > 10 * few["seconds"].item() > 0
@@ -372,7 +372,7 @@ def test_the_estimate_comes_from_measured_steps(tmp_path, capsys):
     start = time.perf_counter()
     run_all([spec], tmp_path, progress=False)
     assert 0.1 < (time.perf_counter() - start) / many["seconds"].item() < 10
-    assert benchmark.forecast([spec], store).empty
+    assert benchmark.driver.forecast([spec], store).empty
 
 
 @pytest.mark.parametrize("dataset", ["inat2018", "fmow"])
@@ -778,7 +778,7 @@ def test_survival_counts_pairs(tmp_path):
 @pytest.mark.mirror
 def test_the_committed_comparisons_come_out_again(mirror, tmp_path):
     committed = benchmark.find_record(COMPARISONS)
-    benchmark.write_comparisons(benchmark.compare_released(root=mirror), tmp_path / COMPARISONS)
+    benchmark.comparison.write_comparisons(benchmark.compare_released(root=mirror), tmp_path / COMPARISONS)
     assert (tmp_path / COMPARISONS).read_bytes() == committed.read_bytes()
 
 

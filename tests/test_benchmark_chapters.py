@@ -97,7 +97,7 @@ def test_there_are_35_oddities_each_in_a_group_with_what_tslab_does():
 
 
 def test_the_board_keeps_published_and_recomputed_apart():
-    from tslab.benchmark import leaderboard
+    from tslab_book.leaderboard import leaderboard
 
     board = leaderboard()
     published = board[board["source"] == "published"]
@@ -146,7 +146,7 @@ def test_the_average_column_is_taken_apart_by_split():
 
 
 def test_the_species_average_is_over_test_and_validation_rows():
-    from tslab.benchmark import leaderboard
+    from tslab_book.leaderboard import leaderboard
 
     split = leaderboard().drop_duplicates("dataset").set_index("dataset")["split"]
     assert split["birdsnap"] == split["nabirds"] == "test"

@@ -6,19 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tslab.benchmark import (
-    REASONS,
-    VERDICTS,
-    ResultStore,
-    audit,
-    cells_csv,
-    plan,
-    read_cells,
-    read_comparisons,
-    with_verdicts,
-    write_cells,
-)
-from tslab.benchmark.cells import NUMBERS, SPECIES, table_of
+from tslab.benchmark import REASONS, VERDICTS, ResultStore, audit, plan, read_cells, read_comparisons
+from tslab.benchmark.cells import NUMBERS, SPECIES, cells_csv, table_of, with_verdicts, write_cells
 from tslab.benchmark.recompute import measure_r2, measure_top1, top1_replicates
 from tslab.benchmark.runs import TABLES
 from tslab.published import published_tables

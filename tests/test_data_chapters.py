@@ -12,7 +12,7 @@ from tslab.published import published_tables
 from tslab.released import load_released_results
 from tslab.synthetic.values import linear_quantiles
 from tslab.tasks import DATASETS, Table, load_task
-from tslab.tasks.meta import TaskMeta
+from tslab.tasks.datasets import TaskMeta
 from tslab.tasks.task import Task as TaskOf
 from tslab_book import overview, split_study
 from tslab_book.records import read_record

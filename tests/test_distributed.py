@@ -19,11 +19,10 @@ import os
 import sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from tslab.distributed import join_processes
 from tslab.encoders import location_encoder
-from tslab.training.loop import current_share
 from tslab.models import LocationClassifier
-from tslab.training.objectives import PresenceOnly
+from tslab.training.config import TrainOptions
+from tslab.training.loop import PresenceOnly, current_share, join_processes
 from tslab.tasks import load_task
 from tslab.training import train
 
@@ -35,7 +34,8 @@ def gradient():
     small = {"num_scales": 4, "hidden_dim": 32, "dropout": 0.0}
     encoder = location_encoder("sphere2vec_sphereC", 32, generator=generator, **small)
     model = LocationClassifier(encoder, 12, generator=generator).double()
-    objective = PresenceOnly(load_task("sphere_toy", n_train=301, n_val=8, n_test=8).train, cpu)
+    options = TrainOptions(epochs=1, lr=1e-3, batch_size=301)
+    objective = PresenceOnly(load_task("sphere_toy", n_train=301, n_val=8, n_test=8).train, cpu, options)
     share = current_share()
     forward = DistributedDataParallel(model) if share.world > 1 else model
     draw = torch.Generator().manual_seed(1)
@@ -103,7 +103,7 @@ def test_two_processes_train_the_run_of_one(two_processes: Path, one_process: di
 
 
 def test_a_sweep_runs_each_job_once_and_repeats_what_failed(tmp_path: Path) -> None:
-    from tslab.benchmark.sweeps import Job, sweep
+    from tslab_book.sweeps import Job, sweep
 
     jobs = [
         Job(
@@ -134,7 +134,7 @@ def test_a_sweep_runs_each_job_once_and_repeats_what_failed(tmp_path: Path) -> N
 def test_a_dead_dask_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     """The job kills its worker the first time it runs; the scheduler gives it to another one."""
     distributed = pytest.importorskip("distributed", reason="needs dask.distributed: pip install 'tslab[sweep]'")
-    from tslab.benchmark.sweeps import Job, run_job, sweep
+    from tslab_book.sweeps import Job, run_job, sweep
 
     marker = tmp_path / "died-once"
 
@@ -162,13 +162,12 @@ def test_a_dead_dask_worker_costs_nothing_but_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_task_trains_and_evaluates_from_one_command(tmp_path: Path) -> None:
-    from tslab.benchmark.__main__ import main
     from tslab.tasks import TASK_NAMES
+    from tslab_book.sweeps import main
 
     arguments = ["--tasks", *TASK_NAMES, "--encoders", "xyz", "--folder", str(tmp_path)]
     main(
         [
-            "sweep",
             *arguments,
             "--scheduler",
             "synchronous",
@@ -187,7 +186,7 @@ def test_every_task_trains_and_evaluates_from_one_command(tmp_path: Path) -> Non
 
 
 def test_jobs_have_names_that_tell_them_apart() -> None:
-    from tslab.benchmark.sweeps import Job
+    from tslab_book.sweeps import Job
 
     a, b, c = (
         Job("sphere_toy", "xyz", 0),
@@ -221,12 +220,12 @@ def test_a_sweep_refuses_by_name_and_writes_nothing(
     words: list[str],
     name: str,
 ) -> None:
-    from tslab.benchmark.__main__ import main
+    from tslab_book.sweeps import main
 
     monkeypatch.chdir(tmp_path)
     Path("a_file").write_text("x")
     try:
-        code = main(["sweep", "--tasks", "sphere_toy", "--encoders", "xyz", "--folder", "sweep", *words])
+        code = main(["--tasks", "sphere_toy", "--encoders", "xyz", "--folder", "sweep", *words])
     except SystemExit as error:  # argparse itself
         code = int(error.code or 0)
     assert code == 2 and name in capsys.readouterr().err
@@ -234,7 +233,7 @@ def test_a_sweep_refuses_by_name_and_writes_nothing(
 
 
 def test_a_damaged_result_of_a_sweep_is_a_failed_row_and_the_others_stand(tmp_path: Path) -> None:
-    from tslab.benchmark.sweeps import Job, sweep
+    from tslab_book.sweeps import Job, sweep
 
     sizes = {"n_train": 64, "n_val": 8, "n_test": 16}
     jobs = [Job("sphere_toy", key, 0, task_options=sizes) for key in ("class_frequency", "knn")]

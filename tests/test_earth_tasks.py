@@ -19,7 +19,6 @@ from tslab.metrics import r2
 from tslab.tasks.earth import (
     BUFFER_KM,
     EARTH_TASKS,
-    agreement,
     country_outlines,
     earth_task,
     fields,
@@ -172,8 +171,8 @@ def test_splits_ask_what_they_say():
 def test_the_shipped_grid_is_as_good_as_its_note_says():
     arrays, about = fields("climate")
     fine = arrays["temperature"]
-    assert agreement(fine, fine, classes=False) == 1
-    assert agreement(fine[::2, ::2], fine, classes=False) < about["agreement"]["temperature"]
+    assert fetch_earth.agreement(fine, fine, classes=False) == 1
+    assert fetch_earth.agreement(fine[::2, ::2], fine, classes=False) < about["agreement"]["temperature"]
 
 
 def test_neighbours_tell_the_temperature():

@@ -12,7 +12,7 @@ import torch
 
 import tslab
 from tslab.encoders import PRETRAINED, CheckpointError
-from tslab.encoders.pretrained import EqualEarthFourier, ParallelMLPs, equal_earth
+from tslab.encoders.pretrained import FETCHED, EqualEarthFourier, ParallelMLPs, equal_earth
 
 
 @pytest.fixture
@@ -144,6 +144,27 @@ def test_without_the_file_the_error_says_where_it_is_published(kind, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is published at https://"):
         tslab.load_pretrained(kind, tmp_path / "none.ckpt")
     assert PRETRAINED[kind].citation and PRETRAINED[kind].licence
+
+
+def test_geoclip_without_a_path_is_the_fetched_file(lonlat, tmp_path, monkeypatch):
+    monkeypatch.setenv("TSLAB_DATA", str(tmp_path))
+    target = tmp_path / "earth" / "geoclip" / "location_encoder_weights.pth"
+    with pytest.raises(FileNotFoundError, match=r"python data_scripts/fetch_earth\.py --only geoclip") as caught:
+        tslab.load_pretrained("geoclip")
+    assert str(target) in str(caught.value)
+    target.parent.mkdir(parents=True)
+    torch.save(geoclip_state(), target)
+    assert torch.equal(tslab.load_pretrained("geoclip")(lonlat), tslab.load_pretrained("geoclip", target)(lonlat))
+
+
+def test_the_fetching_script_puts_geoclip_where_it_is_looked_for():
+    fetch_earth = pytest.importorskip("fetch_earth")
+    assert FETCHED["geoclip"] == f"earth/{fetch_earth.RESULTS['geoclip']}"
+
+
+def test_satclip_is_not_fetched_and_needs_its_file():
+    with pytest.raises(FileNotFoundError, match=r"read from a file.*is published at https://"):
+        tslab.load_pretrained("satclip")
 
 
 def test_unknown_kinds_are_answered_with_the_known_ones(tmp_path):

@@ -9,8 +9,7 @@ from torch import nn
 
 import tslab
 from tslab.exporting import check_places, export_onnx, export_program
-from tslab.fusion import PriorProduct
-from tslab.models import Ensemble, LocationClassifier, Regressor
+from tslab.models import Ensemble, LocationClassifier, PriorProduct, Regressor
 
 
 def encoder(seed=0):

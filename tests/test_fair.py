@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import tslab
-from tslab.benchmark import JobStore, leaderboard
+from tslab.benchmark import JobStore
 from tslab.earth import spatial_blocks
 from tslab.metrics import r2
 from tslab.tasks import Table
 from tslab_book import fair, fair_methods, fair_record
+from tslab_book.leaderboard import leaderboard
 
 LABEL = "mosaiks_elevation"
 

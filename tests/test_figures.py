@@ -13,7 +13,7 @@ import pytest
 
 from tslab import plot
 from tslab.encoders import ENCODERS
-from tslab.plot.colors import DARK_LINE, FAMILY_DASHES, STYLE, THEMES, css_tokens
+from tslab.plot.style import DARK_LINE, FAMILY_DASHES, STYLE, THEMES, css_tokens
 
 TO_XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]

@@ -355,7 +355,7 @@ def test_signed_marks_refuse_graded_performance() -> None:
 
 
 def test_the_search_orders_ties_by_place() -> None:
-    from tslab.geobias.search import PlaceFinder
+    from tslab.geobias.neighbors import PlaceFinder
 
     xyz = unit_vectors(cluster(150).round(decimals=1).unique(dim=0))
     d2 = (xyz[:, None] - xyz[None]).square().sum(-1)

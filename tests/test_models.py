@@ -7,9 +7,8 @@ from tslab import location_encoder, sample_sphere
 from tslab.earth import cell_corner, continents, grid_cells, strata
 from tslab.encoders import EqualEarthFourier
 from tslab.evaluation import evaluate
-from tslab.fusion import LateFusion, PriorProduct
 from tslab.hyperparameters import hyperparameters, recorded_hyperparameters
-from tslab.models import Ensemble, LocationClassifier, Regressor, ScalarFeatures, mlp
+from tslab.models import Ensemble, LateFusion, LocationClassifier, PriorProduct, Regressor, ScalarFeatures, mlp
 from tslab.tasks import Table, Task, TaskMeta
 from tslab.training import train
 

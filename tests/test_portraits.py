@@ -11,7 +11,7 @@ import torch
 import tslab
 from tslab import diagnostics, plot
 from tslab.plot import Curve
-from tslab.plot.colors import with_missing
+from tslab.plot.style import with_missing
 from tslab.published import CLASSIFICATION_DATASETS
 from tslab_book import encoder_pages
 

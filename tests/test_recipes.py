@@ -31,7 +31,7 @@ MOST_LINES, WIDEST = 10, 88
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 #: What a recipe may import: the standard library, what the wheel depends on, and these modules of tslab.
 PUBLIC = {"tslab", "torch", "numpy", "pandas", *sys.stdlib_module_names}
-PUBLIC_MODULES = {"tslab", "tslab.streaming", "tslab.exporting", "tslab.fusion"}
+PUBLIC_MODULES = {"tslab", "tslab.streaming", "tslab.exporting", "tslab.models"}
 PUBLIC_NAMES = {"plot", "diagnostics", "geobias", "losses", "metrics", "models", "baselines", "benchmark"}
 #: Libraries that come with an extra of the wheel, and which recipe may use one, as its prose says.
 EXTRAS = ["cartopy", "dask", "geopandas", "matplotlib", "optuna", "pyarrow", "sklearn"]

@@ -142,7 +142,7 @@ def test_the_wheel_works_outside_the_repository(clean_python: Path, tmp_path: Pa
     program = """
 import json, pathlib, torch, tslab
 from tslab.benchmark import read_cells
-from tslab.widgets import frontend
+from tslab.widgets import explorer
 places = torch.tensor([[36.82, -1.29], [179.9, -16.5]])
 print(json.dumps({
     "home": str(pathlib.Path(tslab.__file__).resolve()),
@@ -151,7 +151,7 @@ print(json.dumps({
     "published": len(tslab.published_tables()),
     "cells": len(read_cells()),
     "rows": len(tslab.load_task("sphere_toy", source="synthetic").train),
-    "script": len(frontend.script()),
+    "script": len(explorer.script()),
 }))
 """
     command, bare = [clean_python, "-c", program], _bare_environment(tmp_path)

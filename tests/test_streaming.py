@@ -9,7 +9,7 @@ import torch
 
 import tslab
 from tslab._files import DamagedFileError, FolderInUseError
-from tslab._identity import identity_of
+from tslab._parquet import identity_of
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'tslab[geo]'")
 pq = pytest.importorskip("pyarrow.parquet")

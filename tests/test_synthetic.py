@@ -38,8 +38,7 @@ from tslab.synthetic.world import (
     scatter,
 )
 from tslab.tasks import DATASETS, LazyRows, Task, load_task
-from tslab.tasks.datasets import STRESS_TASKS
-from tslab.tasks.meta import SCALES
+from tslab.tasks.datasets import SCALES, STRESS_TASKS
 from tslab.tasks.native import read_task, write_task
 from tslab_book.stand_ins import compare_with_targets, image_statistics, linear_image_r2
 

@@ -16,8 +16,8 @@ import torch
 from tslab import CoordinateError
 from tslab.earth import is_land
 from tslab.tasks import DATASETS, LazyRows, Table, Task, TaskDataError, TaskMeta, load_task
+from tslab.tasks.loading import RELEASED_COUNTS, released_points
 from tslab.tasks.native import open_npy, read_task, write_task
-from tslab.tasks.released_points import RELEASED_COUNTS, released_points
 from tslab.tasks.table import TableDataset, concatenate
 
 HAS_GEOPARQUET = all(importlib.util.find_spec(name) for name in ("geopandas", "pyarrow"))

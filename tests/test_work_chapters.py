@@ -18,8 +18,7 @@ from torch import nn
 import tslab
 from tslab.diagnostics import resolution_km
 from tslab.exporting import check_places, export_onnx, export_program
-from tslab.fusion import LateFusion, PriorProduct
-from tslab.models import LocationClassifier
+from tslab.models import LateFusion, LocationClassifier, PriorProduct
 from tslab_book import encoder_guide
 from tslab_book.presence import (
     REGION,

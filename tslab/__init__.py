@@ -17,7 +17,12 @@ __version__ = "0.1.0"
 
 _first_used, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-_MOVED = {"presence": "tslab_book.presence", "probes": "tslab_book.probes", "sweeps": "tslab.benchmark.sweeps"}
+_MOVED = {
+    "fusion": "tslab.models",
+    "presence": "tslab_book.presence",
+    "probes": "tslab_book.probes",
+    "sweeps": "tslab_book.sweeps",
+}
 """Modules that were here once, and where they are now; ``tslab_book`` is installed too."""
 
 

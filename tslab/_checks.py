@@ -1,10 +1,13 @@
 """Checks of arguments that every public function shares, so that each refuses a bad value in the same words.
 
-A message names the argument, the value it got and what would be right.
+A message names the argument, the value it got and what would be right. `require` checks for packages that only some of
+tslab needs: they are imported where they are used, and the message names the extra that brings them.
 """
 
+import importlib
 import math
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,10 +48,8 @@ def check_number(
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and all(holds(value, bound) for _, bound, holds in asked):
         return value
-    wanted = " and ".join(f"{word} {bound:g}" for word, bound, _ in asked)
-    raise ValueError(
-        f"{name} must be a finite number{' ' if wanted else ''}{wanted}, got {value!r}{'; ' if hint else ''}{hint}"
-    )
+    wanted = " and".join(f" {word} {bound:g}" for word, bound, _ in asked)
+    raise ValueError(f"{name} must be a finite number{wanted}, got {value!r}{'; ' if hint else ''}{hint}")
 
 
 def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None, hint: str = "") -> int:
@@ -78,7 +79,18 @@ def check_finite(what: str, values: Tensor, rows: Tensor | None = None) -> None:
     bad = bad if bad.ndim == 1 else bad.flatten(1).any(1)
     if not bool(bad.any()):
         return
-    first = int(bad.nonzero()[0, 0])
-    row = first if rows is None else int(rows[first])
+    row = int((bad.nonzero()[:, 0] if rows is None else rows[bad])[0])
     hint = "leave those rows out with table.where(...), or fill them"
     raise ValueError(f"{what} in row {row} of the table: NaN or infinite ({int(bad.sum())} such rows); {hint}")
+
+
+def require(package: str, extra: str) -> ModuleType:
+    """Import ``package``.
+
+    Raises:
+        ImportError: it is not installed (or does not load); names ``tslab[extra]``.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"this needs {package}: pip install 'tslab[{extra}]' ({error})") from error

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
@@ -84,6 +85,11 @@ def read_json(path: str | os.PathLike[str], *, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} holds {type(content).__name__}, not a JSON object; {remedy}")
     return content
+
+
+def data_folder() -> Path:
+    """tslab's cache folder: ``TSLAB_DATA``, by default the platform's cache folder for tslab."""
+    return Path(os.environ.get("TSLAB_DATA") or platformdirs.user_cache_dir("tslab")).expanduser()
 
 
 def packaged_json(name: str) -> Any:

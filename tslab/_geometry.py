@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from tslab._optional import require
+from tslab._checks import require
 from tslab.coords import CoordinateError
 
 DEGREES = ("OGC:CRS84", "EPSG:4326")

@@ -4,8 +4,7 @@
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab.coords import has_location
+from tslab.encoders.storage import evaluating
 from tslab.metrics import true_class_ranks
 from tslab.models import Ensemble, Regressor
 from tslab.tasks.table import Table
@@ -40,7 +40,7 @@ def classification_results(model: Any, table: Table, use_image: bool | None) -> 
     device = _device_of(model, table)
     rows, step = len(table), _rows_at_a_time(model, table)
     true_prob, rank, confidence = (torch.empty(rows, device=device) for _ in range(3))
-    with _evaluating(model):
+    with evaluating(model):
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
             lonlat, target = table.lonlat[part].to(device), table.target[part].to(device)
@@ -75,7 +75,7 @@ def regression_results(model: Any, table: Table) -> pd.DataFrame:
     rows, step = len(table), _rows_at_a_time(model, table)
     prediction = torch.empty(rows, dtype=torch.float64, device=device)
     predict = _call_of(model, table, device) if isinstance(model, nn.Module) else None
-    with _evaluating(model):
+    with evaluating(model):
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
             lonlat = table.lonlat[part].to(device)
@@ -179,7 +179,7 @@ def _member(model: Any) -> Any:
 def _returns_numbers(model: nn.Module, table: Table) -> bool:
     """What a module of the user's own says about the first place."""
     device = _device_of(model, table)
-    with _evaluating(model):
+    with evaluating(model):
         got = _call_of(model, table, device)(table.lonlat[:1].to(device), slice(0, 1))
     return got.ndim == 1 or got.shape[-1] == 1
 
@@ -256,16 +256,3 @@ def _device_of(model: Any, table: Table) -> torch.device:
 def _rows_at_a_time(model: Any, table: Table) -> int:
     width = getattr(model, "num_classes", None) or (table.image.shape[-1] if table.image is not None else 1)
     return max(256, BATCH_ELEMENTS // max(int(width), 256))
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Inference mode with the module switched to evaluation, and back to what it was afterwards."""
-    module = model if isinstance(model, nn.Module) else nn.Identity()
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        module.train(was_training)

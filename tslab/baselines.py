@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from tslab._checks import check_choice, check_count, check_finite, check_number
-from tslab._optional import require
+from tslab._checks import check_choice, check_count, check_finite, check_number, require
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
 from tslab.earth import check_grid, grid_cells
 from tslab.tasks.table import Table

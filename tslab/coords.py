@@ -50,15 +50,11 @@ def check_lonlat(lonlat: Float[Tensor, "n 2"], *, name: str = "lonlat") -> Float
 def check_lonlat_shape(lonlat: Float[Tensor, "n 2"], *, name: str = "lonlat") -> None:
     """Raise `CoordinateError` unless ``lonlat`` is a floating point tensor of shape ``(n, 2)``; values are not read."""
     if not isinstance(lonlat, Tensor):
-        raise CoordinateError(
-            f"{name} must be a torch tensor of shape (n, 2), got {type(lonlat).__name__}; "
-            "use torch.as_tensor(values, dtype=torch.float32)"
-        )
+        hint = "use torch.as_tensor(values, dtype=torch.float32)"
+        raise CoordinateError(f"{name} must be a torch tensor of shape (n, 2), got {type(lonlat).__name__}; {hint}")
     if lonlat.ndim != 2 or lonlat.shape[-1] != 2:
         hint = "; add a row dimension with lonlat[None]" if tuple(lonlat.shape) == (2,) else ""
-        raise CoordinateError(
-            f"{name} must have shape (n, 2), longitude then latitude, got {tuple(lonlat.shape)}{hint}"
-        )
+        raise CoordinateError(f"{name} needs shape (n, 2), longitude then latitude, got {tuple(lonlat.shape)}{hint}")
     if not lonlat.is_floating_point():
         raise CoordinateError(f"{name} must be floating point degrees, got {lonlat.dtype}; use {name}.float()")
 
@@ -124,9 +120,9 @@ def great_circle_distance(
     try:
         torch.broadcast_shapes(a.shape, b.shape)
     except RuntimeError as error:
+        shapes = f"shapes {tuple(a.shape)} and {tuple(b.shape)}"
         raise CoordinateError(
-            f"a and b must have as many places, got shapes {tuple(a.shape)} and {tuple(b.shape)}; for all pairs pass "
-            "a[:, None] and b"
+            f"a and b must have as many places, got {shapes}; for all pairs: a[:, None], b"
         ) from error
     check_number("radius_km", radius_km, above=0)
     dtype = torch.promote_types(a.dtype, b.dtype)
@@ -166,28 +162,22 @@ def _check_range(lonlat: Real[Tensor, "*n 2"], name: str) -> None:
     bad = (lon.abs() > LON_LIMIT) | (lat.abs() > LAT_LIMIT)  # false for NaN, true for infinity
     if bool(bad.any()):
         row = tuple(bad.nonzero()[0].tolist())
-        count = int(bad.sum())
-        shown = ", ".join(map(str, row))
-        raise CoordinateError(_describe_bad_row(name, shown, count, lon[row].cpu(), lat[row].cpu()))
+        where = f"{name}[{', '.join(map(str, row))}]"
+        raise CoordinateError(_describe_bad_row(name, where, int(bad.sum()), lon[row].cpu(), lat[row].cpu()))
 
 
-def _describe_bad_row(name: str, row: str, count: int, lon_here: Tensor, lat_here: Tensor) -> str:
+def _describe_bad_row(name: str, where: str, count: int, lon_here: Tensor, lat_here: Tensor) -> str:
     lon, lat = float(lon_here), float(lat_here)
     lon_text, lat_text = _digits(lon_here), _digits(lat_here)
-    others = f" (and {count - 1} more rows)" if count > 1 else ""
-    where = f"{name}[{row}] = ({lon_text}, {lat_text}){others}"
-    if abs(lon) == float("inf") or abs(lat) == float("inf"):
+    where += f" = ({lon_text}, {lat_text})" + (f" (and {count - 1} more rows)" if count > 1 else "")
+    if math.isinf(lon) or math.isinf(lat):
         return f"{where} is infinite; mark a missing place with NaN in both columns"
     if abs(lat) > LAT_LIMIT and abs(lon) <= LAT_LIMIT and abs(lat) <= LON_LIMIT:
-        return (
-            f"{where}: latitude {lat_text} is outside [-90, 90]; the order is (longitude, latitude): "
-            f"if your columns are swapped, use {name}.flip(-1)"
-        )
+        hint = f"the order is (longitude, latitude): if your columns are swapped, use {name}.flip(-1)"
+        return f"{where}: latitude {lat_text} is outside [-90, 90]; {hint}"
     if abs(lat) > LAT_LIMIT:
         return f"{where}: latitude {lat_text} is outside [-90, 90]; coordinates are degrees, not metres"
-    return (
-        f"{where}: longitude {lon_text} is outside [-180, 180]; bring it into range with (longitude + 180) % 360 - 180"
-    )
+    return f"{where}: longitude {lon_text} is outside [-180, 180]; bring it there with (longitude + 180) % 360 - 180"
 
 
 def _digits(value: Tensor) -> str:

@@ -215,7 +215,7 @@ def encodings(encoder: Encoder, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "
     """Encodings in float64, without gradients and without dropout; on whatever device the encoder lives."""
     if not callable(encoder):
         raise TypeError(f"encoder must be a function of places (n, 2), got {type(encoder).__name__}")
-    features = _of_module(encoder, lonlat) if isinstance(encoder, nn.Module) else encoder(lonlat)
+    features: Any = _of_module(encoder, lonlat) if isinstance(encoder, nn.Module) else encoder(lonlat)
     got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(lonlat):
         raise ValueError(f"encoder must return features (n, d), got {got} for {len(lonlat)} places")

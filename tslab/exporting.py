@@ -20,9 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tslab import __version__
-from tslab._checks import check_choice, check_number
+from tslab._checks import check_choice, check_number, require
 from tslab._files import atomic_path, atomic_write
-from tslab._optional import require
 from tslab.coords import sample_sphere
 from tslab.encoders.storage import unwrap
 from tslab.models import Ensemble, Regressor

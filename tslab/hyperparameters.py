@@ -6,7 +6,6 @@ chosen by the benchmark's authors on the evaluated split, so a number reached wi
 was recorded for regression, so its values come from trials on the released elevation points.
 """
 
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -41,8 +40,8 @@ def hyperparameters(
     cell size always).
     """
     check_choice("kind", kind, ("classification", "regression"))
-    rules = _rules()
-    chosen = rules["everywhere"] | rules["encoders"].get(encoder, {})
+    rules = packaged_json("hyperparameter_rules.json")
+    chosen: dict[str, Any] = rules["everywhere"] | rules["encoders"].get(encoder, {})
     if kind == "regression" and preset is None:
         chosen |= rules["regression"] | rules["regression_encoders"].get(encoder, {})
     table = recorded_hyperparameters()
@@ -53,13 +52,6 @@ def hyperparameters(
         inert = {name for which in sets for name in rules[which].get(encoder, [])}
         chosen |= {k: v for k, v in recorded.items() if k not in inert}
     return chosen
-
-
-@cache
-def _rules() -> dict[str, Any]:
-    """What to use where nothing was recorded: everywhere, by encoder, and for regression."""
-    rules: dict[str, Any] = packaged_json("hyperparameter_rules.json")
-    return rules
 
 
 def _plain(name: Any, value: Any) -> Any:

@@ -21,7 +21,7 @@ from tslab.tasks.splits import block_folds
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 from tslab.training import Run, train
-from tslab.training.options import check_task
+from tslab.training.config import check_task
 
 LENGTHS_KM = (100.0, 300.0, 1000.0, 3000.0)
 NUGGETS = (0.02, 0.1, 0.3, 1.0)
@@ -94,11 +94,9 @@ class LocalKriging(NeighborAverage):
             covariance = torch.exp(-between / length_km) + nugget * torch.eye(i.shape[1], dtype=torch.float64)
             factor, failed = torch.linalg.cholesky_ex(covariance)
             if bool(failed.any()):
-                where = f"around located row {int(i[failed.nonzero()[0, 0], 0])}"
-                raise ValueError(
-                    f"the kriging equations have no solution with nugget={nugget:g}: neighbours coincide ({where}); "
-                    "pass a nugget above 0, such as 0.02, or average the labels of equal places first"
-                )
+                where = f"neighbours coincide around located row {int(i[failed.nonzero()[0, 0], 0])}"
+                hint = "pass a nugget above 0, such as 0.02, or average the labels of equal places first"
+                raise ValueError(f"kriging equations have no solution with nugget={nugget:g}: {where}; {hint}")
             right = torch.stack([torch.exp(-d / length_km), torch.ones_like(d)], dim=-1)
             solved = torch.cholesky_solve(right, factor)
             weight, ones = solved.unbind(-1)
@@ -148,10 +146,8 @@ def _check_folds(folds: Int[Tensor, " n"], table: Table) -> Int[Tensor, " m"]:
     """Folds of the located rows; each leaves at least two other rows to predict from."""
     folds = torch.as_tensor(folds, device=table.device)
     if folds.shape != (len(table),) or folds.is_floating_point() or (len(folds) and int(folds.min()) < 0):
-        raise ValueError(
-            f"folds must be a whole number from 0 for each of the {len(table)} rows, "
-            f"got {folds.dtype} of shape {tuple(folds.shape)}"
-        )
+        got = f"{folds.dtype} of shape {tuple(folds.shape)}"
+        raise ValueError(f"folds must be a whole number from 0 for each of the {len(table)} rows, got {got}")
     folds = folds[table.has_location].long().cpu()
     if len(folds) - int(torch.bincount(folds).max()) < 2:
         raise ValueError("nearly all rows lie in one fold, nothing is left to predict them from; use smaller blocks")

@@ -50,10 +50,8 @@ def presence_only_loss(
     """
     num_classes = logits.shape[1]
     if background_logits.shape[1:] != logits.shape[1:] or target.shape != logits.shape[:1]:
-        raise ValueError(
-            "presence_only_loss needs logits (b, k), target (b,) and background_logits (r, k), got "
-            f"{tuple(logits.shape)}, {tuple(target.shape)} and {tuple(background_logits.shape)}"
-        )
+        got = f"{tuple(logits.shape)}, {tuple(target.shape)} and {tuple(background_logits.shape)}"
+        raise ValueError(f"needed are logits (b, k), target (b,) and background_logits (r, k), got {got}")
     data_scale = 1 / ((rows or max(len(logits), 1)) * num_classes)
     background_scale = background_weight / ((rows or max(len(background_logits), 1)) * num_classes)
     present, absent = _log_losses(eps)
@@ -79,10 +77,8 @@ def presence_only_loss_of_pass(
     """
     data_rows, num_classes = len(target), logits.shape[1]
     if target.ndim != 1 or data_rows > len(logits):
-        raise ValueError(
-            "presence_only_loss_of_pass needs logits (b + r, k) and target (b,), got "
-            f"{tuple(logits.shape)} and {tuple(target.shape)}"
-        )
+        got = f"{tuple(logits.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"needed are logits (b + r, k) and target (b,), got {got}")
     background_rows = len(logits) - data_rows
     data_scale = 1 / ((rows or max(data_rows, 1)) * num_classes)
     background_scale = background_weight / ((rows or max(background_rows, 1)) * num_classes)
@@ -147,9 +143,8 @@ def csp_loss(
     """
     for name, other in (("image", image), ("second_view", second_view)):
         if other is not None and other.shape != location.shape:
-            raise ValueError(
-                f"{name} must be embeddings of the rows of location, {tuple(location.shape)}, got {tuple(other.shape)}"
-            )
+            wanted = f"embeddings of the rows of location, {tuple(location.shape)}"
+            raise ValueError(f"{name} must be {wanted}, got {tuple(other.shape)}")
     x, i = F.normalize(location, dim=-1), F.normalize(image, dim=-1)
     loss = _in_batch_cross_entropy(temperatures[0] * x @ i.T, symmetric)
     if negative is not None:

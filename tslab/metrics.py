@@ -59,15 +59,11 @@ def true_class_ranks(scores: Real[Tensor, "n k"] | Numbers, target: Int[Tensor, 
 
 def _explain_ranks(scores: Real[Tensor, "n k"], target: Int[Tensor, " n"], outside: Tensor) -> None:
     if bool(outside.any()):
-        row = int(outside.nonzero()[0, 0])
-        raise ValueError(
-            f"row {row} has class {int(target[row])}, but there are scores of {scores.shape[1]} classes "
-            f"(0 to {scores.shape[1] - 1}); check that labels and scores belong to the same classes"
-        )
+        row, count = int(outside.nonzero()[0, 0]), scores.shape[1]
+        there = f"there are scores of {count} classes (0 to {count - 1})"
+        raise ValueError(f"row {row} has class {int(target[row])}, but {there}; do they belong to the same classes?")
     row = int(scores.isnan().any(1).nonzero()[0, 0])
-    raise ValueError(
-        f"scores of row {row} hold NaN; a row without a location must fall back to the image before ranking"
-    )
+    raise ValueError(f"scores of row {row} hold NaN; without a location, a row falls back to the image before ranking")
 
 
 def top_k_accuracy(ranks: Real[Tensor, " n"] | Numbers, k: int) -> float:
@@ -92,9 +88,8 @@ def reliability(
     check_count("bins", bins)
     confidence, correct = as_tensor(confidence).double().cpu(), as_tensor(correct).double().cpu()
     if confidence.shape != correct.shape or confidence.ndim != 1:
-        raise ValueError(
-            f"confidence and correct must both be (n,), got {tuple(confidence.shape)} and {tuple(correct.shape)}"
-        )
+        got = f"{tuple(confidence.shape)} and {tuple(correct.shape)}"
+        raise ValueError(f"confidence and correct must both be (n,), got {got}")
     wrong = ~((confidence >= 0) & (confidence <= 1 + 1e-6))
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0, 0])
@@ -269,9 +264,7 @@ def summarise(
         values = regression_values(*(results[name].to_numpy(dtype=float) for name in ("prediction", "label")))
         statistics = REGRESSION_STATISTICS
     else:
-        raise ValueError(
-            "results need the columns reciprocal_rank, hit1, hit3 (classification) or prediction, label (regression)"
-        )
+        raise ValueError("results need columns reciprocal_rank, hit1, hit3 (classes) or prediction, label (numbers)")
     out: dict[str, float] = {"n": len(results)}
     means = values.mean(0) if len(values) else torch.full(values.shape[1:], float("nan"))
     blocks = results.get("block")
@@ -298,9 +291,8 @@ def _units(blocks: Int[Tensor, " n"] | Numbers, n: int) -> Int[Tensor, " n"]:
     """What is drawn, numbered from 0: the blocks, and each row without one (a negative number)."""
     blocks = as_tensor(blocks).cpu()
     if blocks.shape != (n,) or blocks.is_floating_point():
-        raise ValueError(
-            f"blocks must be a whole number for each of the {n} rows, got {blocks.dtype} of shape {tuple(blocks.shape)}"
-        )
+        got = f"{blocks.dtype} of shape {tuple(blocks.shape)}"
+        raise ValueError(f"blocks must be a whole number for each of the {n} rows, got {got}")
     return torch.where(blocks < 0, -1 - torch.arange(n), blocks).unique(return_inverse=True)[1]
 
 
@@ -335,9 +327,8 @@ def regression_values(prediction: Any, label: Any) -> Float[Tensor, "n 4"]:
     """What `REGRESSION_STATISTICS` take means of: squared error, absolute error, centred label, its square."""
     prediction, label = as_tensor(prediction), as_tensor(label)
     if prediction.shape != label.shape or prediction.ndim != 1:
-        raise ValueError(
-            f"prediction and label must both be (n,), got {tuple(prediction.shape)} and {tuple(label.shape)}"
-        )
+        got = f"{tuple(prediction.shape)} and {tuple(label.shape)}"
+        raise ValueError(f"prediction and label must both be (n,), got {got}")
     prediction, label = prediction.double(), label.double()
     error, centred = prediction - label, label - label.mean()
     return torch.stack([error**2, error.abs(), centred, centred**2], dim=1)

@@ -1,9 +1,12 @@
-"""The benchmark's two models around a location encoder: a class prior, and a regressor that can also see an image.
+"""The models around a location encoder: the benchmark's two, a class prior and a regressor that can also see an image,
+and wrappers that give a classifier of yours a sense of place.
 
-`LocationClassifier` says how likely each class is at a place. `Regressor` predicts a number from a place,
-from image features or from both. A location that is missing is handled here and nowhere else: a prior has
-nothing to say about it (its row is NaN, and whoever combines it with an image falls back to the image), a
-regressor uses a learned vector in its place.
+`LocationClassifier` says how likely each class is at a place. `Regressor` predicts a number from a place, from image
+features or from both. A location that is missing is handled here and nowhere else: a prior has nothing to say about it
+(its row is NaN, and whoever combines it with an image falls back to the image), a regressor uses a learned vector in
+its place. `PriorProduct` multiplies the probabilities of any torch classifier with those of a prior, and `LateFusion`
+puts an embedding of the place beside its features and learns a new head; the chapter *Adding location to your
+classifier* compares them.
 """
 
 from collections.abc import Sequence
@@ -113,9 +116,8 @@ class Regressor(nn.Module):
         if encoder is None and image_features == 0:
             raise ValueError("a regressor needs a location encoder, image features, or both")
         if (fusion == "none") == (encoder is not None and image_features > 0):
-            raise ValueError(
-                f'"none" takes one input, any other needs an encoder and image features; got fusion={fusion!r}'
-            )
+            wanted = '"none" takes one input, any other needs an encoder and image features'
+            raise ValueError(f"{wanted}; got fusion={fusion!r}")
         self.fusion = fusion
         self.encoder = encoder
         self.location_activation: nn.Module = nn.Sigmoid() if location_activation == "sigmoid" else nn.Identity()
@@ -159,16 +161,12 @@ class Regressor(nn.Module):
         parts = []
         if self.image is not None:
             parts.append(self._embed_image(image))
-        if self.encoder is not None:
-            parts.append(self._embed_location(lonlat))
+        if self.encoder is not None and self.missing is not None:
+            present = has_location(lonlat)[:, None]
+            embedding = self.location_activation(self.encoder(lonlat.where(present, 0.0)))
+            parts.append(torch.where(present, embedding, self.missing.to(embedding.dtype)))
         fused = parts[0] * parts[1] if self.fusion == "hadamard" else torch.cat(parts, dim=-1)
         return self.head(fused).squeeze(-1)
-
-    def _embed_location(self, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n e"]:
-        assert self.encoder is not None and self.missing is not None
-        present = has_location(lonlat)[:, None]
-        embedding = self.location_activation(self.encoder(lonlat.where(present, 0.0)))
-        return torch.where(present, embedding, self.missing.to(embedding.dtype))
 
     def _embed_image(self, image: Float[Tensor, "n d"] | None) -> Float[Tensor, "n e"]:
         assert self.image is not None
@@ -245,3 +243,78 @@ def mlp(widths: tuple[int, ...], *, dropout: float = 0.0, generator: torch.Gener
     for a, b in pairwise(widths):
         layers += [xavier_linear(a, b, generator), nn.ReLU(), Dropout(dropout)]
     return nn.Sequential(*layers[:-2])
+
+
+class PriorProduct(nn.Module):
+    """ln P(class | image) + ln P(class | place): a classifier and a location prior, each trained alone.
+
+    Called with the classifier's input and places (n, 2), it returns logits (n, k): log scores whose softmax is the
+    normalised product. A row without a place keeps the classifier's answer.
+
+    Args:
+        classifier: any module that returns logits (n, k).
+        prior: a prior over the same classes, in the same order.
+    """
+
+    def __init__(self, classifier: nn.Module, prior: LocationClassifier) -> None:
+        super().__init__()
+        if not hasattr(prior, "log_prior"):
+            raise TypeError(f"prior must be a LocationClassifier, got {type(prior).__name__}")
+        self.classifier = classifier
+        self.prior = prior
+
+    def forward(self, image: Any, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
+        log_image = F.log_softmax(self.classifier(image), dim=-1)
+        if log_image.shape[-1] != self.prior.num_classes:
+            raise ValueError(f"the classifier has {log_image.shape[-1]} classes and the prior {self.prior.num_classes}")
+        present = has_location(lonlat)[:, None]
+        log_place = self.prior.log_prior(lonlat.where(present, 0.0))
+        return log_image + log_place.where(present, 0.0)
+
+
+class LateFusion(nn.Module):
+    """Features of an image network and the embedding of the place, side by side, under a new head.
+
+    Called with the backbone's input and places (n, 2), it returns logits (n, ``num_classes``). A missing place is
+    replaced by a learned vector, and while training so are ``missing_rate`` of the others, so that the head learns what
+    to do without.
+
+    Args:
+        backbone: any module that returns features (n, ``width``). Without trainable parameters it stays in evaluation
+            mode (batch normalisation, dropout), whatever the mode of the rest.
+        width: of its features.
+        encoder: location encoder.
+        num_classes: k.
+        missing_rate: share of places hidden in training.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, width: int, encoder: LocationEncoder, num_classes: int, *, missing_rate: float = 0.1
+    ) -> None:
+        super().__init__()
+        width, num_classes = check_count("width", width), check_count("num_classes", num_classes)
+        for name, module in (("backbone", backbone), ("encoder", encoder)):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name} must be a torch module, got {type(module).__name__}")
+        check_number("missing_rate", missing_rate, at_least=0, below=1)
+        self.backbone = backbone
+        self.encoder = encoder
+        self.missing = nn.Parameter(torch.zeros(encoder.out_features))
+        self.missing_rate = missing_rate
+        joined = width + encoder.out_features
+        self.head = nn.Sequential(nn.Linear(joined, joined), nn.ReLU(), nn.Linear(joined, num_classes))
+        self.train()
+
+    def forward(self, image: Any, lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, "n k"]:
+        present = has_location(lonlat)
+        if self.training:
+            present = present & (torch.rand(len(lonlat), device=lonlat.device) >= self.missing_rate)
+        place = self.encoder(lonlat.where(present[:, None], 0.0))
+        place = torch.where(present[:, None], place, self.missing)
+        return self.head(torch.cat([self.backbone(image), place], dim=-1))
+
+    def train(self, mode: bool = True) -> "LateFusion":
+        super().train(mode)
+        if not any(p.requires_grad for p in self.backbone.parameters()):
+            self.backbone.eval()
+        return self

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import platformdirs
 
-from tslab._files import packaged_json, read_json
+from tslab._files import data_folder, packaged_json, read_json
 
 REPOSITORY = "seai-lab/TorchSpatial"
 """The official repository on GitHub."""
@@ -116,11 +115,6 @@ def released_files(
         and (datasets is None or file.dataset in datasets)
         and (encoders is None or file.encoder in encoders)
     ]
-
-
-def data_folder() -> Path:
-    """tslab's cache folder: ``TSLAB_DATA``, by default the platform's cache folder for tslab."""
-    return Path(os.environ.get("TSLAB_DATA") or platformdirs.user_cache_dir("tslab")).expanduser()
 
 
 def released_root(root: str | os.PathLike[str] | None = None) -> Path:

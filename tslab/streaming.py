@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tslab._checks import check_choice, check_count
+from tslab._checks import check_choice, check_count, require
 from tslab._files import only_writer
 from tslab._geometry import geo_metadata, kept_geo_metadata, places_of_frame, places_of_table
-from tslab._identity import identity_of, owner_of
-from tslab._optional import require
-from tslab._parquet import LOCK, ParquetSource, Parts
+from tslab._parquet import LOCK, ParquetSource, Parts, identity_of, owner_of
 from tslab.coords import CoordinateError, check_lonlat
+from tslab.encoders.storage import evaluating
 
 Encoder = Callable[[Float[Tensor, "n 2"]], Float[Tensor, "n d"]]
 Dtype = Literal["float32", "float16"]
@@ -222,22 +221,13 @@ def _places_of(table: Any, columns: list[str], where: str) -> Float[Tensor, "n 2
         raise CoordinateError(f"{where}: {error}") from None
 
 
-@torch.inference_mode()
 def _encode(encoder: Encoder, lonlat: Float[Tensor, "n 2"], dtype: str) -> NDArray[Any]:
     """Embeddings as a NumPy array of ``dtype``; a module on another device gets its places there."""
     owner = owner_of(encoder)
-    if owner is None:
-        out = encoder(lonlat)
-    else:
-        device = next(iter((*owner.parameters(), *owner.buffers())), lonlat).device
-        modes = [(module, module.training) for module in owner.modules()]
-        owner.eval()
-        try:
-            # float64 places where the encoder computes its phases in float64; the network casts to its own dtype
-            out = encoder(lonlat.to(device))
-        finally:
-            for module, mode in modes:
-                module.training = mode
+    weights = (*owner.parameters(), *owner.buffers()) if owner is not None else ()
+    with evaluating(owner):
+        # float64 places where the encoder computes its phases in float64; the network casts to its own dtype
+        out = encoder(lonlat.to(next(iter(weights), lonlat).device))
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(lonlat) or out.shape[1] == 0:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"the encoder must return a tensor (n, d) for n places, got {got} for {len(lonlat)}")

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
-from tslab.encoders.released import load_released_checkpoint
+from tslab.benchmark.store import release_stamp
+from tslab.encoders.pretrained import load_released_checkpoint
 from tslab_book import RESULTS
 from tslab_book.records import Record, recompute_or_read
 from tslab_book.released_encoders import checkpoint_folder

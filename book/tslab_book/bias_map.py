@@ -2,6 +2,8 @@
 
 `bias_map` takes the scores of all centres (`tslab.geobias.summary`) to cells of equal area: how many centres there
 are, how many are hits, how surprising they are, and which share lies in a significant cluster of hits or of misses.
+`two_nulls` asks which centres a null hypothesis calls, of the hits as they are and of the same hits dealt anew: with
+no geography left, a test of the model should call hardly any.
 
     python -m tslab_book.bias_map
 
@@ -11,21 +13,26 @@ it. Only cell sums leave the released files, and only of cells with enough centr
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
-from tslab.geobias.aggregate import GeoBiasSummary
-from tslab.geobias.hotspots import false_discovery
-from tslab.geobias.released import released_geobias, released_hits
+from tslab.benchmark.store import release_stamp
+from tslab.geobias.aggregate import GeoBiasSummary, false_discovery, local_moran, significance_map, summary
+from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
+from tslab.geobias.self_information import Null, ssi
+from tslab.geobias.torchspatial import released_hits
 from tslab.released import load_released_results
 from tslab_book import RESULTS
+from tslab_book.ruler import deal
 
 RECORD = "geobias_map.csv"
 """For `tslab_book.records.read_record`: the cells of all `PAIRS`, and ``totals`` by ``dataset/encoder`` beside them."""
@@ -41,18 +48,28 @@ ALPHA = 0.05
 MIN_CENTERS = 10
 """A cell with fewer centres is left out."""
 
+NUM_DEALS = 5
+"""How often the hits are dealt out anew."""
+
 PAIRS = tuple(
     (dataset, encoder) for dataset in ("fmow", "inat2018", "yfcc") for encoder in ("no_prior", "sphere2vec_sphereC+")
 )
 """Released pairs in the record."""
 
 
-def bias_map(result: GeoBiasSummary, hits: NDArray[np.float64], *, min_centers: int = MIN_CENTERS) -> pd.DataFrame:
+def bias_map(
+    result: GeoBiasSummary,
+    hits: NDArray[np.float64],
+    *,
+    more: Mapping[str, Tensor] | None = None,
+    min_centers: int = MIN_CENTERS,
+) -> pd.DataFrame:
     """Cells of equal area with at least ``min_centers`` centres, one row each.
 
     Args:
         result: scores of all samples.
         hits: 1 or 0 for each sample.
+        more: further columns, one value for each centre; cells have their mean.
 
     Returns:
         columns lon_index, lat_index (of `tslab.plot.equal_area_grid`, counted from 180 W and from the South
@@ -60,6 +77,9 @@ def bias_map(result: GeoBiasSummary, hits: NDArray[np.float64], *, min_centers: 
         hot and cold (shares of centres that are hits in a significant cluster of hits, and misses in one of misses).
     """
     table = centers_table(result, hits)
+    located = ~result.scores.lonlat[:, 0].isnan()
+    extra = {name: values[located].double().cpu().numpy() for name, values in (more or {}).items()}
+    table = table.assign(**extra)
     lon_index = np.floor(np.mod(table["lon"] + 180, 360) / 360 * NUM_LON).astype(int)
     height = (np.sin(np.deg2rad(table["lat"])) + 1) / 2
     lat_index = np.clip(np.floor(height * NUM_LAT), 0, NUM_LAT - 1).astype(int)
@@ -71,6 +91,7 @@ def bias_map(result: GeoBiasSummary, hits: NDArray[np.float64], *, min_centers: 
         significant=("significant", "mean"),
         hot=("hot", "mean"),
         cold=("cold", "mean"),
+        **{name: (name, "mean") for name in extra},
     )
     return shares[shares["centers"] >= min_centers].reset_index()
 
@@ -112,15 +133,59 @@ def totals(result: GeoBiasSummary, hits: NDArray[np.float64]) -> dict[str, float
     } | shares
 
 
+def two_nulls(
+    graph: NeighborGraph, hits: Float[Tensor, " n"], *, num_deals: int = NUM_DEALS, alpha: float = ALPHA
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """What the joint and the conditional null call of the hits as they are, and of the same hits dealt at random.
+
+    A centre is called if its score is significant after control of false discoveries at ``alpha``.
+
+    Returns:
+        shares of centres: observed_<null>, and dealt_<null> (mean), dealt_<null>_low and _high (range over the deals);
+        with _alone, the share with a p-value of at most ``alpha`` before that control. dealt_score, the mean
+        conditional score of dealt hits; dealt_moran, the share that local Moran's I calls. Then, by the same names,
+        the called centres of the hits as they are and of the first deal.
+    """
+    located = graph.neighborhood >= 0  # all rows are centres
+    columns = torch.cat([hits[:, None], deal(hits, located, times=num_deals)], 1)
+    facts: dict[str, float] = {}
+    maps: dict[str, Tensor] = {}
+    for null in get_args(Null):
+        result = ssi(graph, columns, null=null)
+        called = [significance_map(result.select(i), alpha=alpha).significant for i in range(columns.shape[1])]
+        share = torch.stack([part[located].double().mean() for part in called])
+        alone = (result.p[located] <= alpha).double().mean(0)
+        maps |= {f"observed_{null}": called[0], f"dealt_{null}": called[1]}
+        facts |= {f"observed_{null}": float(share[0]), f"observed_{null}_alone": float(alone[0])}
+        facts |= {f"dealt_{null}": float(share[1:].mean()), f"dealt_{null}_alone": float(alone[1:].mean())}
+        facts |= {f"dealt_{null}_low": float(share[1:].min()), f"dealt_{null}_high": float(share[1:].max())}
+        if null == "conditional":
+            facts["dealt_score"] = float(result.score[:, 1:].nanmean())
+    moran = [false_discovery(local_moran(graph, dealt).p, alpha)[0][located] for dealt in columns[:, 1:].unbind(1)]
+    facts["dealt_moran"] = float(torch.stack(moran).double().mean())
+    return facts, maps
+
+
 def released_map(
-    dataset: str, encoder: str, *, root: str | Path | None = None
+    dataset: str, encoder: str, *, neighbors: NeighborGraph | None = None, root: str | Path | None = None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Cells and totals of a released pair: hits are Top-1 hits, the score has the joint null."""
-    result = released_geobias(
-        dataset, encoder, radius_km=RADIUS_KM, max_neighbors=MAX_NEIGHBORS, alpha=ALPHA, null="joint", root=root
-    )
+    """Cells and totals of a released pair: hits are Top-1 hits, scores those of `tslab.geobias.summary`.
+
+    ``neighbors`` is the graph of the data set, `released_graph`, where it is at hand.
+    """
+    graph = released_graph(dataset, encoder, root=root) if neighbors is None else neighbors
     hits = released_hits(load_released_results(dataset, encoder, root=root))
-    return bias_map(result, hits), totals(result, hits)
+    result = summary(graph, torch.from_numpy(hits), alpha=ALPHA)
+    facts, maps = two_nulls(graph, torch.from_numpy(hits))
+    del maps["observed_conditional"]  # the column significant
+    return bias_map(result, hits, more=maps), totals(result, hits) | facts
+
+
+def released_graph(dataset: str, encoder: str, *, root: str | Path | None = None) -> NeighborGraph:
+    """Neighbourhoods of a released pair, the same for all models of a classification data set."""
+    table = load_released_results(dataset, encoder, root=root)
+    lonlat = torch.from_numpy(table[["lon", "lat"]].to_numpy(np.float64, copy=True))
+    return neighbor_graph(lonlat, radius_km=RADIUS_KM, max_neighbors=MAX_NEIGHBORS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,13 +194,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, help="the released files; default: TSLAB_MIRROR, then the cache folder")
     parser.add_argument("--out", type=Path, default=RESULTS / RECORD)
     chosen = parser.parse_args(arguments)
-    tables, of_pair = [], {}
+    tables, of_pair, graphs = [], {}, {}
     for dataset, encoder in PAIRS:
-        cells, of_pair[f"{dataset}/{encoder}"] = released_map(dataset, encoder, root=chosen.root)
+        if dataset not in graphs:
+            graphs = {dataset: released_graph(dataset, encoder, root=chosen.root)}
+        cells, totals_here = released_map(dataset, encoder, neighbors=graphs[dataset], root=chosen.root)
+        of_pair[f"{dataset}/{encoder}"] = totals_here
         cells.insert(0, "dataset", dataset)
         cells.insert(1, "encoder", encoder)
         tables.append(cells)
-        print(dataset, encoder, {k: round(v, 4) for k, v in of_pair[f"{dataset}/{encoder}"].items()}, flush=True)
+        print(dataset, encoder, {k: round(v, 4) for k, v in totals_here.items()}, flush=True)
     about = {
         **release_stamp(),
         "radius_km": RADIUS_KM,

@@ -29,7 +29,8 @@ from tqdm.auto import tqdm
 
 import tslab
 from tslab._files import atomic_path
-from tslab.benchmark import JobStore, do_jobs, open_pool
+from tslab.benchmark import JobStore
+from tslab.benchmark.runner import do_jobs, open_pool
 from tslab.metrics import r2
 from tslab.tasks import Table
 from tslab.tasks.splits import block_folds, random_split

@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 import tslab
 from tslab._files import atomic_write
 from tslab.benchmark import JobStore, find_record
-from tslab.benchmark.records import release_stamp
+from tslab.benchmark.store import release_stamp
 from tslab.earth import spatial_blocks
 from tslab.tasks import Table
 from tslab_book import RESULTS

@@ -18,7 +18,7 @@ import pooch
 import requests
 
 from tslab._checks import check_count
-from tslab._files import atomic_write, read_json
+from tslab._files import atomic_write, data_folder, read_json
 from tslab.released import check_results
 from tslab.released_files import (
     DATASET_TOKENS,
@@ -29,7 +29,6 @@ from tslab.released_files import (
     SECOND_SOURCE,
     ReleasedFile,
     ReleasedResultsError,
-    data_folder,
     difference,
     released_root,
     sha256_of,

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
+from tslab.benchmark.store import release_stamp
 from tslab.geobias import false_discovery, getis_ord, neighbor_graph
 from tslab.released import load_released_results
 from tslab_book import RESULTS
 
 RECORD = "hotspot_map.csv"
-"""For `tslab.benchmark.read_record`: cells by encoder; ``totals`` by encoder beside them."""
+"""For `tslab_book.records.read_record`: cells by encoder; ``totals`` by encoder beside them."""
 
 DATASET = "fmow"
 ENCODERS = ("space2vec_theory", "no_prior")

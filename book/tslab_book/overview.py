@@ -17,8 +17,8 @@ from plotly.subplots import make_subplots
 from tslab import plot
 from tslab.benchmark import read_cells
 from tslab.earth import CONTINENTS, continents
-from tslab.plot.colors import with_missing
 from tslab.plot.sliders import as_bytes
+from tslab.plot.style import with_missing
 from tslab.published import encoder_row_name, published_tables
 from tslab.synthetic import CLASS_SPECS
 from tslab.tasks.datasets import DATASETS

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tslab._files import read_csv, read_json
-from tslab.benchmark.records import REMEDY, find_record
+from tslab.benchmark.store import RECORD_REMEDY, find_record
 from tslab.released_files import REPOSITORY, ReleasedFilesMissingError
 
 
@@ -57,7 +57,7 @@ def read_record(name: str | os.PathLike[str]) -> Record:
     path = find_record(name)
     about: dict[str, Any] = {}
     if path.with_suffix(".json").is_file():
-        about = read_json(path.with_suffix(".json"), remedy=REMEDY)
+        about = read_json(path.with_suffix(".json"), remedy=RECORD_REMEDY)
     data = about if path.suffix == ".json" else read_csv(path)
     return Record(data, f"**This is the committed record**, {computed_on(about)}.", False, about)
 

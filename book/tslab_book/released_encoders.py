@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from tslab._files import atomic_write
-from tslab.benchmark.records import release_stamp
+from tslab.benchmark.store import release_stamp
 from tslab.coords import sample_sphere
 from tslab.encoders.planar import GLOBE, Extent
-from tslab.encoders.released import load_released_checkpoint
+from tslab.encoders.pretrained import load_released_checkpoint
 from tslab.encoders.storage import read_torch_file
 from tslab.released_files import HOW_TO_GET, ReleasedFilesMissingError, released_root
 from tslab_book import RESULTS

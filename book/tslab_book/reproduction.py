@@ -12,16 +12,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from tslab._checks import check_count
-from tslab.benchmark.cells import CELLS, SPECIES, audit, read_cells
+from tslab.benchmark.cells import CELLS, REASONS, SPECIES, VERDICTS, audit, read_cells
 from tslab.benchmark.driver import forecast, run_all
-from tslab.benchmark.leaderboard import EVALUATED_SPLIT, seed_means
 from tslab.benchmark.runs import RunSpec, plan
 from tslab.benchmark.store import ResultStore
-from tslab.benchmark.verdicts import REASONS, VERDICTS
 from tslab.plot import sortable_table
 from tslab.plot.tables import SortableTable
 from tslab.published import published_tables
 from tslab.released_files import DATASET_TOKENS, REPOSITORY, has_released_results, released_root
+from tslab_book.leaderboard import EVALUATED_SPLIT, seed_means
 from tslab_book.records import Record, computed_on, read_record
 
 

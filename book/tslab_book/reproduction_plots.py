@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tslab.benchmark.comparison import RankTest
-from tslab.benchmark.verdicts import VERDICTS
+from tslab.benchmark.cells import VERDICTS
 from tslab.encoders import ENCODERS
 from tslab.plot import FAMILY_COLORS, MISSING_COLOR, NEUTRAL, encoder_color
+from tslab_book.rankings import RankTest
 
 VERDICT_COLORS: dict[str, str] = {
     "reproduced": FAMILY_COLORS["harmonic"],

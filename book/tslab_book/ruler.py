@@ -16,21 +16,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tslab._checks import check_count
 from tslab._files import atomic_write
 from tslab.coords import unit_vectors
-from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
+from tslab.geobias.neighbors import NeighborGraph, neighbor_graph, squared_chord
 from tslab.geobias.relative import sri
-from tslab.geobias.released import released_hits
-from tslab.geobias.search import squared_chord
-from tslab.geobias.self_information import Marks, ssi
+from tslab.geobias.self_information import Marks, Null, ssi
+from tslab.geobias.torchspatial import released_hits
 from tslab.released import load_released_results
 from tslab.released_files import ENCODER_TOKENS, ReleasedResultsError
 from tslab_book import RESULTS
@@ -112,7 +112,9 @@ def ruler_facts(
         distance to the last sample kept, as a share of the radius); sigma_unmarked, sigma_signed (median of published
         over exact sigma); raw, signed (mean published score), unscored_raw (share of centres without a raw score);
         exact (mean score with exact moments, signed marks, tail form), rank_agreement (Spearman, over centres, of the
-        published signed score with the exact one); sectors_north, sectors_south and with the suffix _published:
+        published signed score with the exact one); conditional (mean score if marks are shuffled among the samples
+        only); dealt_joint and dealt_conditional (share of centres with p at most 0.05 under either null, if the hits
+        are dealt out to all samples at random); sectors_north, sectors_south and with the suffix _published:
         mean number of direction sectors with at least 20 samples; sector_score_* the mean scores.
     """
     graph = neighbor_graph(lonlat, radius_rad=radius_rad, max_neighbors=max_neighbors)
@@ -127,6 +129,9 @@ def ruler_facts(
     raw = ssi(graph, hits, marks="raw", moments="published", form="density", overfull=True)
     signed = ssi(graph, hits, moments="published", form="density", overfull=True)
     exact = ssi(graph, hits)
+    conditional = ssi(graph, hits, null="conditional")
+    dealt = deal(hits, located)
+    chance = {null: (ssi(graph, dealt, null=null).p[located] <= 0.05).double().mean(0) for null in get_args(Null)}
     south = lonlat[:, 1] < 0
     by_side = {}
     for kind in ("correct", "published"):
@@ -142,12 +147,31 @@ def ruler_facts(
         row["signed"] = float(signed.score[:, i].nanmean())
         row["exact"] = float(exact.score[:, i].nanmean())
         row["rank_agreement"] = _spearman(signed.score[:, i], exact.score[:, i])
+        row["conditional"] = float(conditional.score[:, i].nanmean())
+        row |= {f"dealt_{null}": float(share[i]) for null, share in chance.items()}
         for (side, kind), (parts, score) in by_side.items():
             suffix = f"{side}_published" if kind == "published" else side
             row[f"sectors_{suffix}"] = parts
             row[f"sector_score_{suffix}"] = float(score[i])
         facts.append(row)
     return pd.DataFrame(facts)
+
+
+def deal(
+    hits: Float[Tensor, "n *e"], located: Bool[Tensor, " n"], *, times: int | None = None, seed: int = 0
+) -> Float[Tensor, "n *e"]:
+    """Hits dealt out at random to the samples with a location: no geography is left. Other samples keep theirs.
+
+    Columns of hits are dealt with one order; ``times`` makes of one column so many columns, each with its own order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = located.nonzero()[:, 0]
+    dealt = hits.clone() if times is None else hits[:, None].repeat(1, check_count("times", times))
+    if times is None:
+        dealt[rows] = hits[rows[torch.randperm(len(rows), generator=generator)]]
+    for i in range(times or 0):
+        dealt[rows, i] = hits[rows[torch.randperm(len(rows), generator=generator)]]
+    return dealt
 
 
 def _reach(graph: NeighborGraph) -> Tensor:

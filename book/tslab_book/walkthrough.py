@@ -21,12 +21,10 @@ from torch import Tensor
 from tslab import plot
 from tslab._checks import check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, lonlat_from_unit_vectors, unit_vectors
-from tslab.geobias.background import background_density, local_frame, make_lattice
-from tslab.geobias.moments import exact_moments, published_moments, surprisal
-from tslab.geobias.neighbors import neighbor_graph
-from tslab.geobias.patterns import KEY_BITS
-from tslab.geobias.search import squared_chord
-from tslab.geobias.self_information import Marks, MomentKind
+from tslab.geobias.background import KEY_BITS, background_density, local_frame, make_lattice
+from tslab.geobias.neighbors import neighbor_graph, squared_chord
+from tslab.geobias.self_information import Marks, MomentKind, ssi
+from tslab.geobias.statistic import exact_moments, published_moments, surprisal
 from tslab.geobias.weights import SAMPLE_FIRST
 from tslab_book.neighborhood_plots import HIT_COLOR, MISS_COLOR
 
@@ -44,6 +42,7 @@ class Neighborhood:
         targets: the k nodes that each node points to.
         statistic, mean, sigma: I = sum_ij w_ij x_i x_j, and its moments under random placement of the values.
         tail, density: the two forms of the score.
+        conditional: the tail form if the marks are shuffled among the samples only.
     """
 
     n: int
@@ -57,6 +56,7 @@ class Neighborhood:
     sigma: float
     tail: float
     density: float
+    conditional: float
 
     @property
     def z(self) -> float:
@@ -126,6 +126,7 @@ def neighborhood(
         sigma=float(sigma),
         tail=float(surprisal(statistic, mean, sigma, "tail")),
         density=float(surprisal(statistic, mean, sigma, "density")),
+        conditional=float(ssi(graph, performance, k=k, marks=marks, null="conditional").score[0]),
     )
 
 
@@ -244,7 +245,7 @@ def neighborhood_figure(
         for name in names
     ]
     reach = max(float(state.offset_km.abs().max()) for state in every) * 1.02
-    scores = [score for state in every for score in (state.tail, state.density)]
+    scores = [score for state in every for score in (state.tail, state.density, state.conditional)]
     figure.update_layout(
         height=height,
         margin={"l": 55, "r": 12, "t": 135, "b": 10},
@@ -347,6 +348,7 @@ def _pattern_traces(states: Sequence[Neighborhood], radii_km: Sequence[float], n
     for attribute, name, color, dash in (
         ("tail", "tail score", plot.FAMILY_COLORS["spherical"], "solid"),
         ("density", "density score", plot.FAMILY_COLORS["planar"], "dash"),
+        ("conditional", "conditional score", plot.FAMILY_COLORS["multi-scale planar"], "dot"),
     ):
         traces.append(
             go.Scatter(
@@ -376,7 +378,8 @@ def _numbers(state: Neighborhood) -> str:
     return (
         f"n = {state.n}, m = {state.m}; same {state.like_edges}, different {state.unlike_edges}<br>"
         f"I = {number(state.statistic)}, μ = {number(state.mean)}, σ = {number(state.sigma)}<br>"
-        f"<b>tail {number(state.tail)}</b>, density {number(state.density)}"
+        f"<b>tail {number(state.tail)}</b>, density {number(state.density)}, "
+        f"<b>conditional {number(state.conditional)}</b>"
     )
 
 

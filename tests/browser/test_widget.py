@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tslab.widgets import EncoderExplorer, frontend
+from tslab.widgets import EncoderExplorer, explorer
 from tslab.widgets.explorer import EncoderWidget
 from tslab.widgets.parametric import CONTROLS, grid_places
 from tslab_book.laboratory import Laboratory, Prediction, compute
@@ -95,11 +95,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shown in (("page", widget), ("laboratory", laboratory)):
         (out / f"{name}.html").write_text(PAGE.replace("{scripts}", scripts).replace("{body}", embedded(shown)))
 
-    (static / "explorer.mjs").write_text(frontend.script())
+    (static / "explorer.mjs").write_text(explorer.script())
     for name, shown in (("kernel", widget), ("kernel-laboratory", laboratory)):
         state = {n: value for n, value in shown.get_state().items() if not n.startswith(("_esm", "_css"))}
         text = json.dumps(state, default=lambda value: {"bytes": base64.b64encode(value).decode()})
-        body = f"<style>{frontend.style_sheet()}</style>{KERNEL.replace('STATE', text)}"
+        body = f"<style>{explorer.style_sheet()}</style>{KERNEL.replace('STATE', text)}"
         (out / f"{name}.html").write_text(PAGE.replace("{scripts}", "").replace("{body}", body))
     return out
 

@@ -4,34 +4,27 @@
     python -m tslab.benchmark run --table r2_mosaiks --source synthetic --scale tiny --seeds 3 --epochs 2
     python -m tslab.benchmark record
     python -m tslab.benchmark show --source synthetic
-    python -m tslab.benchmark sweep --tasks sphere_toy --encoders all --seeds 0 1 2 --out sweep
 
 ``run`` does what the store (``--out``) does not hold yet; ``record`` puts everything in the store beside the
-published numbers and writes the records in ``book/results``; ``show`` prints what the store holds. ``sweep``
-trains every combination of tasks, encoders and seeds (`tslab.benchmark.sweeps`).
+published numbers and writes the records in ``book/results``; ``show`` prints what the store holds. For every
+combination of tasks, encoders and seeds, benchmark or not, there is ``python -m tslab_book.sweeps``.
 """
 
 import argparse
-import json
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tslab._checks import check_count
-from tslab._files import atomic_path
-from tslab.benchmark import sweeps
-from tslab.benchmark.cells import CELLS, audit, write_cells
+from tslab.benchmark.cells import CELLS, VERDICTS, audit, write_cells
 from tslab.benchmark.comparison import COMPARISONS, compare_released, write_comparisons
 from tslab.benchmark.driver import forecast, run_all
 from tslab.benchmark.recompute import located_images
 from tslab.benchmark.runner import import_modules
 from tslab.benchmark.runs import PROTOCOLS, SCALES, SOURCES, SPLITS, TABLES, RunSpec, plan
-from tslab.benchmark.store import ResultStore, check_folder
-from tslab.benchmark.verdicts import VERDICTS
-from tslab.encoders import ENCODERS
+from tslab.benchmark.store import FIELDS, ResultStore, check_folder
 from tslab.published import CLASSIFICATION_DATASETS, ENCODER_ROWS
 from tslab.released_files import ReleasedResultsError, has_released_results
 
@@ -107,43 +100,9 @@ def show(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     table = _store(arguments).frame()
     for column, chosen in (("table", arguments.table), ("source", arguments.source)):
         table = table[table[column].isin(chosen)] if chosen else table
-    columns = [
-        "table",
-        "dataset",
-        "encoder",
-        "source",
-        "protocol",
-        "scale",
-        "seed",
-        "metric",
-        "value",
-        "low",
-        "high",
-        "n",
-    ]
-    print(table[columns].to_string(index=False) if len(table) else f"no runs in {arguments.out}")
+    shown = table.drop(columns=["epochs", "split", "details", *FIELDS])
+    print(shown.to_string(index=False) if len(table) else f"no runs in {arguments.out}")
     return 0
-
-
-def sweep(arguments: argparse.Namespace, words: Sequence[str]) -> int:
-    """``sweep``: do the jobs that have no result yet, and print and keep one row for each."""
-    import_modules(arguments.modules)
-    encoders = list(ENCODERS) if arguments.encoders == ["all"] else arguments.encoders
-    jobs = sweeps.jobs_for(
-        arguments.tasks, encoders, arguments.seeds, options=arguments.options, task_options=arguments.task_options
-    )
-    table = sweeps.sweep(
-        jobs,
-        arguments.out,
-        scheduler=arguments.dask,
-        workers=arguments.workers,
-        retries=arguments.retries,
-        modules=arguments.modules,
-    )
-    with atomic_path(Path(arguments.out) / "sweep.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    print(table.to_string(index=False, max_colwidth=60))
-    return int((table["status"] == "failed").any())
 
 
 def _store(arguments: argparse.Namespace) -> ResultStore:
@@ -180,16 +139,6 @@ def _estimate(specs: Sequence[RunSpec], arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object such as '{{\"epochs\": 3}}'")
-    return content
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tslab.benchmark", description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(required=True)
@@ -210,6 +159,11 @@ def _parser() -> argparse.ArgumentParser:
         "--estimate", action="store_true", help="time a few steps of each training and say how long all take"
     )
     one.add_argument("--quiet", action="store_true", help="no progress bar")
+    one.add_argument("--encoders", nargs="+", default=["all"], help="keys, baselines too, or all (default)")
+    one.add_argument("--import", dest="modules", nargs="+", default=[], help="modules that register encoders")
+    one.add_argument("--retries", type=int, default=1)
+    one.add_argument("--dask", metavar="ADDRESS", help="'local', or the address of a Dask scheduler")
+    one.add_argument("--workers", type=int, help="processes of --dask local")
     two = commands.add_parser("record", help="write book/results/cells.csv from the store")
     two.set_defaults(action=record)
     two.add_argument("--results", default="book/results", help="folder of the record")
@@ -217,20 +171,6 @@ def _parser() -> argparse.ArgumentParser:
     three.set_defaults(action=show)
     three.add_argument("--table", nargs="+", choices=list(TABLES))
     three.add_argument("--source", nargs="+", choices=list(SOURCES))
-    four = commands.add_parser("sweep", help="train every combination of tasks, encoders, seeds")
-    four.set_defaults(action=sweep)
-    four.add_argument("--tasks", nargs="+", required=True, help="task names")
-    four.add_argument("--seeds", nargs="+", type=int, default=[0])
-    four.add_argument("--out", "--folder", required=True, help="where results go")
-    four.add_argument("--options", type=_json_object, default={}, help="JSON: further arguments of tslab.train")
-    four.add_argument("--task-options", type=_json_object, default={}, help="JSON: further arguments of load_task")
-    for command, place, retries in ((one, None, 1), (four, "local", 2)):
-        command.add_argument("--encoders", nargs="+", default=["all"], help="keys, baselines too, or all (default)")
-        command.add_argument("--import", dest="modules", nargs="+", default=[], help="modules that register encoders")
-        command.add_argument("--workers", type=int, help="processes of --dask local")
-        command.add_argument("--retries", type=int, default=retries)
-        words = "'local', the address of a Dask scheduler, or 'synchronous' for this process"
-        command.add_argument("--dask", "--scheduler", default=place, metavar="ADDRESS", help=words)
     for command in (one, two):
         command.add_argument("--root", help="released files or archive; default TSLAB_MIRROR, then the cache folder")
     for command in (one, two, three):

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from tslab.hyperparameters import hyperparameters, recorded_hyperparameters
 from tslab.released_files import ReleasedFilesMissingError
 from tslab.tasks import Task, load_task
 from tslab.tasks.locbench import training_mask
-from tslab.training import CHECKPOINT_FILE, resolve_device, train
-from tslab.training.options import PRESETS
+from tslab.training import resolve_device, train
+from tslab.training.config import PRESETS
+from tslab.training.folder import CHECKPOINT_FILE
 
 MEASURED_STEPS = 10
 """Steps of an epoch that `forecast` times."""
@@ -98,9 +99,12 @@ def forecast(
         its evaluation).
     """
     missing = {store.samples_path(spec): spec for spec in specs if spec.trains and not store.path(spec).is_file()}
+    groups: dict[tuple[str, str], list[RunSpec]] = {}
+    for spec in missing.values():
+        groups.setdefault((spec.dataset, spec.encoder), []).append(spec)
     rows = []
     tasks: dict[str, Task] = {}
-    for (dataset, encoder), group in _grouped(missing.values()).items():
+    for (dataset, encoder), group in sorted(groups.items()):
         if dataset not in tasks:
             tasks = {dataset: load_run_task(group[0], root)}
         rows.append((dataset, encoder, len(group), _seconds_of_training(group[0], tasks[dataset], device)))
@@ -229,14 +233,6 @@ def _train(spec: RunSpec, task: Task, device: str, folder: Path) -> Any:
             f"the training in {folder} cannot be continued ({type(error).__name__}: {error}); delete that folder "
             "and run the same command again"
         ) from error
-
-
-def _grouped(specs: Iterable[RunSpec]) -> dict[tuple[str, str], list[RunSpec]]:
-    """(dataset, encoder) -> runs."""
-    groups: dict[tuple[str, str], list[RunSpec]] = {}
-    for spec in specs:
-        groups.setdefault((spec.dataset, spec.encoder), []).append(spec)
-    return dict(sorted(groups.items()))
 
 
 def _seconds_of_training(spec: RunSpec, task: Task, device: str) -> float:

@@ -1,4 +1,5 @@
-"""Where outcomes are kept: one small file for each finished job, nothing for an unfinished one.
+"""Where outcomes are kept: one small file for each finished job, nothing for an unfinished one; and where committed
+records lie.
 
 The name of a file follows from its job, so that a second call finds it and has nothing left to do. Files are written to
 a temporary name and renamed: an interruption leaves finished jobs and no halves. A file that is damaged all the same is
@@ -19,6 +20,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,12 @@ from tslab._files import DamagedFileError, atomic_write, only_writer, read_csv, 
 from tslab.benchmark.runs import RunSpec
 from tslab.earth import grid_cells
 from tslab.encoders import ENCODERS
-from tslab.released_files import INDEX, index_sha256
-from tslab.training import environment_of, resolve_device
+from tslab.released_files import INDEX, RELEASE, REPOSITORY, index_sha256
+from tslab.training import resolve_device
+from tslab.training.run import environment_of
 
 REMEDY = "delete it and run the same command again"
+RECORD_REMEDY = "take it from the repository again"
 MEASURED = {"value": float, "low": float, "high": float, "n": "Int64", "details": object}
 FIELDS = ("reason", "file", "seconds", "code")
 
@@ -211,6 +215,36 @@ class ResultStore(JobStore):
         path.rename(aside)
         warnings.warn(f"{path} was damaged and is set aside as {aside.name}; a new one begins", stacklevel=3)
         return []
+
+
+def find_record(path: str | os.PathLike[str]) -> Path:
+    """The record at ``path``, or the committed one of the same name if ``path`` is not there.
+
+    The committed record is looked for in ``book/results`` and ``benchmarks/results`` of the working folder and the
+    folders above it, and of the repository that tslab is installed from; then in the installed package itself,
+    which carries a copy (``setup.py`` puts it there).
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    wanted = Path(path)
+    here = Path.cwd()
+    roots = (here, *here.parents, Path(__file__).parents[2])
+    folders = [root / part / "results" for root in roots for part in ("book", "benchmarks")]
+    folders.append(Path(str(files("tslab"))) / "data" / "results")
+    for candidate in (wanted, *(folder / wanted.name for folder in folders)):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"no record {wanted.name} at {wanted} or in book/results; get the released files with "
+        "`python data_scripts/fetch_released.py`, or run this in a clone of the repository"
+    )
+
+
+def release_stamp() -> dict[str, str]:
+    """What every record made from the released files says: date (today, ISO format, UTC), repository and release."""
+    today = datetime.now(UTC).date().isoformat()
+    return {"date": today, "repository": REPOSITORY, "release": RELEASE}
 
 
 def check_folder(name: str, folder: str | os.PathLike[str]) -> Path:

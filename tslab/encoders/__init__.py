@@ -1,14 +1,8 @@
 """Location encoders: position encodings of the sphere and the plane, the networks behind them, and the
 registry that names them."""
 
-from tslab.encoders.base import (
-    MultiScaleEncoder,
-    PositionEncoder,
-    WaveEncoder,
-    geometric_scales,
-    sin_cos,
-)
-from tslab.encoders.pretrained import PRETRAINED, EqualEarthFourier, load_pretrained
+from tslab.encoders.base import MultiScaleEncoder, PositionEncoder, WaveEncoder, geometric_scales, sin_cos
+from tslab.encoders.pretrained import PRETRAINED, EqualEarthFourier, load_pretrained, load_released_checkpoint
 from tslab.encoders.registry import (
     ENCODERS,
     LocationEncoder,
@@ -17,7 +11,6 @@ from tslab.encoders.registry import (
     position_encoder,
     register_encoder,
 )
-from tslab.encoders.released import load_released_checkpoint
 from tslab.encoders.storage import CheckpointError, load_encoder, save_encoder
 
 __all__ = [

@@ -92,10 +92,8 @@ class PositionEncoder(nn.Module):
         for name, buffer in list(self.named_buffers(recurse=False)):
             constant = name in self._non_persistent_buffers_set
             if constant and before[name].is_meta and not buffer.is_meta:
-                where = f"{name} of {type(self).__name__}"
-                raise RuntimeError(
-                    f"{where} has no value on the meta device; make it with register_constant on the CPU"
-                )
+                what = f"{name} of {type(self).__name__} has no value on the meta device"
+                raise RuntimeError(f"{what}; make it with register_constant on the CPU")
             if constant or buffer.dtype != before[name].dtype:
                 setattr(self, name, before[name].to(buffer.device))
         return self

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from tslab._checks import check_choice, check_count
 from tslab._files import packaged_json
 from tslab.encoders.base import PositionEncoder
-from tslab.encoders.harmonics import SphericalHarmonics
 from tslab.encoders.networks import FFN, ResidualNet, Siren
 from tslab.encoders.planar import RBF, RFF, Space2VecGrid, Space2VecTheory, Tile, Wrap
-from tslab.encoders.spherical import DFS, XYZ, NeRF, SphereC, SphereCPlus, SphereM, SphereMPlus
+from tslab.encoders.spherical import DFS, XYZ, NeRF, SphereC, SphereCPlus, SphereM, SphereMPlus, SphericalHarmonics
 
 Preset = Literal["locbench2024"]
 PRESETS = ("locbench2024",)

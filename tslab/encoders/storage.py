@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,7 @@ def save_encoder(encoder: LocationEncoder, path: str | os.PathLike[str]) -> Path
     if not isinstance(encoder, LocationEncoder):
         raise TypeError(f"a LocationEncoder is saved, got {type(encoder).__name__}; of a model, save its .encoder")
     if encoder.config is None:
-        raise ValueError(
-            "it has no configuration to build it again; register yours and use tslab.location_encoder(...)"
-        )
+        raise ValueError("it has no configuration to build it again; register yours, use tslab.location_encoder")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; an encoder is saved as a folder, choose another name")
     state = {name.replace("_orig_mod.", ""): value for name, value in encoder.state_dict().items()}
@@ -149,6 +148,21 @@ def unwrap(module: nn.Module) -> nn.Module:
     while isinstance(module, wrappers) or hasattr(module, "_orig_mod"):
         module = module.module if isinstance(module, wrappers) else module._orig_mod  # type: ignore[assignment]
     return module
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """Inference mode, with a module and all of its parts in evaluation mode, and each back in its own afterwards; of
+    anything else than a module, inference mode alone."""
+    modes = [(part, part.training) for part in module.modules()] if isinstance(module, nn.Module) else []
+    try:
+        with torch.inference_mode():
+            if modes:
+                module.eval()
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:

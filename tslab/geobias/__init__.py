@@ -10,20 +10,22 @@
 
 from tslab.geobias.aggregate import (
     GeoBiasSummary,
+    GetisOrd,
+    LocalMoran,
     SignificanceMap,
     block_bootstrap,
+    false_discovery,
+    getis_ord,
+    local_moran,
     significance_map,
     summary,
 )
 from tslab.geobias.background import background_density
-from tslab.geobias.fairness import density_weights, marked_ssi_loss, straight_through_marks
-from tslab.geobias.hotspots import GetisOrd, LocalMoran, false_discovery, getis_ord, local_moran
-from tslab.geobias.moments import exact_moments, published_moments, surprisal
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
 from tslab.geobias.relative import SRIResult, parts_of, sri
-from tslab.geobias.released import released_geobias, released_hits
-from tslab.geobias.self_information import SSIResult, ssi
-from tslab.geobias.torchspatial import BaseRelative, base_and_relative
+from tslab.geobias.self_information import SSIResult, density_weights, marked_ssi_loss, ssi, straight_through_marks
+from tslab.geobias.statistic import exact_moments, published_moments, surprisal
+from tslab.geobias.torchspatial import BaseRelative, base_and_relative, released_geobias, released_hits
 
 __all__ = [
     "BaseRelative",

@@ -1,6 +1,6 @@
 """The conditional score: is the arrangement of hits and misses *among the samples* more than chance?
 
-The exact moments of `tslab.geobias.moments` shuffle the marks over all nodes, background included. Under that null
+The exact moments of `tslab.geobias.statistic` shuffle the marks over all nodes, background included. Under that null
 hypothesis a crowd of samples is already a surprise, whatever the model did. Here the background keeps its zeros, the
 samples keep their places, and only the marks are shuffled among the n samples of a neighbourhood. A model that is
 right everywhere, or wrong everywhere, leaves nothing to shuffle and scores zero.
@@ -39,7 +39,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tslab.geobias.patterns import blocks, pick, segment_sum
+from tslab.geobias.background import blocks, pick, segment_sum
 from tslab.geobias.statistic import moran_sum, value_counts
 from tslab.geobias.weights import WeightChunk, counted
 
@@ -156,12 +156,8 @@ def normal_score(standard: Tensor, skewness: Tensor) -> Tensor:
 
 def arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
     """The sums over each graph of a chunk; made once for all marks and kept with the chunk."""
-    if "arrangement" not in chunk.cache:
-        chunk.cache["arrangement"] = _arrangement_sums(chunk)
-    return chunk.cache["arrangement"]
-
-
-def _arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
+    if "arrangement" in chunk.cache:
+        return chunk.cache["arrangement"]
     size, lengths, target = len(chunk.sample), chunk.n, chunk.target.long()
     edge = target < size
     degree, mutual = (chunk.out_degree + chunk.in_degree).double(), chunk.mutual.double()
@@ -177,7 +173,7 @@ def _arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
     d = both - share[owner] * degree
     d = d - (total(d) / count.clamp_min(1))[owner]
     near_row, near_d = (_neighbor_sums(target, edge, values) for values in (row, d))
-    return ArrangementSums(
+    chunk.cache["arrangement"] = ArrangementSums(
         w=total(row),
         c2=total(q),
         c3=total(cubes),
@@ -196,6 +192,7 @@ def _arrangement_sums(chunk: WeightChunk) -> ArrangementSums:
         crd=total(row * near_d),
         constant=total(row) - share * total(degree) + share**2 * chunk.num_edges,
     )
+    return chunk.cache["arrangement"]
 
 
 def _neighbor_sums(target: Tensor, edge: Tensor, values: Tensor) -> Tensor:

@@ -20,8 +20,6 @@ from tslab.coords import EARTH_RADIUS_KM, check_lonlat
 Pair: TypeAlias = Sequence[Tensor | Numbers]
 """Neighbours of each centre as compressed rows, (indptr, indices)."""
 
-HITS = "hits and misses: bool, 1 and 0, or +1 and -1"
-
 
 def as_tensor(name: str, value: Any) -> Tensor:
     """Numbers of any kind as a tensor: tensors as they are, everything else as bool, int64 or float64 on the CPU.
@@ -44,9 +42,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
 
 def as_places(lonlat: Any, name: str = "lonlat") -> Float[Tensor, "n 2"]:
     """Checked places in degrees, see `tslab.coords.check_lonlat`; what is no tensor becomes one in float64."""
-    if isinstance(lonlat, Tensor):
-        return check_lonlat(lonlat, name=name)
-    return check_lonlat(as_tensor(name, lonlat).double(), name=name)
+    return check_lonlat(lonlat if isinstance(lonlat, Tensor) else as_tensor(name, lonlat).double(), name=name)
 
 
 def as_rows(name: str, index: Any, num_rows: int) -> Int[Tensor, " r"]:
@@ -106,7 +102,8 @@ def as_hits(values: Float[Tensor, "*v"], what: str) -> Bool[Tensor, "*v"]:
     found = set(torch.unique(values).tolist())
     if not (found <= {0, 1} or found <= {-1, 1}):
         raise ValueError(
-            f'{what} takes {HITS}; compare graded performance with a threshold first, or score it with marks="raw"'
+            f"{what} takes hits and misses: bool, 1 and 0, or +1 and -1; compare graded performance with a threshold "
+            'first, or score it with marks="raw"'
         )
     return values > 0
 

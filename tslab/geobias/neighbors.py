@@ -9,10 +9,12 @@ marks and shuffles of the same samples can share. Three decisions make it exact 
 - ties have one stated rule: of two samples at equal distance the one whose *place* appears first in the data comes
   first, and at the same place the lower row does. Internally samples are renumbered in that order, so that the rule
   is "lower number first" everywhere.
+
+The search itself stands at the end: nearest places by SciPy's k-d tree.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +22,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from tslab._checks import check_count
 from tslab._numbers import Numbers
 from tslab.coords import check_lonlat, has_location, unit_vectors
 from tslab.geobias.inputs import Pair, as_places, as_radius, as_rows, as_tensor
-from tslab.geobias.search import SEARCH_CHUNK, PlaceFinder, samples_by_distance, samples_within, squared_chord
 
 
 @dataclass
@@ -35,10 +37,10 @@ class NeighborGraph:
 
     Attributes:
         num_samples: rows of the input, rows without a location included.
+        radius_rad, max_neighbors: as asked for (``max_neighbors=None``: no cut).
         order: input row of each internal sample; only rows with a location appear.
         xyz: unit vectors of the internal samples, float64.
         location: index of the place of each internal sample; samples of one place are contiguous.
-        radius_rad, max_neighbors: as asked for (``max_neighbors=None``: no cut).
         center_rows: input row of each centre, -1 for a centre given by coordinates.
         center_lonlat: place of each centre in degrees, float64, NaN where the row has no location.
         neighborhood: index of each centre's neighbourhood, -1 for a centre without a location. Centres at one
@@ -49,18 +51,18 @@ class NeighborGraph:
     """
 
     num_samples: int
+    radius_rad: float
+    max_neighbors: int | None
     order: Int[Tensor, " v"]
     xyz: Float[Tensor, "v 3"]
     location: Int[Tensor, " v"]
-    radius_rad: float
-    max_neighbors: int | None
     center_rows: Int[Tensor, " c"]
     center_lonlat: Float[Tensor, "c 2"]
     neighborhood: Int[Tensor, " c"]
     frame_lonlat: Float[Tensor, "d 2"]
     indptr: Int[Tensor, " d+1"]
     indices: Int[Tensor, " e"]
-    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, init=False)
 
     @property
     def device(self) -> torch.device:
@@ -80,9 +82,7 @@ class NeighborGraph:
     @property
     def saturated(self) -> Bool[Tensor, " c"]:
         """True for centres whose neighbourhood was cut, or exactly filled, at ``max_neighbors``."""
-        if self.max_neighbors is None:
-            return torch.zeros_like(self.neighborhood, dtype=torch.bool)
-        return self.n >= self.max_neighbors
+        return self.n >= (math.inf if self.max_neighbors is None else self.max_neighbors)
 
     def rows_of(self, center: int) -> Int[Tensor, " n"]:
         """Input rows in the neighbourhood of one centre (an index into ``center_rows``), in tie order."""
@@ -145,20 +145,9 @@ def neighbor_graph(
         neighborhood, frame_lonlat = distinct_places(center_lonlat)
         starts = torch.cat([first_of_place, torch.tensor([len(order)])])
         indptr, indices = samples_within(unit_vectors(frame_lonlat), xyz, starts, radius, max_neighbors)
-    return NeighborGraph(
-        num_samples=len(degrees),
-        order=order.to(target),
-        xyz=xyz.to(target),
-        location=location.to(target),
-        radius_rad=radius,
-        max_neighbors=max_neighbors,
-        center_rows=center_rows.to(target),
-        center_lonlat=center_lonlat.to(target),
-        neighborhood=neighborhood.to(target),
-        frame_lonlat=frame_lonlat.to(target),
-        indptr=indptr.to(target),
-        indices=indices.to(target),
-    )
+    samples, centers = (order, xyz, location), (center_rows, center_lonlat, neighborhood, frame_lonlat)
+    tensors = (part.to(target) for part in (*samples, *centers, indptr, indices))
+    return NeighborGraph(len(degrees), radius, max_neighbors, *tensors)
 
 
 def nearest_samples(graph: NeighborGraph, count: int) -> tuple[Int[Tensor, "u count"], Float[Tensor, "u count"]]:
@@ -202,8 +191,7 @@ def places_in_order(degrees: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     first = _first_rows(xyz)
     by_place = torch.argsort(first, stable=True)
     first = first[by_place]
-    new = torch.ones(len(first), dtype=torch.bool)
-    new[1:] = first[1:] != first[:-1]
+    new = first != torch.cat([first.new_full((1,), -1), first])[:-1]
     return rows[by_place], xyz[by_place].contiguous(), torch.cumsum(new, 0) - 1, new.nonzero()[:, 0]
 
 
@@ -249,3 +237,124 @@ def _given_neighbors(neighbors: Pair, located: Tensor, order: Tensor, num_sample
     if bool(((ids[1:] == ids[:-1]) & (segment[1:] == segment[:-1])).any()):
         raise ValueError("neighbors name the same row twice for one centre; make the rows of each centre unique")
     return indptr, ids.int()
+
+
+SEARCH_CHUNK = 20_000
+"""Places searched at a time."""
+
+
+def squared_chord(a: Float[Tensor, "*#n 3"], b: Float[Tensor, "*#n 3"]) -> Float[Tensor, "*n"]:
+    """Squared straight-line distance between unit vectors, each operation rounded on its own.
+
+    Equal inputs give equal bits whatever their position in the tensor, which is what ties are decided by.
+    """
+    dx, dy, dz = a[..., 0] - b[..., 0], a[..., 1] - b[..., 1], a[..., 2] - b[..., 2]
+    return dx * dx + dy * dy + dz * dz
+
+
+class PlaceFinder:
+    """Nearest places by a k-d tree, in the order (squared chord in float64, place)."""
+
+    def __init__(self, places: Tensor) -> None:
+        self.places = places
+        self.tree = cKDTree(places.numpy())
+
+    def nearest(self, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` nearest places of each point and their squared chords."""
+        index = torch.from_numpy(self.tree.query(points.numpy(), k=[*range(1, count + 1)], workers=-1)[1])
+        d2 = squared_chord(points[:, None], self.places[index])
+        rows = (d2[:, 1:] <= d2[:, :-1]).any(1).nonzero()[:, 0]  # ties and rounding differences
+        if len(rows):
+            by_place, columns = torch.sort(index[rows], dim=1)
+            d2[rows], columns_2 = torch.sort(d2[rows].gather(1, columns), dim=1, stable=True)
+            index[rows] = by_place.gather(1, columns_2)
+        return index, d2
+
+    def count_within(self, points: Tensor, radius: float) -> Tensor:
+        """How many places lie within the radius of each point; a rounding error at the edge is possible."""
+        if len(self.places) == 0:
+            return torch.zeros(len(points), dtype=torch.long)
+        counts = self.tree.query_ball_point(points.numpy(), _chord(radius), return_length=True, workers=-1)
+        return torch.from_numpy(np.asarray(counts, dtype=np.int64))
+
+    def within(self, points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+        """(point, place) of all places within the radius, and a hair more, in no order."""
+        pairs = cKDTree(points.numpy()).sparse_distance_matrix(self.tree, _chord(radius), output_type="ndarray")
+        owner, place = (torch.from_numpy(pairs[name].astype(np.int64)) for name in ("i", "j"))
+        return owner, place
+
+
+def _chord(radius: float) -> float:
+    return 2 * math.sin(radius / 2) * (1 + 1e-9)
+
+
+def ranges(cost: Int[Tensor, " c"], limit: int) -> Iterator[tuple[int, int]]:
+    """Ranges of items in turn, (first, end), whose costs add up to about the limit: at least one item each."""
+    total = torch.cumsum(cost, 0)
+    first = 0
+    while first < len(total):
+        spent = int(total[first - 1]) if first else 0
+        end = max(int(torch.searchsorted(total, spent + limit)), first + 1)
+        yield first, end
+        first = end
+
+
+def samples_within(
+    centers: Tensor, xyz: Tensor, starts: Tensor, radius: float, max_neighbors: int | None
+) -> tuple[Tensor, Tensor]:
+    """Compressed rows of internal samples near each centre, ascending within a row."""
+    if len(xyz) == 0 or len(centers) == 0:
+        return torch.zeros(len(centers) + 1, dtype=torch.long), torch.zeros(0, dtype=torch.int32)
+    finder = PlaceFinder(xyz[starts[:-1]])
+    sizes, parts = [], []
+    for chunk in centers.split(SEARCH_CHUNK):
+        owner, ids = samples_by_distance(finder, chunk, starts, radius, max_neighbors)
+        parts.append((torch.sort(owner * len(xyz) + ids)[0] % len(xyz)).int())
+        sizes.append(torch.bincount(owner, minlength=len(chunk)))
+    indptr = torch.zeros(len(centers) + 1, dtype=torch.long)
+    torch.cumsum(torch.cat(sizes), 0, out=indptr[1:])
+    return indptr, torch.cat(parts)
+
+
+def samples_by_distance(
+    finder: PlaceFinder, centers: Tensor, starts: Tensor, radius: float, max_neighbors: int | None
+) -> tuple[Tensor, Tensor]:
+    """(centre, sample) pairs within the radius, per centre by (distance, sample), cut at ``max_neighbors``.
+
+    The samples of place j are ``starts[j]`` to ``starts[j + 1]``. Without a cut, samples come in no order.
+    """
+    owner, place = _places_within(finder, centers, starts.diff(), radius, max_neighbors)
+    count = starts[place + 1] - starts[place]
+    before = torch.cumsum(count, 0) - count
+    if max_neighbors is not None:
+        taken = before - before[torch.searchsorted(owner, owner)]
+        count = torch.minimum(count, max_neighbors - taken).clamp_min(0)
+        before = torch.cumsum(count, 0) - count
+    ids = torch.repeat_interleave(starts[place] - before, count) + torch.arange(int(count.sum()))
+    return torch.repeat_interleave(owner, count), ids
+
+
+def _places_within(
+    finder: PlaceFinder, centers: Tensor, multiplicity: Tensor, radius: float, max_neighbors: int | None
+) -> tuple[Tensor, Tensor]:
+    """(owner, place) pairs within the radius, per owner ordered by distance; enough of them to fill the cut."""
+    limit = 4 * math.sin(radius / 2) ** 2
+    if max_neighbors is None:
+        owner, place = finder.within(centers, radius)
+        d2 = squared_chord(centers[owner], finder.places[place])
+        keep = d2 <= limit
+        return owner[keep], place[keep]
+    want = min(max_neighbors + 1, len(multiplicity))
+    while True:
+        place, d2 = finder.nearest(centers, want)
+        filled = torch.cumsum(multiplicity[place] * (d2 <= limit), 1) >= max_neighbors
+        cut = torch.where(filled.any(1), filled.int().argmax(1), want - 1)
+        cut_d2 = d2.gather(1, cut[:, None])
+        # a place beyond the list may tie with the last one that is needed
+        undecided = (cut_d2[:, 0] == d2[:, -1]) & (d2[:, -1] <= limit) & (want < len(multiplicity))
+        if not bool(undecided.any()):
+            break
+        want = min(4 * want, len(multiplicity))
+    keep = (d2 <= limit) & (torch.arange(want) <= cut[:, None])
+    owner = torch.arange(len(centers))[:, None].expand(-1, want)
+    return owner[keep], place[keep]

@@ -18,10 +18,17 @@ from torch import Tensor
 from tslab._checks import check_choice, check_count, check_number
 from tslab._numbers import Numbers
 from tslab.coords import has_location, unit_vectors
+from tslab.geobias.background import pick
 from tslab.geobias.inputs import as_hits, as_outcomes, as_places, as_radius
-from tslab.geobias.neighbors import distinct_places, places_in_order, read_centers, spread
-from tslab.geobias.patterns import pick
-from tslab.geobias.search import PlaceFinder, ranges, squared_chord
+from tslab.geobias.neighbors import (
+    PlaceFinder,
+    distinct_places,
+    places_in_order,
+    ranges,
+    read_centers,
+    spread,
+    squared_chord,
+)
 
 Partition = Literal["scale_grid", "distance_lag", "direction_sector"]
 Histogram = Literal["fixed", "published"]

@@ -13,6 +13,11 @@ The null hypothesis decides what would be no surprise:
 - ``"joint"``: marks and background shuffled together. A crowd of samples is a surprise, whatever the model did there.
 - ``"conditional"``: marks shuffled among the samples of the neighbourhood. It asks about the model alone; see
   `tslab.geobias.conditional`.
+
+*Training against geo-bias.* The marked score is a function of the marks, and marks come from a threshold, which has no
+useful gradient. `marked_ssi_loss` uses the straight-through trick: the forward pass has the marks +1 and -1, the
+backward pass the slope of a soft version. The graph does not depend on the model, so it is built once for the training
+samples. `density_weights` is the plain alternative of reweighting.
 """
 
 import math
@@ -28,11 +33,9 @@ from tslab._checks import check_choice, check_count, check_number
 from tslab._numbers import Numbers
 from tslab.coords import has_location, unit_vectors
 from tslab.geobias.conditional import evaluate_conditional
-from tslab.geobias.hotspots import two_sided_p
 from tslab.geobias.inputs import Pair, as_hits, as_outcomes, as_places, as_radius, as_tensor
-from tslab.geobias.moments import Form
 from tslab.geobias.neighbors import NeighborGraph, neighbor_graph
-from tslab.geobias.statistic import MomentKind, evaluate_joint
+from tslab.geobias.statistic import Form, MomentKind, evaluate_joint, two_sided_p
 from tslab.geobias.weights import MOST_NEIGHBORS, weight_graphs
 
 if TYPE_CHECKING:
@@ -134,20 +137,6 @@ class Neighborhoods(TypedDict, total=False):
     device: str | torch.device | None
 
 
-class SSIOptions(Neighborhoods, total=False):
-    """All keyword arguments of `ssi`."""
-
-    neighbors: Pair | NeighborGraph | None
-    k: int
-    density: float | Literal["auto"]
-    marks: Marks | None
-    moments: MomentKind | None
-    form: Form | None
-    null: Null | None
-    overfull: bool | None
-    preset: Preset | None
-
-
 def ssi(
     samples: Float[Tensor, "n 2"] | Numbers | NeighborGraph,
     performance: Shaped[Tensor, "n *e"] | Numbers | None,
@@ -174,7 +163,7 @@ def ssi(
             given: then ``radius`` sets the background only.
         k: nearest nodes in the weight graph.
         density: background points per steradian, or "auto": ceil(5 n / (pi r^2)).
-        marks, moments, form: default "signed", "exact", "tail"; see `tslab.geobias.moments`.
+        marks, moments, form: default "signed", "exact", "tail"; see `tslab.geobias.statistic`.
         null: what is shuffled: "joint" (default) marks and background together, "conditional" marks among the samples
             of the neighbourhood (exact moments and tail form only).
         overfull: nodes as the released code makes them among many coincident samples, see `tslab.geobias.weights`.
@@ -276,3 +265,80 @@ def _mark_values(graph: NeighborGraph, performance: Tensor | Numbers | None, mar
     if marks == "raw":
         return values, single
     return torch.where(as_hits(values, 'marks="signed"'), 1.0, -1.0).double(), single
+
+
+def straight_through_marks(
+    performance: Float[Tensor, " n"], *, threshold: float = 0.5, temperature: float = 0.25
+) -> Float[Tensor, " n"]:
+    """+1 where the performance exceeds the threshold, else -1; gradient of tanh((p - threshold) / temperature).
+
+    ``performance`` is any per-sample score that grows with quality, such as the probability of the true class.
+    """
+    check_number("threshold", threshold)
+    check_number("temperature", temperature, above=0)
+    soft = torch.tanh((performance - threshold) / temperature)
+    hard = torch.where(performance > threshold, 1.0, -1.0).to(soft)
+    return hard + (soft - soft.detach())  # the sum in brackets is exactly 0: marks are exactly +1 and -1
+
+
+def marked_ssi_loss(
+    graph: NeighborGraph,
+    performance: Float[Tensor, " n"],
+    *,
+    k: int = 4,
+    threshold: float = 0.5,
+    temperature: float = 0.25,
+    null: Null = "conditional",
+    clustering_only: bool = True,
+) -> Float[Tensor, ""]:
+    """Mean marked spatial self-information over the centres of ``graph``, differentiable in ``performance``.
+
+    Args:
+        graph: of the training samples. ``centers`` of the graph decide which neighbourhoods enter: a random
+            hundred per epoch is enough.
+        performance: per sample, larger is better, with gradient; see `straight_through_marks`.
+        k: of the weight graph.
+        threshold, temperature: of the marks.
+        null: "conditional" asks for hits and misses that are mixed, whatever their number; "joint" also for as many
+            misses as hits where samples crowd, and its score of a perfect model is far from zero. Exact moments and
+            the tail form in both.
+        clustering_only: leave out centres where like marks are *less* often neighbours than by chance: the loss then
+            asks for no more than an even spread.
+
+    The value has the dtype of ``performance``; the sums are in float64. Centres without a score do not count; 0 with
+    zero gradient if none is left.
+    """
+    check_choice("null", null, get_args(Null))
+    if performance.shape != (graph.num_samples,) or not performance.is_floating_point():
+        raise ValueError(
+            f"performance must be a floating point tensor of shape ({graph.num_samples},), got {performance.dtype} of "
+            f"shape {tuple(performance.shape)}"
+        )
+    marks = straight_through_marks(performance, threshold=threshold, temperature=temperature)
+    z = marks.to(graph.device, torch.float64)[graph.order][:, None]
+    if bool(z.isnan().any()):
+        raise ValueError("performance is NaN for samples that have a location; a score of them has no value")
+    if len(graph.sizes) == 0:
+        return performance.sum() * 0
+    evaluate = evaluate_conditional if null == "conditional" else evaluate_joint
+    *_, standard, score, _ = evaluate(weight_graphs(graph, k, sums=null == "joint"), z)
+    centers = graph.neighborhood[graph.neighborhood >= 0]
+    standard, score = standard[centers, 0], score[centers, 0]
+    counted = ~score.isnan() & ((standard > 0) if clustering_only else True)
+    return (score[counted].sum() / (~score.isnan()).sum().clamp_min(1)).to(performance.dtype)
+
+
+def density_weights(graph: NeighborGraph, *, strength: float = 1.0) -> Float[Tensor, " n"]:
+    """Sample weights that undo uneven sampling: proportional to n^-strength for n samples in the neighbourhood, mean 1.
+
+    The plain baseline beside `marked_ssi_loss`: multiply the per-sample training loss with them. Needs a graph whose
+    centres are all rows; samples without a location get weight 1.
+    """
+    check_number("strength", strength)
+    if not torch.equal(graph.center_rows.cpu(), torch.arange(graph.num_samples)):
+        raise ValueError("density weights need a graph with all rows as centers; make it with centers=None")
+    n = graph.n.double()
+    located = n > 0
+    weight = torch.where(located, n.clamp_min(1) ** -strength, 1.0)
+    scale = weight[located].mean() if bool(located.any()) else weight.new_ones(())
+    return torch.where(located, weight / scale, 1.0)

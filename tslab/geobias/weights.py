@@ -36,21 +36,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tslab._checks import check_count, check_number
-from tslab.geobias.background import background_density, local_frame, make_lattice
-from tslab.geobias.neighbors import NeighborGraph, nearest_samples
-from tslab.geobias.patterns import (
+from tslab.geobias.background import (
     CHUNK_SAMPLES,
     DISTANCE_BITS,
     PatternGraph,
+    background_density,
     blocks,
     candidates_near,
     graph_of_patterns,
+    local_frame,
+    make_lattice,
     pick,
     rounded,
     segment_sum,
     smallest,
 )
-from tslab.geobias.search import ranges, squared_chord
+from tslab.geobias.neighbors import NeighborGraph, nearest_samples, ranges, squared_chord
 
 SAMPLE_FIRST = 1 - 1e-9
 """Squared distances to samples are compared with those to background points after this factor."""
@@ -110,16 +111,12 @@ def weight_graphs(
     key = ("weights", k, density, overfull, sums)
     for known in (key, (*key[:-1], True)):
         if known in graph.cache:
-            yield from graph.cache[known]
-            return
-    keep = len(graph.indices) * k * 8 <= KEPT_WEIGHT_BYTES
-    kept = []
-    for chunk in build_weights(graph, k=k, density=density, overfull=overfull, sums=sums):
-        if keep:
-            kept.append(chunk)
-        yield chunk
-    if keep:
-        graph.cache[key] = kept
+            return iter(graph.cache[known])
+    chunks = build_weights(graph, k=k, density=density, overfull=overfull, sums=sums)
+    if len(graph.indices) * k * 8 > KEPT_WEIGHT_BYTES:
+        return chunks
+    graph.cache[key] = list(chunks)
+    return iter(graph.cache[key])
 
 
 def build_weights(
@@ -162,7 +159,11 @@ def build_weights(
         )
     patterns = graph_of_patterns(lattice, k)
     nearest = nearest_samples(graph, min(k + 12, 64))
-    limit = chunk_samples or max(1, _chunk_samples(graph.device) * CHUNK_NEIGHBORS // max(k, CHUNK_NEIGHBORS))
+    fitting = CHUNK_SAMPLES
+    if graph.device.type == "cuda":
+        free = torch.cuda.mem_get_info(graph.device)[0]
+        fitting = max(CHUNK_SAMPLES, min(free // (4 * CHUNK_BYTES_PER_SAMPLE), 2_000_000))
+    limit = chunk_samples or max(1, fitting * CHUNK_NEIGHBORS // max(k, CHUNK_NEIGHBORS))
 
     def build(bounds: tuple[int, int]) -> WeightChunk:
         return _Builder(graph, patterns, pattern_of, *bounds).build(nearest, overfull, sums)
@@ -188,13 +189,6 @@ def _in_threads(
                 yield from pool.map(build, some)
     finally:
         torch.set_num_threads(workers)
-
-
-def _chunk_samples(device: torch.device) -> int:
-    if device.type != "cuda":
-        return CHUNK_SAMPLES
-    free = torch.cuda.mem_get_info(device)[0]
-    return max(CHUNK_SAMPLES, min(free // (4 * CHUNK_BYTES_PER_SAMPLE), 2_000_000))
 
 
 def counted(index: Int[Tensor, "*i"], used: Bool[Tensor, "*i"], size: int) -> Int[Tensor, " {size}"]:
@@ -261,41 +255,30 @@ class _Builder:
         k, size, device = self.k, self.size, self.xyz.device
         target = torch.full((size, k), size, device=device)
         d2 = torch.full((size, k), torch.inf, dtype=torch.float64, device=device)
-        if size == 0:
-            return target, d2
         stride = len(self.graph.xyz)
         keys = self.owner * stride + self.sample
         place = pick(self.graph.location, self.sample)
         todo = torch.arange(size, device=device)
         for width in (k + 1, near.shape[1]):
             ids = pick(near, place[todo])[:, :width]
-            position, member = self._find(keys, self.owner[todo], ids, stride)
-            member &= (ids >= 0) & (position != todo[:, None])
+            wanted = self.owner[todo, None] * stride + ids
+            position = torch.searchsorted(keys, wanted).clamp_max(size - 1)
+            member = (pick(keys, position) == wanted) & (ids >= 0) & (position != todo[:, None])
             rank = torch.cumsum(member, 1)
             done = rank[:, -1] >= k
-            wanted = member & (rank <= k) & done[:, None]
-            row, column = wanted.nonzero().unbind(1)
+            row, column = (member & (rank <= k) & done[:, None]).nonzero().unbind(1)
             slot = (todo[row], rank[row, column] - 1)
             target[slot] = position[row, column]
             d2[slot] = near_d2[place[todo[row]], column]
             todo = todo[~done]
-            if len(todo) == 0:
-                return target, d2
         self._compare_with_all(todo, target, d2)
         return target, d2
 
-    def _find(self, keys: Tensor, owner: Tensor, ids: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        wanted = owner[:, None] * stride + ids
-        position = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
-        return position, pick(keys, position) == wanted
-
     def _compare_with_all(self, todo: Tensor, target: Tensor, d2: Tensor) -> None:
         """Fill rows ``todo`` by comparing each node with its whole neighbourhood."""
-        order = torch.argsort(self.n[self.owner[todo]], stable=True)
-        todo = todo[order]
-        work = torch.cumsum(self.n[self.owner[todo]], 0)
-        groups = torch.div(work, 64 * CHUNK_SAMPLES, rounding_mode="floor").cpu()
-        for rows in todo.split(torch.unique_consecutive(groups, return_counts=True)[1].tolist()):
+        work, order = torch.sort(self.n[self.owner[todo]], stable=True)
+        for begin, end in ranges(work.cpu(), 64 * CHUNK_SAMPLES):
+            rows = todo[order[begin:end]]
             owner = self.owner[rows]
             width = int(self.n[owner].max())
             column = torch.arange(width, device=rows.device)

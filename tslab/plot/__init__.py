@@ -7,7 +7,11 @@ Every function returns a plotly figure (`static_map` a matplotlib one, `sortable
 further; `show` displays it with a text alternative and a caption.
 """
 
-from tslab.plot.colors import (
+from tslab.plot.encodings import edges, feature_maps, kernel_profiles, similarity_maps
+from tslab.plot.maps import globe, static_map, world_map
+from tslab.plot.projection import equal_area_grid, equal_earth, globe_grid, inverse_equal_earth, place_name
+from tslab.plot.sliders import Curve, coastline, curve_slider, frame_slider, globe_slider, map_slider
+from tslab.plot.style import (
     DIVERGING_SCALE,
     FAMILY_COLORS,
     FIELD_SCALE,
@@ -16,13 +20,10 @@ from tslab.plot.colors import (
     NEUTRAL,
     encoder_color,
     encoder_dash,
+    matplotlib_style,
+    show,
 )
-from tslab.plot.encodings import edges, feature_maps, kernel_profiles, similarity_maps
-from tslab.plot.maps import globe, static_map, world_map
-from tslab.plot.projection import equal_area_grid, equal_earth, globe_grid, inverse_equal_earth, place_name
-from tslab.plot.sliders import Curve, coastline, curve_slider, frame_slider, globe_slider, map_slider
 from tslab.plot.tables import sortable_table
-from tslab.plot.theme import matplotlib_style, show
 
 __all__ = [
     "DIVERGING_SCALE",

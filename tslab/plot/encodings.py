@@ -15,9 +15,9 @@ from torch import Tensor
 from tslab import diagnostics
 from tslab._checks import check_count
 from tslab.diagnostics import Encoder, encodings
-from tslab.plot.colors import NEUTRAL
 from tslab.plot.projection import Place, equal_area_grid, short
 from tslab.plot.sliders import Curve, curve_slider, map_slider
+from tslab.plot.style import NEUTRAL
 
 
 def feature_maps(

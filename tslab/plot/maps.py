@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from tslab._checks import check_choice, check_count, check_number
 from tslab.earth import land_polygons
-from tslab.plot.colors import DARK_LINE, LIGHT_LINE, MARKER, NEUTRAL, STYLE, Scale, ScaleName, colored
 from tslab.plot.projection import (
     HALF_HEIGHT,
     HALF_WIDTH,
     Place,
+    check_place,
     checked_grid,
     closed_grid,
     coastline_pieces,
@@ -31,7 +31,7 @@ from tslab.plot.projection import (
     place_name,
     short,
 )
-from tslab.plot.theme import matplotlib_style
+from tslab.plot.style import DARK_LINE, LIGHT_LINE, MARKER, NEUTRAL, STYLE, Scale, ScaleName, colored, matplotlib_style
 
 
 def globe(
@@ -67,7 +67,7 @@ def globe(
         height: pixels.
     """
     check_count("height", height)
-    _check_place("center", center)
+    check_place("center", center)
     if values is None:
         surface = _surface(
             np.linspace(-180, 180, 73), np.linspace(-90, 90, 37), np.zeros((37, 73), np.int8), STYLE["plain_globe"]
@@ -163,7 +163,7 @@ def static_map(
 
     check_choice("projection", projection, ("equal_earth", "globe"))
     check_number("width", width, above=0)
-    _check_place("center", center)
+    check_place("center", center)
     if projection == "globe":
         target, height = crs.Orthographic(*center), width
     else:
@@ -231,13 +231,6 @@ def _marked(points: ArrayLike, text: Sequence[str] | None) -> tuple[NDArray[np.f
         raise ValueError(f"point_text must have one text for each of {len(places)} points, got {len(text)}")
     shown = [place_name((lon, lat)) for lon, lat in places.tolist()] if text is None else list(text)
     return places, {"mode": "markers", "text": shown, "hovertemplate": "%{text}<extra></extra>", "showlegend": False}
-
-
-def _check_place(name: str, place: Place) -> None:
-    """Raise ``ValueError`` unless the place exists."""
-    values = np.asarray(place, np.float64)
-    if values.shape != (2,) or not (np.abs(values) <= (180, 90)).all():
-        raise ValueError(f"{name} must be (longitude, latitude) in degrees, got {place!r}")
 
 
 _RADIUS = 10_000

@@ -86,6 +86,17 @@ def place_name(place: Place) -> str:
     return f"{abs(lat):.2f}°{'N' if lat >= 0 else 'S'} {abs(lon):.2f}°{'E' if lon >= 0 else 'W'}"
 
 
+def check_place(name: str, place: Any) -> Place:
+    """The longitude and latitude of a place; raises `ValueError` where there is none."""
+    try:
+        lon, lat = map(float, place)
+    except (TypeError, ValueError):
+        lon = lat = float("nan")
+    if not (abs(lon) <= 180 and abs(lat) <= 90):
+        raise ValueError(f"{name} must be (longitude, latitude) within [-180, 180] x [-90, 90], got {place!r}")
+    return lon, lat
+
+
 def closed_grid(lon: ArrayLike | None, lat: ArrayLike | None, values: ArrayLike) -> Grid:
     """The grid, south to north, grown to the date line and the poles by repeating its outermost values."""
     lon_deg, lat_deg, field = checked_grid(lon, lat, values)

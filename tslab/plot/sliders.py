@@ -13,7 +13,9 @@ import plotly.graph_objects as go
 from torch import Tensor
 
 from tslab._checks import check_count
-from tslab.plot.colors import (
+from tslab.plot.maps import globe
+from tslab.plot.projection import Place, closed_grid, coastline_points, equal_area_grid, globe_grid, place_name, short
+from tslab.plot.style import (
     DARK_LINE,
     DIVERGING_SCALE,
     FIELD_SCALE,
@@ -24,16 +26,6 @@ from tslab.plot.colors import (
     color_bar,
     value_range,
     with_missing,
-)
-from tslab.plot.maps import globe
-from tslab.plot.projection import (
-    Place,
-    closed_grid,
-    coastline_points,
-    equal_area_grid,
-    globe_grid,
-    place_name,
-    short,
 )
 
 
@@ -216,11 +208,7 @@ def _animate(
 
 
 def _steps(
-    fields: Sequence[Any],
-    labels: Sequence[str],
-    active: int,
-    diverging: bool,
-    limits: tuple[float, float] | None,
+    fields: Sequence[Any], labels: Sequence[str], active: int, diverging: bool, limits: tuple[float, float] | None
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
     """The fields as bytes, and the ticks of their colour bar: both ends and the middle, named by their values.
 

@@ -27,9 +27,8 @@ from tslab.coords import has_location, unit_vectors
 from tslab.synthetic.images import CHUNK, ImageModel, draw_images, drop_small, evidence, predictions
 from tslab.synthetic.specs import CLASS_SPECS, ROWS, calibration, stand_in_meta
 from tslab.synthetic.world import World, draw, photographed_places, random_stream, scatter
-from tslab.tasks.datasets import DATASETS
+from tslab.tasks.datasets import DATASETS, Scale
 from tslab.tasks.images import ImageInput, concatenate_images
-from tslab.tasks.meta import Scale
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from tslab._files import packaged_json
 from tslab.synthetic.images import ImageModel
 from tslab.synthetic.world import GENERATOR_VERSION, Geography
-from tslab.tasks.datasets import DatasetInfo
-from tslab.tasks.meta import Scale, TaskMeta
+from tslab.tasks.datasets import DatasetInfo, Scale, TaskMeta
 
 Quantiles = tuple[tuple[float, ...], tuple[float, ...]]
 """Probabilities and values of a distribution."""
@@ -94,7 +93,7 @@ def calibration(name: str, scale: Scale) -> Calibration:
 
 
 def synthetic_meta(scale: Scale | Literal[""], seed: int, **facts: Any) -> TaskMeta:
-    """What all generated tasks say of themselves, and ``facts`` about one of them (see `tslab.tasks.meta.TaskMeta`)."""
+    """What all generated tasks say of themselves, and ``facts`` about one of them (see `TaskMeta`)."""
     return TaskMeta(
         **({"generator_version": GENERATOR_VERSION, "scale": scale, "seed": seed} | _STORED["meta"] | facts)
     )

@@ -28,9 +28,8 @@ from tslab.coords import has_location, unit_vectors
 from tslab.earth import is_land
 from tslab.synthetic.specs import ROWS, VALUE_SPECS, Quantiles, ValueSpec, stand_in_meta
 from tslab.synthetic.world import SphereField, World, draw, land_places, on_grid, random_stream, scatter
-from tslab.tasks.datasets import DATASETS
+from tslab.tasks.datasets import DATASETS, Scale
 from tslab.tasks.images import ImageInput, LazyRows
-from tslab.tasks.meta import Scale
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 

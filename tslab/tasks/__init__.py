@@ -5,10 +5,9 @@ means what you think it means. Generated tasks are `tslab.synthetic`.
 """
 
 from tslab.tasks.columns import TaskDataError
-from tslab.tasks.datasets import DATASETS, DatasetInfo, dataset_info
+from tslab.tasks.datasets import DATASETS, DatasetInfo, TaskMeta, dataset_info
 from tslab.tasks.images import LazyRows
 from tslab.tasks.loading import TASK_NAMES, load_task
-from tslab.tasks.meta import TaskMeta
 from tslab.tasks.table import Table, TableDataset
 from tslab.tasks.task import Task
 

@@ -108,8 +108,7 @@ def read_dates(name: str, values: Any) -> tuple[Float[Tensor, " n"], Int[Tensor,
         fraction = read_numbers(name, column)
         bad = ~absent & ~((fraction >= 0) & (fraction <= 1)).numpy()
         if bad.any():
-            hint = "give dates (pd.to_datetime) instead"
-            raise _bad_row(name, column, bad, f"is no fraction of the year in [0, 1]; {hint}")
+            raise _bad_row(name, column, bad, "is no fraction of the year in [0, 1]; give dates (pd.to_datetime)")
         return fraction, None
     if what not in ("dates", "text"):
         raise _refused(name, column, what, "dates, or fractions of the year")

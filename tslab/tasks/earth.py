@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tslab._checks import check_choice, check_count
-from tslab._files import DamagedFileError, packaged_json
+from tslab._files import DamagedFileError, data_folder, packaged_json
 from tslab.coords import check_lonlat, has_location, sample_sphere
 from tslab.earth import CONTINENTS, continents, is_land
-from tslab.released_files import data_folder
-from tslab.tasks.meta import TaskMeta
+from tslab.tasks.datasets import TaskMeta
 from tslab.tasks.splits import block_split, buffered_leave_out, random_split
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
@@ -37,12 +36,8 @@ from tslab.tasks.task import Task
 Resolution = Literal["shipped", "full"]
 EarthSplit = Literal["random", "block", "buffer", "continent"]
 
-POPULATION_RADIUS_KM = 100.0
 BUFFER_KM = 300.0
 BLOCK_DEGREES = 10.0
-SOUTHERNMOST = -60.0
-"""Countries, time zones and people are asked north of it: nobody lives to the south."""
-
 EARTH_TASKS: dict[str, dict[str, Any]] = packaged_json("earth_tasks.json")
 """Name -> which field, what kind of label, and its unit."""
 
@@ -165,15 +160,6 @@ def nearest_node(field: NDArray[Any], lonlat: Float[Tensor, "n 2"]) -> Int[Tenso
     return torch.from_numpy(found.astype(np.int64))
 
 
-def agreement(coarse: NDArray[Any], fine: NDArray[Any], *, classes: bool, n: int = 20_000) -> float:
-    """How well a coarse grid tells a finer one at places on land: R², or the share of equal classes."""
-    lonlat = sample_land(n, generator=torch.Generator().manual_seed(0))
-    if classes:
-        return float((nearest_node(coarse, lonlat) == nearest_node(fine, lonlat)).double().mean())
-    told, truth = interpolate(coarse, lonlat), interpolate(fine, lonlat)
-    return float(1 - ((told - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
-
-
 @cache
 def read_fields(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The arrays of a file of ``fetch_earth.py`` and what it says of itself.
@@ -186,9 +172,8 @@ def read_fields(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             arrays = {name: stored[name] for name in stored.files}
         return arrays, json.loads(str(arrays.pop("about")))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DamagedFileError(
-            f"{path} is damaged ({error}); delete it and run `python data_scripts/fetch_earth.py` again"
-        ) from error
+        hint = "delete it and run `python data_scripts/fetch_earth.py` again"
+        raise DamagedFileError(f"{path} is damaged ({error}); {hint}") from error
 
 
 @cache
@@ -210,18 +195,13 @@ def fields(file: str, resolution: Resolution = "shipped") -> tuple[dict[str, NDA
     Raises:
         FileNotFoundError: ``full`` without the fetched file; says how to get it.
     """
-    return read_fields(_path(file, check_choice("resolution", resolution, get_args(Resolution))))
-
-
-def _path(file: str, resolution: str) -> Path:
-    if resolution == "shipped":
-        return Path(str(files("tslab") / "data" / "earth" / f"{file}.npz"))
+    if check_choice("resolution", resolution, get_args(Resolution)) == "shipped":
+        return read_fields(Path(str(files("tslab") / "data" / "earth" / f"{file}.npz")))
     path = data_folder() / "earth" / f"{file}.npz"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no {path}: run `python data_scripts/fetch_earth.py --only {file}`, or use resolution='shipped'"
-        )
-    return path
+        hint = f"run `python data_scripts/fetch_earth.py --only {file}`, or use resolution='shipped'"
+        raise FileNotFoundError(f"no {path}: {hint}")
+    return read_fields(path)
 
 
 def _limits(facts: dict[str, Any], about: dict[str, Any]) -> tuple[str, ...]:

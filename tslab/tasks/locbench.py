@@ -25,10 +25,10 @@ from torch import Tensor
 
 from tslab._checks import check_choice, check_number
 from tslab.tasks import records
-from tslab.tasks.archive import IMAGE_FILES, Archive, ImageChoice, open_archive
 from tslab.tasks.columns import TaskDataError, read_numbers
 from tslab.tasks.datasets import TORCHSPATIAL_TERMS, DatasetInfo, dataset_info
 from tslab.tasks.images import LazyRows
+from tslab.tasks.records import IMAGE_FILES, Archive, ImageChoice, open_archive
 from tslab.tasks.splits import random_split
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task

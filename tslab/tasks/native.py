@@ -32,8 +32,8 @@ from torch import Tensor
 
 from tslab._files import DamagedFileError, atomic_write, only_writer, read_json
 from tslab.tasks.columns import TaskDataError
+from tslab.tasks.datasets import TaskMeta
 from tslab.tasks.images import LazyRows
-from tslab.tasks.meta import TaskMeta
 from tslab.tasks.records import errors_name, open_npy, read_csr, read_npz
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
@@ -135,8 +135,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     except DamagedFileError as error:
         raise TaskDataError(str(error)) from error
     if described.get("format_version") != FORMAT_VERSION:
-        version = described.get("format_version")
-        raise TaskDataError(f"{path} has format version {version}, this tslab reads {FORMAT_VERSION}; {AGAIN}")
+        version = f"format version {described.get('format_version')}"
+        raise TaskDataError(f"{path} has {version}, this tslab reads {FORMAT_VERSION}; {AGAIN}")
     kinds = {"name": str, "task": str, "counts": dict, "image": dict, "label": dict, "sha256": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(described.get(key), kind)]
     if not wrong:

@@ -21,6 +21,7 @@ from tslab._checks import check_count, check_number
 from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, unit_vectors
 from tslab.earth import spatial_blocks
 from tslab.tasks.columns import read_rows
+from tslab.tasks.table import Table
 
 
 def random_split(
@@ -62,21 +63,17 @@ def block_split(
     return tuple(torch.from_numpy(np.flatnonzero(part == i)) for i in range(len(fractions)))
 
 
-def split_rows(
-    lonlat: Float[Tensor, "n 2"],
-    fractions: Sequence[float],
-    *,
-    size_degrees: float | None = None,
-    size_km: float | None = None,
-    seed: int = 0,
-) -> tuple[tuple[Int[Tensor, " m"], ...], str]:
-    """`random_split`, or `block_split` where a block size is given; and how that was, in words."""
+def split_table(
+    table: Table, fractions: Sequence[float], *, seed: int = 0, size_degrees: float | None, size_km: float | None
+) -> tuple[list[Table], str]:
+    """The rows of a table in parts, split by `random_split`, or by `block_split` where a block size is given, and how
+    that was, in words. The parts know the blocks that they were split by, and forget those of an earlier split."""
+    whole = table.in_blocks(size_degrees=size_degrees, size_km=size_km)
     if size_degrees is None and size_km is None:
-        return random_split(len(lonlat), fractions, seed=seed), "at random"
-    parts = block_split(lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
-    if size_km is None:
-        return parts, f"in spatial blocks of {size_degrees:g} degrees"
-    return parts, f"in equal-area blocks of {size_km:g} km"
+        return [whole.where(part) for part in random_split(len(table), fractions, seed=seed)], "at random"
+    parts = block_split(table.lonlat, fractions, size_degrees=size_degrees, size_km=size_km, seed=seed)
+    size = f"spatial blocks of {size_degrees:g} degrees" if size_km is None else f"equal-area blocks of {size_km:g} km"
+    return [whole.where(part) for part in parts], f"in {size}"
 
 
 def block_folds(

@@ -19,11 +19,10 @@ from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tslab._checks import check_choice
+from tslab._checks import check_choice, require
 from tslab._files import atomic_path
 from tslab._geometry import places_of_frame
 from tslab._numbers import Numbers
-from tslab._optional import require
 from tslab.coords import CoordinateError, check_lonlat, has_location
 from tslab.earth import spatial_blocks
 from tslab.tasks.columns import TaskDataError, TaskKind, read_columns, read_numbers, read_rows, read_target
@@ -107,8 +106,7 @@ class Table:
             if name != "image" and column.ndim != 1:
                 raise TaskDataError(f"{name} must have shape (n,), got {tuple(column.shape)}")
             if column.shape[0] != n:
-                lengths = f"{name} has {column.shape[0]} rows but lonlat has {n}"
-                raise TaskDataError(f"{lengths}: check how the two were joined")
+                raise TaskDataError(f"{name} has {column.shape[0]} rows but lonlat has {n}: how were they joined?")
         bad = ~self.target.isfinite() if self.target.is_floating_point() else self.target < 0
         if bool(bad.any()):
             row = int(bad.nonzero()[0, 0])

@@ -1,25 +1,198 @@
-"""The training loop: the same one for every objective, on one device or on several.
+"""The training loop, the same one for every objective, on one device or on several; and the objectives: which rows an
+epoch visits and the loss of a batch.
 
-A loop without a data loader: rows are indices into tensors that lie on the device, and nothing is copied to
-the host between the steps. After every epoch the complete state can be written to one file
-(`tslab.training.checkpoint`), from which an interrupted run goes on bit for bit.
+All data of an objective lie on its device from the start; a batch is an index, there is no data loader, and nothing is
+copied to the host between the steps. After every epoch the complete state can be written to one file, from which an
+interrupted run goes on bit for bit.
+
+Several processes started by ``torchrun --nproc-per-node=4 your_script.py`` train as one, with the same script: every
+process draws the same batches and takes its share of each, so the gradient is that of one process with the whole batch;
+only the first one writes files and shows progress.
 """
 
+import atexit
 import contextlib
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.distributed
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from tslab._checks import check_choice
-from tslab.training.checkpoint import LoopState, load_state, save_state
-from tslab.training.objectives import Objective, Share
-from tslab.training.options import PRECISIONS, TrainOptions
+from tslab._checks import check_choice, check_finite
+from tslab.coords import has_location
+from tslab.losses import background_points, presence_only_loss, presence_only_loss_of_pass
+from tslab.models import Regressor
+from tslab.tasks.table import Table
+from tslab.training.config import PRECISIONS, TrainOptions
+from tslab.training.folder import LoopState, load_state, save_state
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of a batch: rows ``rank``, ``rank + world``, ... of it."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, batch: Tensor) -> Tensor:
+        return batch if self.world == 1 else batch[self.rank :: self.world]
+
+
+class Objective(Protocol):
+    """A training objective, as `tslab.training.loop.fit` needs it."""
+
+    lonlat: Float[Tensor, "n 2"]
+
+    def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
+        """Rows that one epoch visits, in order: all of them, shuffled."""
+        return torch.randperm(len(self.lonlat), generator=generator, device=self.lonlat.device)
+
+    def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
+        """Inputs of `loss` for a batch: this process's share of the rows, with whatever is drawn at random."""
+
+    def loss(self, forward: Callable[..., Tensor], *batch: Any) -> Float[Tensor, ""]:
+        """Loss of a batch; its mean over the processes is the loss of the whole batch."""
+
+
+class PresenceOnly(Objective):
+    """The presence-only loss over the located rows of a classification table, with one background point for each row.
+
+    Args:
+        table: training rows; those without a location are left out, they say nothing about places.
+        device: where everything lies.
+        options: background, background_weight and loss_eps are those of `tslab.losses`; with max_per_class, at most so
+            many rows of each class count in one epoch, drawn anew each time.
+
+    Raises:
+        ValueError: no row has a location, or labels that are numbers.
+    """
+
+    def __init__(self, table: Table, device: torch.device, options: TrainOptions) -> None:
+        located = has_location(table.lonlat)
+        if not bool(located.any()):
+            raise ValueError("no training row has a location; a location prior cannot be trained on this table")
+        self.lonlat = table.lonlat[located].to(device)
+        self.target = table.target[located].to(device)
+        if self.target.is_floating_point():
+            raise ValueError("the presence-only loss needs class numbers; train a regression task on other numbers")
+        self.background, self.weight, self.eps = options.background, options.background_weight, options.loss_eps
+        self.max_per_class = options.max_per_class
+
+    def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " m"]:
+        order = super().epoch_rows(generator)
+        return order if self.max_per_class is None else balanced(order, self.target, self.max_per_class)
+
+    def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
+        points = share.of(background_points(len(rows), self.background, generator=generator))
+        own = share.of(rows)
+        # the caller's rows are shared out, so each process divides by its part of the whole batch
+        return torch.cat([self.lonlat[own], points]), self.target[own], len(rows) / share.world
+
+    def loss(self, forward: Callable[..., Tensor], *batch: Any) -> Float[Tensor, ""]:
+        lonlat, target, rows = batch
+        logits = forward(lonlat)  # one pass for data and background
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.eps == 0 and not torch.compiler.is_compiling():  # a compiler fuses the formula by itself
+            return presence_only_loss_of_pass(logits, target, background_weight=self.weight, rows=rows)
+        data, background = logits[: len(target)], logits[len(target) :]
+        return presence_only_loss(data, target, background, background_weight=self.weight, eps=self.eps, rows=rows)
+
+
+class SquaredError(Objective):
+    """Mean squared error of the standardised label, over all rows of a regression table.
+
+    Args:
+        table: training rows.
+        device: where everything lies.
+        model: the regressor, whose scales are fitted to these rows.
+        standardise_label: False compares in the label's own unit, as the released code does.
+
+    Raises:
+        ValueError: a label or an image feature that is not finite; names the row.
+    """
+
+    def __init__(self, table: Table, device: torch.device, model: Regressor, *, standardise_label: bool = True) -> None:
+        self.lonlat = table.lonlat.to(device)
+        label = table.target.to(device)
+        check_finite("the label", label)
+        self.image = None
+        if model.image is not None:
+            self.image = table.image_rows(device=device)
+            check_finite("the image features", self.image)
+        model.fit_scales(label, self.image, standardise_label=standardise_label)
+        self.label = ((label - model.label_mean) / model.label_scale).to(torch.float32)
+
+    def batch(self, rows: Int[Tensor, " b"], generator: torch.Generator, share: Share) -> tuple[Any, ...]:
+        own = share.of(rows)
+        image = None if self.image is None else self.image[own]
+        return self.lonlat[own], image, self.label[own], len(rows) / share.world
+
+    def loss(self, forward: Callable[..., Tensor], *batch: Any) -> Float[Tensor, ""]:
+        lonlat, image, label, rows = batch
+        return ((forward(lonlat, image).float() - label) ** 2).sum() / rows
+
+
+class Standardised(nn.Module):
+    """A regressor seen in standardised units: what the loss compares and what processes wrap together."""
+
+    def __init__(self, model: Regressor) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, lonlat: Float[Tensor, "n 2"], image: Float[Tensor, "n d"] | None = None) -> Float[Tensor, " n"]:
+        return self.model.standardised(lonlat, image)
+
+
+def balanced(
+    order: Int[Tensor, " n"], target: Int[Tensor, " n"], max_per_class: int | Int[Tensor, " k"]
+) -> Int[Tensor, " m"]:
+    """The rows of ``order`` without those that come after the first ``max_per_class`` of their class (one number, or
+    one for each class), in the same order.
+
+    ``order`` is a random permutation of the rows, so each class keeps a random part of its rows. No loop
+    over classes.
+    """
+    classes, by_class = target[order].sort(stable=True)
+    count = torch.bincount(classes)
+    start = count.cumsum(0) - count
+    place = torch.arange(len(order), device=order.device) - start[classes]
+    keep = torch.zeros(len(order), dtype=torch.bool, device=order.device)
+    keep[by_class] = place < torch.as_tensor(max_per_class, device=order.device).expand(len(count))[classes]
+    return order[keep]
+
+
+def join_processes(device: torch.device) -> None:
+    """Join the processes that ``torchrun`` started, once; nothing to do without it.
+
+    The group stays open until Python exits, because one that was closed cannot be opened again in the same
+    process.
+
+    Raises:
+        ValueError: WORLD_SIZE, which ``torchrun`` sets, is no number of processes.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if not processes.isdecimal() or int(processes) < 1:
+        raise ValueError(f"the environment variable WORLD_SIZE must be a number of processes, got {processes!r}")
+    if int(processes) == 1 or not torch.distributed.is_available() or torch.distributed.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss; a look makes an accelerator wait."""
@@ -48,7 +221,7 @@ def fit(
     Args:
         model: whose weights are trained and stored; already on ``device``.
         objective: rows and loss, on ``device`` too.
-        options: see `tslab.training.options.TrainOptions`.
+        options: see `tslab.training.config.TrainOptions`.
         device: where to train.
         trained: the module that the objective calls, if it is not ``model`` itself but something around it.
         validate: called after each epoch; its numbers go to the history. The first one decides about early
@@ -66,7 +239,8 @@ def fit(
     """
     steps = _Steps(model if trained is None else trained, objective, options, device, compile)
     state, first = LoopState(), steps.share.rank == 0
-    with seeded(options.seed, steps.share.rank, device):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # which dropout draws from
+        torch.manual_seed(options.seed + 1_000_003 * steps.share.rank)
         if checkpoint is not None and checkpoint.is_file():
             state = load_state(checkpoint, model, steps.optimizer, steps.generator)
         shown = {"total": options.epochs, "initial": state.epoch, "desc": label, "disable": not (progress and first)}
@@ -144,15 +318,6 @@ def current_share() -> Share:
     return Share()
 
 
-@contextlib.contextmanager
-def seeded(seed: int, rank: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's own generators, which dropout draws from, and give them back to the caller as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed + 1_000_003 * rank)
-        yield
-
-
 def make_optimizer(
     parameters: list[nn.Parameter], options: TrainOptions, device: torch.device
 ) -> torch.optim.Optimizer:
@@ -185,11 +350,9 @@ def _check_finite(losses: Tensor, epoch: int, options: TrainOptions) -> None:
     if bool(finite.all()):
         return
     step = int((~finite).nonzero()[0, 0])
-    raise NonFiniteLossError(
-        f"the loss is {float(losses[step])} at step {step} of epoch {epoch}; the learning rate "
-        f"{options.lr_at(epoch):g} is probably too high: try lr={options.lr / 10:g}. "
-        "If it happens at step 0, look for NaN or infinite values in the image features or the label"
-    )
+    rate = f"the learning rate {options.lr_at(epoch):g} is probably too high: try lr={options.lr / 10:g}"
+    hint = "If it happens at step 0, look for NaN or infinite values in the image features or the label"
+    raise NonFiniteLossError(f"the loss is {float(losses[step])} at step {step} of epoch {epoch}; {rate}. {hint}")
 
 
 def _remember_best(state: LoopState, value: float, model: nn.Module, options: TrainOptions) -> None:

@@ -25,9 +25,8 @@ from tslab.hyperparameters import hyperparameters
 from tslab.losses import BACKGROUNDS, background_points, csp_loss
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
-from tslab.training.loop import fit
-from tslab.training.objectives import Objective, Share, balanced
-from tslab.training.options import TrainOptions, check_task, resolve_device
+from tslab.training.config import TrainOptions, check_task, resolve_device
+from tslab.training.loop import Objective, Share, balanced, fit
 
 
 class PairEncoder(nn.Module):

@@ -20,18 +20,23 @@ from torch import nn
 
 from tslab._checks import check_choice
 from tslab._files import DamagedFileError, atomic_path
-from tslab.distributed import join_processes
 from tslab.encoders import LocationEncoder
 from tslab.evaluation import quick_metrics
 from tslab.models import LocationClassifier, Regressor
 from tslab.tasks.task import Task
 from tslab.training import folder as folders
-from tslab.training.checkpoint import read_checkpoint
-from tslab.training.config import TrainConfig, build_model, check_storable, configure, read_config
-from tslab.training.folder import CHECKPOINT_FILE, CONFIG_FILE, HISTORY_FILE, writes_files
-from tslab.training.loop import current_share, fit
-from tslab.training.objectives import Objective, PresenceOnly, SquaredError, Standardised
-from tslab.training.options import OPTION_NAMES, check_task, resolve_device
+from tslab.training.config import (
+    OPTION_NAMES,
+    TrainConfig,
+    build_model,
+    check_storable,
+    check_task,
+    configure,
+    read_config,
+    resolve_device,
+)
+from tslab.training.folder import CHECKPOINT_FILE, CONFIG_FILE, HISTORY_FILE, read_checkpoint, writes_files
+from tslab.training.loop import Objective, PresenceOnly, SquaredError, Standardised, current_share, fit, join_processes
 
 
 @dataclass
@@ -253,8 +258,7 @@ def _objective(
     if isinstance(model, Regressor):
         error = SquaredError(task.train, device, model, standardise_label=config.standardise_label)
         return error, Standardised(model)
-    background = {name: getattr(config, name) for name in ("background", "background_weight", "max_per_class")}
-    return PresenceOnly(task.train, device, eps=config.loss_eps, **background), model
+    return PresenceOnly(task.train, device, config), model
 
 
 def _check_arguments(task: Any, encoder: Any, compile: Any, on_epoch: Any) -> None:

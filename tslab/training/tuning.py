@@ -10,13 +10,12 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import trange
 
-from tslab._checks import check_count, check_number
-from tslab._optional import require
+from tslab._checks import check_count, check_number, require
 from tslab.encoders import encoder_info
 from tslab.evaluation import quick_metrics
 from tslab.tasks.task import Task
+from tslab.training.config import check_task
 from tslab.training.loop import NonFiniteLossError
-from tslab.training.options import check_task
 from tslab.training.run import train
 
 Choice = tuple[float, float] | tuple[float, float, str] | list[Any]

@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib import resources
 from typing import Any
 
 import anywidget
+import numpy as np
 import torch
 import traitlets
 from jaxtyping import Float
@@ -20,8 +22,10 @@ from torch import Tensor
 
 from tslab import plot
 from tslab._checks import check_choice, check_count
+from tslab.earth import land_lines
 from tslab.encoders import ENCODERS, encoder_info
-from tslab.widgets import frontend
+from tslab.plot.projection import check_place
+from tslab.plot.style import css_tokens
 from tslab.widgets.parametric import (
     CONTROLS,
     MEASURES,
@@ -33,13 +37,42 @@ from tslab.widgets.parametric import (
     meter_places,
 )
 
+MODULES = ("maps.js", "backends.js", "explorer.js", "laboratory.js")
+"""The front end of the explorer and of the laboratory of the book, in the order of its imports. A widget's code must be
+one module, so they are joined."""
+
+
+@cache
+def script() -> str:
+    """The JavaScript modules joined to one: imports between them and exports but the default one are taken
+    out."""
+    parts = [re.sub(r"^import .*?;\n", "", _read(name), flags=re.MULTILINE | re.DOTALL) for name in MODULES]
+    return "".join(re.sub(r"^export (?!default)", "", part, flags=re.MULTILINE) for part in parts)
+
+
+@cache
+def style_sheet() -> str:
+    """The widget's style sheet, with the design tokens of `tslab.plot` in front."""
+    return css_tokens(".tslab-explorer") + _read("explorer.css")
+
+
+@cache
+def packed_land() -> bytes:
+    """The coastlines as int16 pairs in hundredths of a degree; -32768 marks a break."""
+    hundredths = np.round(np.nan_to_num(land_lines() * 100, nan=-32768.0))
+    return hundredths.astype("<i2").tobytes()
+
+
+def _read(name: str) -> str:
+    return resources.files("tslab.widgets").joinpath(name).read_text(encoding="utf-8")
+
 
 class EncoderWidget(anywidget.AnyWidget):
     """What the explorer and the laboratory of the book share: the front end, a place and a measure, and the kernel's
     answers."""
 
-    _esm = frontend.script()
-    _css = frontend.style_sheet()
+    _esm = script()
+    _css = style_sheet()
 
     place = traitlets.List(traitlets.Float(), minlen=2, maxlen=2).tag(sync=True)
     measure = traitlets.Enum(MEASURES, "cosine").tag(sync=True)
@@ -57,7 +90,7 @@ class EncoderWidget(anywidget.AnyWidget):
                 "missing": plot.MISSING_COLOR,
                 "families": plot.FAMILY_COLORS,
             },
-            _land=frontend.packed_land(),
+            _land=packed_land(),
             **state,
         )
         self.on_msg(type(self)._answer)
@@ -81,7 +114,7 @@ class EncoderWidget(anywidget.AnyWidget):
 
     @traitlets.validate("place")
     def _check_place(self, proposal: dict[str, Any]) -> list[float]:
-        return list(checked_place(proposal["value"]))
+        return list(check_place("place", proposal["value"]))
 
 
 class EncoderExplorer(EncoderWidget):
@@ -188,7 +221,7 @@ def compute(
     """Feature map, similarity map and meters of one encoder, by torch."""
     check_choice("measure", measure, MEASURES)
     encoder_info(encoder)
-    at = torch.tensor([checked_place(place)], dtype=torch.float64)
+    at = torch.tensor([check_place("place", place)], dtype=torch.float64)
     features, wavelengths, meters = _encoded(encoder, tuple(sorted(parameters.items())))
     here, _ = _parametric(encoder).encode(at, parameters)
     shown = min(max(int(channel), 0), features.shape[1] - 1)
@@ -237,17 +270,6 @@ def _encoder_menu(shown: Iterable[str]) -> dict[str, Any]:
         | controls(key).as_json()
         for key in keys
     }
-
-
-def checked_place(place: Any) -> tuple[float, float]:
-    """The longitude and latitude of a place; raises `ValueError` where there is none."""
-    try:
-        lon, lat = (float(value) for value in place)
-    except (TypeError, ValueError):
-        lon = lat = float("nan")
-    if not (-180 <= lon <= 180 and -90 <= lat <= 90):
-        raise ValueError(f"place must be (longitude, latitude) within [-180, 180] x [-90, 90], got {place!r}")
-    return lon, lat
 
 
 def _as_bytes(values: Float[Tensor, " n"], low: float, high: float) -> bytes:

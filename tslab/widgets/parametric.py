@@ -25,9 +25,8 @@ from tslab.coords import sample_sphere
 from tslab.diagnostics import EPSILON_DEG
 from tslab.encoders import MultiScaleEncoder, PositionEncoder, position_encoder
 from tslab.encoders.base import scales_between
-from tslab.encoders.harmonics import SphericalHarmonics
 from tslab.encoders.planar import RBF, RFF, Tile
-from tslab.encoders.spherical import NeRF
+from tslab.encoders.spherical import NeRF, SphericalHarmonics
 
 GRID_STEP_DEG = 2.0
 """Distance of the places at which the widget computes a map: 90 x 180 cells of two degrees."""

@@ -11,8 +11,7 @@ import pandas as pd
 
 from tslab._files import read_csv
 from tslab.benchmark.cells import read_cells
-from tslab.benchmark.records import find_record
-from tslab.benchmark.store import ResultStore
+from tslab.benchmark.store import ResultStore, find_record
 from tslab.metrics import mean_interval
 from tslab.published import published_tables
 

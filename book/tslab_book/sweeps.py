@@ -1,15 +1,17 @@
 """Sweeps: tasks x encoders x seeds, one job each, on this machine or on any Dask cluster.
 
-    python -m tslab.benchmark sweep --tasks sphere_toy --encoders all --seeds 0 1 2 --out sweep
+    python -m tslab_book.sweeps --tasks sphere_toy --encoders all --seeds 0 1 2 --out sweep
 
 Each job trains, evaluates on the test split and writes one folder: per-sample results, metrics by stratum
 and block, and at the very end ``result.json``. A job with a result is never run again, so a sweep that was
 interrupted is continued by starting it again. Jobs are done by `tslab.benchmark.runner`, like those of the benchmark.
 """
 
+import argparse
 import hashlib
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +25,7 @@ from tslab._checks import check_choice, check_count
 from tslab._files import atomic_path
 from tslab.baselines import CLASS_BASELINES, REGRESSION_BASELINES
 from tslab.benchmark.driver import fitted
-from tslab.benchmark.runner import Failure, Workers, do_missing
+from tslab.benchmark.runner import Failure, Workers, do_missing, import_modules
 from tslab.benchmark.store import JobStore, check_folder
 from tslab.encoders import ENCODERS
 from tslab.evaluation import evaluate
@@ -87,7 +89,7 @@ def sweep(
         ValueError: an argument out of its range, before anything is written.
     """
     if not all(isinstance(job, Job) for job in jobs):
-        raise TypeError("jobs must be a list of tslab.sweeps.Job; tslab.sweeps.jobs_for makes them")
+        raise TypeError("jobs must be a list of Job; jobs_for makes them")
     crew = Workers(scheduler or "local", workers, retries, modules, progress)
     store = JobStore(check_folder("folder", folder))
     work = partial(_unless_done, run=run_job if run is None else run, folder=str(folder))
@@ -157,3 +159,57 @@ def _row(job: Job, store: JobStore, failure: Failure | None) -> dict[str, Any]:
         stored = store.load(job) or {"seconds": None, "metrics": {}}
         return base | {"status": "done", "attempts": 1, "error": "", "seconds": stored["seconds"]} | stored["metrics"]
     return base | {"status": "failed", "attempts": failure.attempts, "error": failure.error}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do the jobs that have no result yet, and print and keep one row for each; 1 if a job failed, 2 if the command
+    makes no sense, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m tslab_book.sweeps", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--tasks", nargs="+", required=True, help="task names")
+    parser.add_argument("--encoders", nargs="+", default=["all"], help="keys, baselines too, or all (default)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", "--folder", required=True, help="where results go")
+    parser.add_argument("--options", type=_json_object, default={}, help="JSON: further arguments of tslab.train")
+    parser.add_argument("--task-options", type=_json_object, default={}, help="JSON: further arguments of load_task")
+    parser.add_argument("--import", dest="modules", nargs="+", default=[], help="modules that register encoders")
+    parser.add_argument("--retries", type=int, default=2)
+    place = "'local', the address of a Dask scheduler, or 'synchronous' for this process"
+    parser.add_argument("--dask", "--scheduler", default="local", metavar="ADDRESS", help=place)
+    parser.add_argument("--workers", type=int, help="processes of --dask local")
+    given = parser.parse_args(words)
+    try:
+        import_modules(given.modules)
+        encoders = list(ENCODERS) if given.encoders == ["all"] else given.encoders
+        extra = {"options": given.options, "task_options": given.task_options}
+        table = sweep(
+            jobs_for(given.tasks, encoders, given.seeds, **extra),
+            given.out,
+            scheduler=given.dask,
+            workers=given.workers,
+            retries=given.retries,
+            modules=given.modules,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    with atomic_path(Path(given.out) / "sweep.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    print(table.to_string(index=False, max_colwidth=60))
+    return int((table["status"] == "failed").any())
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object such as '{{\"epochs\": 3}}'")
+    return content
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,14 +1,21 @@
-"""Colours: one for each encoder family, scales for fields, tokens for the page around a figure.
+"""How figures look and are displayed: colours, the plotly template, the matplotlib style, text alternatives, captions.
 
-They are chosen in ``data/figure_style.json`` and nowhere else. Plotly, matplotlib and the widget's style sheet
-(`css_tokens`) all read them.
+Colours (one for each encoder family, scales for fields, tokens for the page around a figure) are chosen in
+``data/figure_style.json`` and nowhere else. Plotly, matplotlib and the widget's style sheet (`css_tokens`) all read
+them. Importing this module registers the plotly template ``tslab`` and makes it the default.
 """
 
-from collections.abc import Sequence
+import base64
+import html
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import plotly.colors
+import plotly.graph_objects as go
+import plotly.io as pio
 from numpy.typing import NDArray
 
 from tslab._checks import check_number
@@ -23,13 +30,10 @@ FAMILY_COLORS: dict[str, str] = {name: look["color"] for name, look in STYLE["fa
 than 20 CIELAB units for readers with protan, deutan and tritan vision too, and until each has a contrast of
 2.7 on the white and on the dark page."""
 
-
 FAMILY_DASHES: dict[str, str] = {name: look["dash"] for name, look in STYLE["families"].items()}
 """A plotly line dash for each family, for lines that must be told apart without colour."""
 
-
 Scale: TypeAlias = list[list[float | str]]
-
 
 ScaleName = Literal["field", "diverging"]
 
@@ -41,34 +45,67 @@ def _stops(colors: Sequence[str]) -> Scale:
 FIELD_SCALE: Scale = _stops(plotly.colors.sequential.Viridis)
 """For a field without a special value: viridis, perceptually uniform and readable without colour vision."""
 
-
 DIVERGING_SCALE: Scale = _stops(STYLE["diverging"])
 """For a field with a meaningful zero: blue below, brown above, as light as paper at zero, equally dark at
 both ends."""
 
-
 MISSING_COLOR = "#9aa1a8"
 """Where a field has no value."""
-
 
 NEUTRAL = "#757f88"
 """Text and lines that must be readable on a white and on a dark page alike (contrast 4 on both)."""
 
-
 DARK_LINE = "#1d2730"
 """Coastlines on light colours."""
-
 
 LIGHT_LINE = "#f4f6f7"
 """Coastlines on dark colours."""
 
-
 MARKER = "#d1290b"
 """Places that are marked on a map."""
 
-
 THEMES: dict[str, dict[str, str]] = STYLE["themes"]
 """Colours of the page around a figure, for the light and the dark theme."""
+
+
+def show(figure: Any, *, alt: str, caption: str | None = None) -> None:
+    """Display a plotly or matplotlib figure with a text alternative and, unless it is None, a caption below
+    it.
+
+    Works in the book, in Jupyter and in Colab. ``alt`` says what the picture shows to those who do not see
+    it; it is kept in ``figure.layout.meta["alt"]``. ``caption`` says what to look at; it may contain inline
+    HTML. Leave it None only where the sentence beside the figure already does that.
+
+    Raises:
+        ValueError: an empty text alternative.
+    """
+    from IPython.display import HTML, display
+
+    if not isinstance(alt, str) or not alt.strip():
+        raise ValueError("alt is empty; say in one or two sentences what the figure shows")
+    if not isinstance(figure, go.Figure):
+        display(HTML(_matplotlib_html(figure, alt, caption)))
+        return
+    meta = dict(figure.layout.meta or {}) | {"alt": alt}
+    in_book = pio.renderers.default == "tslab-book"  # its renderer writes the caption itself, as a <figcaption>
+    if caption and in_book:
+        meta["caption"] = caption
+    figure.update_layout(meta=meta)
+    figure.show(config={"scrollZoom": False, "displaylogo": False, "responsive": True})
+    if caption and not in_book:
+        display(HTML(f'<p class="tslab-caption">{caption}</p>'))
+
+
+@contextmanager
+def matplotlib_style() -> Iterator[None]:
+    """Within this context matplotlib figures have the fonts, colours and transparent background of the other
+    figures."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    style: Any = STYLE["matplotlib"] | {"axes.prop_cycle": cycler(color=list(FAMILY_COLORS.values()))}
+    with mpl.rc_context(style):
+        yield
 
 
 def encoder_color(key: str) -> str:
@@ -141,3 +178,36 @@ def with_missing(scale: Scale) -> Scale:
     first = 1 / 255
     start: Scale = [[0.0, MISSING_COLOR], [first * 0.999, MISSING_COLOR]]
     return start + [[first + (1 - first) * float(stop), color] for stop, color in scale]
+
+
+def _template() -> go.layout.Template:
+    """Transparent, in the system's font, and readable on light and dark pages without knowing which one it
+    is on."""
+    font = {"family": STYLE["font"]}
+    layout = STYLE["template"] | {
+        "font": STYLE["template"]["font"] | font,
+        "hoverlabel": {"font": font},
+        "colorway": list(FAMILY_COLORS.values()),
+        "colorscale": {"sequential": FIELD_SCALE, "diverging": DIVERGING_SCALE},
+    }
+    field = {"colorscale": FIELD_SCALE, "colorbar": layout["coloraxis"]["colorbar"]}
+    return go.layout.Template(layout=layout, data={kind: [field] for kind in ("heatmap", "surface", "contour")})
+
+
+def _matplotlib_html(figure: Any, alt: str, caption: str | None) -> str:
+    """A matplotlib figure as an <img> with its text alternative, closed so that the notebook does not show
+    it twice."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    plt.close(figure)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    below = f'<p class="tslab-caption">{caption}</p>' if caption else ""
+    return f'<img class="dark-light" alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">{below}'
+
+
+pio.templates["tslab"] = _template()
+
+
+pio.templates.default = "tslab"
