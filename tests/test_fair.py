@@ -179,3 +179,14 @@ def test_the_committed_table_is_whole_and_its_rows_belong_together():
     board = leaderboard()
     trained = board[board["source"] == "trained:released-points"]
     assert len(trained) == len(table) and trained["value"].notna().all()
+
+
+def test_the_rows_with_all_places_are_those_few_and_saw_all_places():
+    table = fair_record.read_table("fair_full.csv")
+    columns = table.groupby(["dataset", "split"])
+    assert all(set(part) == {*fair_methods.FULL_METHODS, *fair_record.STACKS} for _, part in columns["encoder"])
+    assert (table["seeds"] == 1).all() and (table["n"] > 7000).all()
+    reduced = fair_record.read_table().set_index(["dataset", "split", "encoder"])["value"]
+    both = table.set_index(["dataset", "split", "encoder"])["value"].dropna()
+    random = both[both.index.get_level_values("split") == "random"]
+    assert (random > reduced[random.index]).all()  # nearer neighbours, higher numbers

@@ -101,8 +101,8 @@ FULL: tuple[Setting, ...] = tuple(
 )
 """As `SEARCHED`, for all places: near enough for a finer scale, many enough for fewer passes."""
 FULL_ROWS = {"baseline:knn": (1, 4, 5), "baseline:trees": (0, 4, 7), "baseline:kriging": (1, 4, 5)}
-FULL_METHODS: tuple[str, ...] = (*FULL_ROWS, "sphere2vec_sphereC+", "siren_sh")
-"""What is also done with all places: two encoders with the three settings of `FULL`, and baselines with three each."""
+FULL_METHODS: tuple[str, ...] = (*FULL_ROWS, "rff", "sphere2vec_sphereC+", "sphere2vec_dfs", "siren_sh")
+"""What is also done with all places: four encoders with the three settings of `FULL`, and baselines with three each."""
 
 
 def settings_of(method: str, *, full: bool = False) -> tuple[Setting, ...]:

@@ -28,7 +28,7 @@ from tslab.earth import spatial_blocks
 from tslab.tasks import Table
 from tslab_book import RESULTS
 from tslab_book.fair import SIZES, SPLITS, Job, design, predictions
-from tslab_book.fair_methods import BASELINES, BLOCK_DEG, BUDGET
+from tslab_book.fair_methods import BASELINES, BLOCK_DEG, settings_of
 from tslab_book.records import read_record
 
 RECORD = RESULTS / "fair_table.csv"
@@ -183,10 +183,11 @@ def write_record(folder: str | Path, todo: Sequence[Job], path: Path = RECORD) -
             runs.append(run)
     if not tables:
         raise ValueError(f"no column of the table is complete in {folder}; python -m tslab_book.fair run fills it")
+    budget = max(len(settings_of(job.method, full=job.size == "full")) for job in todo)
     about = {
         **(release_stamp() | {"tslab": tslab.__version__}),
         **{name: value for name, value in SIZES[todo[0].size]._asdict().items() if name != "methods"},
-        **{"budget": BUDGET, "draws": DRAWS, "missing": missing},
+        **{"budget": budget, "draws": DRAWS, "missing": missing},
     }
     first = ["dataset", "split", "encoder", "metric", "value", "low", "high"]
     whole = pd.concat(tables, ignore_index=True)
@@ -228,7 +229,7 @@ def row_labels() -> dict[str, str]:
         "baseline:kriging": "Kriging",
         "baseline:kriging+trees": "Kriging, trees on its residuals",
         "stack:best": "One encoder, chosen",
-        "stack:mean": f"Mean of {AVERAGED} encoders",
+        "stack:mean": "Mean of encoders",
         "stack:mean+kriging": "Mean and kriging, stacked",
         "stack:all": "Everything, stacked",
     }
