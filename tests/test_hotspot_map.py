@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from tslab.benchmark import read_record
 from tslab_book.hotspot_map import (
     ENCODERS,
     MIN_IMAGES,
@@ -15,6 +14,7 @@ from tslab_book.hotspot_map import (
     hotspots,
     released_hotspots,
 )
+from tslab_book.records import read_record
 
 
 def test_a_patch_that_is_right_more_often_is_hot_and_nothing_else_is():
