@@ -159,12 +159,12 @@ class Regressor(nn.Module):
     ) -> Float[Tensor, " n"]:
         """The prediction in units of the label's standard deviation, which the loss compares."""
         parts = []
-        if self.image is not None:
-            parts.append(self._embed_image(image))
         if self.encoder is not None and self.missing is not None:
             present = has_location(lonlat)[:, None]
             embedding = self.location_activation(self.encoder(lonlat.where(present, 0.0)))
             parts.append(torch.where(present, embedding, self.missing.to(embedding.dtype)))
+        if self.image is not None:
+            parts.insert(0, self._embed_image(image))  # computed second, so that dropout draws as it always did
         fused = parts[0] * parts[1] if self.fusion == "hadamard" else torch.cat(parts, dim=-1)
         return self.head(fused).squeeze(-1)
 
