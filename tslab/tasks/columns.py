@@ -120,7 +120,7 @@ def read_dates(name: str, values: Any) -> tuple[Float[Tensor, " n"], Int[Tensor,
         raise _bad_row(name, column, unread, "is no date that can be read; write it as 2020-07-01")
     moment = dates.dt.tz_localize(None).to_numpy("datetime64[us]")
     year = moment.astype("datetime64[Y]")
-    length = (year + 1).astype("datetime64[us]") - year
+    length = (year + np.timedelta64(1, "Y")).astype("datetime64[us]") - year
     fraction = np.minimum((moment - year) / length, np.nextafter(np.float32(1), np.float32(0)))
     years = np.where(np.isnat(year), -1, year.astype(np.int64) + 1970)
     return torch.from_numpy(fraction.astype(np.float32)), torch.from_numpy(years)
