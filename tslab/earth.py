@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tslab._checks import check_count, check_number
 from tslab._files import packaged_json
-from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location
+from tslab.coords import EARTH_RADIUS_KM, check_lonlat, has_location, sample_sphere
 
 DATE_LINE_BAND_DEG = 12.0
 POLAR_CIRCLE_DEG = 66.5
@@ -69,6 +69,24 @@ def is_land(lonlat: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
     check_lonlat(lonlat)
     lon, lat = lonlat.detach().double().cpu().numpy().T
     return torch.from_numpy(shapely.intersects_xy(_prepared_land(), lon, lat)).to(lonlat.device)
+
+
+def sample_land(
+    n: int,
+    *,
+    lat_range: tuple[float, float] = (-90.0, 90.0),
+    decimals: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "n 2"]:
+    """``n`` places uniform by area on the land between two latitudes: degrees, float64, rounded to ``decimals``."""
+    south, north = lat_range
+    found = torch.zeros((0, 2), dtype=torch.float64)
+    while len(found) < n:
+        drawn = sample_sphere(4 * (n - len(found)) + 1000, generator=generator, dtype=torch.float64)
+        drawn = drawn[(drawn[:, 1] >= south) & (drawn[:, 1] <= north)]
+        drawn = drawn if decimals is None else torch.round(drawn, decimals=decimals)
+        found = torch.cat([found, drawn[is_land(drawn)]])
+    return found[:n]
 
 
 def strata(lonlat: Float[Tensor, "n 2"]) -> dict[str, Bool[Tensor, " n"]]:

@@ -15,7 +15,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -80,11 +80,7 @@ def bias_map(
     located = ~result.scores.lonlat[:, 0].isnan()
     extra = {name: values[located].double().cpu().numpy() for name, values in (more or {}).items()}
     table = table.assign(**extra)
-    lon_index = np.floor(np.mod(table["lon"] + 180, 360) / 360 * NUM_LON).astype(int)
-    height = (np.sin(np.deg2rad(table["lat"])) + 1) / 2
-    lat_index = np.clip(np.floor(height * NUM_LAT), 0, NUM_LAT - 1).astype(int)
-    cells = table.assign(lon_index=lon_index, lat_index=lat_index).groupby(["lon_index", "lat_index"])
-    shares = cells.agg(
+    shares = by_cell(table, NUM_LON, NUM_LAT).agg(
         centers=("hit", "size"),
         top1=("hit", "mean"),
         score=("score", "mean"),
@@ -106,15 +102,23 @@ def centers_table(result: GeoBiasSummary, hits: NDArray[np.float64]) -> pd.DataF
     table = table[table["lon"].notna()].reset_index(drop=True)
     if "moran_p" not in table:  # all hits or all misses: there are no clusters
         return table.assign(hot=False, cold=False)
-    called = false_discovery(torch.from_numpy(table["moran_p"].to_numpy(copy=True)), result.significance.alpha)[
-        0
-    ].numpy()
+    p = torch.from_numpy(table["moran_p"].to_numpy(copy=True))
+    called = false_discovery(p, result.significance.alpha)[0].numpy()
     return table.assign(hot=called & (table["quadrant"] == 1), cold=called & (table["quadrant"] == 3))
 
 
-def as_field(cells: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """One column as (NUM_LAT, NUM_LON), NaN where there is no cell: a field of `tslab.plot.map_slider`."""
-    field = np.full((NUM_LAT, NUM_LON), np.nan)
+def by_cell(table: pd.DataFrame, num_lon: int, num_lat: int) -> Any:
+    """Rows with lon and lat in degrees, grouped by lon_index and lat_index: their cell of equal area, as those of
+    `tslab.plot.equal_area_grid` counted from 180 W and from the South Pole."""
+    lon_index = np.floor(np.mod(table["lon"] + 180, 360) / 360 * num_lon).astype(int)
+    height = (np.sin(np.deg2rad(table["lat"])) + 1) / 2
+    lat_index = np.clip(np.floor(height * num_lat), 0, num_lat - 1).astype(int)
+    return table.assign(lon_index=lon_index, lat_index=lat_index).groupby(["lon_index", "lat_index"])
+
+
+def as_field(cells: pd.DataFrame, column: str, num_lon: int = NUM_LON, num_lat: int = NUM_LAT) -> NDArray[np.float64]:
+    """One column as (num_lat, num_lon), NaN where there is no cell: a field of `tslab.plot.map_slider`."""
+    field = np.full((num_lat, num_lon), np.nan)
     field[cells["lat_index"], cells["lon_index"]] = cells[column]
     return field
 

@@ -25,12 +25,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import tslab
 from tslab._files import atomic_path
 from tslab.benchmark import JobStore
-from tslab.benchmark.runner import do_jobs, open_pool
+from tslab.benchmark.runner import Workers, do_missing
 from tslab.metrics import r2
 from tslab.tasks import Table
 from tslab.tasks.splits import block_folds, random_split
@@ -182,17 +181,9 @@ def predictions(store: JobStore, job: Job) -> dict[str, np.ndarray]:
 def run(todo: Sequence[Job], folder: str | Path, *, workers: int | None = None, progress: bool = True) -> list[str]:
     """Do the jobs that ``folder`` does not hold yet, in this process or in ``workers`` processes; the errors of those
     that failed."""
-    missing = [job for job in todo if JobStore(folder).load(job) is None]
-    failed = []
-    with (
-        open_pool("local" if workers else None, workers) as client,
-        tqdm(total=len(missing), unit="job", disable=not progress, mininterval=60) as bar,
-    ):
-        for job, failure in do_jobs(missing, partial(work, folder=str(folder)), client):
-            if failure is not None:
-                failed.append(f"{job.name}: {failure.error}")
-            bar.update()
-    return failed
+    crew = Workers("local" if workers else None, workers, progress=progress)
+    outcome = do_missing(todo, JobStore(folder), partial(work, folder=str(folder)), crew)
+    return [f"{job.name}: {failure.error}" for job, failure in outcome.failed.items()]
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -23,7 +23,8 @@ from tslab._files import atomic_write
 from tslab.benchmark.store import release_stamp
 from tslab.geobias import false_discovery, getis_ord, neighbor_graph
 from tslab.released import load_released_results
-from tslab_book import RESULTS
+from tslab_book import RESULTS, bias_map
+from tslab_book.ruler import deal
 
 RECORD = "hotspot_map.csv"
 """For `tslab_book.records.read_record`: cells by encoder; ``totals`` by encoder beside them."""
@@ -58,9 +59,6 @@ def hotspots(lonlat: torch.Tensor, hits: torch.Tensor) -> tuple[pd.DataFrame, di
     """
     graph = neighbor_graph(lonlat, radius_km=RADIUS_KM, max_neighbors=None)
     located = ~lonlat.isnan().any(1)
-    shuffled = hits.clone()
-    order = torch.randperm(int(located.sum()), generator=torch.Generator().manual_seed(0))
-    shuffled[located] = hits[located][order]
     called, side = _called(graph, hits)
     table = pd.DataFrame(lonlat[located].numpy(), columns=["lon", "lat"]).assign(
         top1=hits[located].double().numpy(),
@@ -68,11 +66,8 @@ def hotspots(lonlat: torch.Tensor, hits: torch.Tensor) -> tuple[pd.DataFrame, di
         cold=(called & (side < 0))[located].double().numpy(),
     )
     totals = {"images": len(table)} | {name: float(table[name].mean()) for name in ("top1", "hot", "cold")}
-    totals["permuted"] = float(_called(graph, shuffled)[0][located].double().mean())
-    table["lon_index"] = np.floor(np.mod(table["lon"] + 180, 360) / 360 * NUM_LON).astype(int)
-    height = (np.sin(np.deg2rad(table["lat"])) + 1) / 2
-    table["lat_index"] = np.clip(np.floor(height * NUM_LAT), 0, NUM_LAT - 1).astype(int)
-    grouped = table.groupby(["lon_index", "lat_index"])
+    totals["permuted"] = float(_called(graph, deal(hits, located))[0][located].double().mean())
+    grouped = bias_map.by_cell(table, NUM_LON, NUM_LAT)
     cells = grouped.agg(images=("top1", "size"), top1=("top1", "mean"), hot=("hot", "mean"), cold=("cold", "mean"))
     return cells[cells["images"] >= MIN_IMAGES].reset_index(), totals
 
@@ -88,9 +83,7 @@ def released_hotspots(
 
 def as_field(cells: pd.DataFrame) -> NDArray[np.float64]:
     """Share of images in hot spots minus that in cold ones, (NUM_LAT, NUM_LON), NaN where there is no cell."""
-    field = np.full((NUM_LAT, NUM_LON), np.nan)
-    field[cells["lat_index"], cells["lon_index"]] = cells["hot"] - cells["cold"]
-    return field
+    return bias_map.as_field(cells.assign(side=cells["hot"] - cells["cold"]), "side", NUM_LON, NUM_LAT)
 
 
 def _called(graph: Any, hits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

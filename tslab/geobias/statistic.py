@@ -1,14 +1,11 @@
-"""Mean and spread of the statistic under "values are scattered at random", and the score made from them.
+"""The statistic of spatial self-information, its mean and spread under the joint null hypothesis, and the score.
 
-The statistic of spatial self-information is the un-normalised Moran sum I = sum_ij w_ij x_i x_j of centred values x.
-How surprising a value of I is depends on its distribution when the values are shuffled over the nodes. This module
-has both versions of its first two moments, the published approximation and the exact ones of the permutation
-distribution, and the two published ways to turn (I, mean, sigma) into a score, in log space throughout.
-
-The statistic of spatial self-information in every neighbourhood, and its score under the joint null hypothesis.
-
-Works on chunks of weight graphs (`tslab.geobias.weights`) and the marks of the samples, one column per model; no loop
-over neighbourhoods. Background points carry zero and enter through the sums that a chunk keeps of them.
+The statistic is the un-normalised Moran sum I = sum_ij w_ij x_i x_j of centred values x. How surprising a value of I is
+depends on its distribution when the values are shuffled over the nodes. This module has both versions of its first two
+moments, the published approximation and the exact ones of the permutation distribution, and the published ways to turn
+(I, mean, sigma) into a score, in log space throughout. `evaluate_joint` does it for every neighbourhood: on chunks of
+weight graphs (`tslab.geobias.weights`) and the marks of the samples, one column per model, without a loop over
+neighbourhoods. Background points carry zero and enter through the sums that a chunk keeps of them.
 """
 
 import math

@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tslab.coords import EARTH_RADIUS_KM, lonlat_from_unit_vectors, sample_sphere, unit_vectors
-from tslab.earth import continents, is_land
+from tslab.coords import EARTH_RADIUS_KM, lonlat_from_unit_vectors, unit_vectors
+from tslab.earth import continents, is_land, sample_land
 
 GENERATOR_VERSION = "2"
 """Raised whenever the same seed would give other data."""
@@ -121,13 +121,7 @@ def photographed_places(
 def land_places(n: int, rng: np.random.Generator, lat_range: tuple[float, float] = (-90, 90)) -> Float[Tensor, "n 2"]:
     """``n`` places uniform by area on land between two latitudes: degrees, float64 on a grid of 1e-4."""
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-    found = torch.zeros((0, 2), dtype=torch.float64)
-    while len(found) < n:
-        drawn = sample_sphere(4 * (n - len(found)) + 1000, generator=generator, dtype=torch.float64)
-        drawn = drawn[(drawn[:, 1] >= lat_range[0]) & (drawn[:, 1] <= lat_range[1])]
-        drawn = torch.round(drawn, decimals=COORDINATE_DECIMALS)
-        found = torch.cat([found, drawn[is_land(drawn)]])
-    return found[:n]
+    return sample_land(n, lat_range=lat_range, decimals=COORDINATE_DECIMALS, generator=generator)
 
 
 def scatter(

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from tslab._checks import check_choice, check_count
 from tslab._files import DamagedFileError, data_folder, packaged_json
-from tslab.coords import check_lonlat, has_location, sample_sphere
-from tslab.earth import CONTINENTS, continents, is_land
+from tslab.coords import check_lonlat, has_location
+from tslab.earth import CONTINENTS, continents, sample_land
 from tslab.tasks.datasets import TaskMeta
-from tslab.tasks.splits import block_split, buffered_leave_out, random_split
+from tslab.tasks.splits import buffered_leave_out, split_table
 from tslab.tasks.table import Table
 from tslab.tasks.task import Task
 
@@ -79,13 +79,11 @@ def earth_task(
         lonlat = torch.from_numpy(arrays["lonlat"][rows] / 1e4)
         target = torch.from_numpy(arrays["elevation"][rows].astype(np.float32))
     else:
-        lonlat = sample_land(n, generator=generator, south=facts.get("south", -90.0))
+        lonlat = sample_land(n, lat_range=(facts.get("south", -90.0), 90.0), generator=generator)
         target = look_up(name, lonlat, resolution=resolution)
     classes = about.get("names") or about.get(facts["field"], ())
     table = Table(lonlat=lonlat.float(), target=target, group=continents(lonlat))
-    if split in ("block", "continent"):
-        table = table.in_blocks(size_degrees=BLOCK_DEGREES)
-    parts, how = _split(lonlat, split, seed)
+    (train, val, test), how = _split(table, split, seed)
     meta = TaskMeta(
         kind=facts["kind"],
         classes=classes if facts["kind"] == "classification" else (),
@@ -103,7 +101,6 @@ def earth_task(
             *_limits(facts, about),
         ),
     )
-    train, val, test = (table.where(part) for part in parts)
     return Task(name, train, val, test, meta)
 
 
@@ -130,15 +127,6 @@ def look_up(
         return nearest_node(field, lonlat)
     value = interpolate(field, lonlat) * facts["scale"]
     return (torch.log10(1 + value) if facts.get("transform") == "log10(1 + x)" else value).float()
-
-
-def sample_land(n: int, *, generator: torch.Generator | None = None, south: float = -90.0) -> Float[Tensor, "n 2"]:
-    """``n`` places uniform by area on land north of the latitude ``south``: degrees, float64."""
-    found = torch.empty(0, 2, dtype=torch.float64)
-    while len(found) < n:
-        drawn = sample_sphere(4 * (n - len(found)) + 1000, generator=generator, dtype=torch.float64)
-        found = torch.cat([found, drawn[is_land(drawn) & (drawn[:, 1] >= south)]])
-    return found[:n]
 
 
 def interpolate(field: NDArray[Any], lonlat: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
@@ -216,23 +204,22 @@ def _limits(facts: dict[str, Any], about: dict[str, Any]) -> tuple[str, ...]:
     return (f"The shipped grid of {step:g}° tells the 0.25° one with {measure} {known:.4f}.",)
 
 
-def _split(lonlat: Tensor, split: str, seed: int) -> tuple[tuple[Tensor, Tensor, Tensor], str]:
-    """Rows of train, validation and test, and how they were chosen."""
+def _split(table: Table, split: str, seed: int) -> tuple[tuple[Table, Table, Table], str]:
+    """Train, validation and test, and how they were chosen."""
+    blocks: dict[str, Any] = {"size_degrees": BLOCK_DEGREES, "size_km": None}
     if split == "continent":
         left_out = seed % len(CONTINENTS)
-        inside = continents(lonlat) == left_out
-        test, rest = torch.nonzero(inside)[:, 0], torch.nonzero(~inside)[:, 0]
-        train, val = block_split(lonlat[rest], (0.9, 0.1), size_degrees=BLOCK_DEGREES, seed=seed)
-        return (rest[train], rest[val], test), f"by continent: {list(CONTINENTS.values())[left_out]} left out"
-    if split == "block":
-        train, val, test = block_split(lonlat, size_degrees=BLOCK_DEGREES, seed=seed)
-        return (train, val, test), f"in spatial blocks of {BLOCK_DEGREES:g} degrees"
-    train, val, test = random_split(len(lonlat), seed=seed)
-    if split == "random":
-        return (train, val, test), "at random"
-    far = buffered_leave_out(lonlat, test, BUFFER_KM)
-    kept = [rows[torch.isin(rows, far)] for rows in (train, val)]
-    return (kept[0], kept[1], test), f"at random, without training places within {BUFFER_KM:g} km of a test place"
+        inside = table.group == left_out
+        (train, val), _ = split_table(table.where(~inside), (0.9, 0.1), seed=seed, **blocks)
+        test = table.where(inside).in_blocks(**blocks)
+        return (train, val, test), f"by continent: {list(CONTINENTS.values())[left_out]} left out"
+    size = blocks if split == "block" else dict.fromkeys(blocks)
+    (train, val, test), how = split_table(table, (0.8, 0.1, 0.1), seed=seed, **size)
+    if split != "buffer":
+        return (train, val, test), how
+    far = buffered_leave_out(table.lonlat, test.id, BUFFER_KM)
+    train, val = (part.where(torch.isin(part.id, far)) for part in (train, val))
+    return (train, val, test), f"{how}, without training places within {BUFFER_KM:g} km of a test place"
 
 
 def _position(field: NDArray[Any], lonlat: Tensor) -> tuple[NDArray[Any], NDArray[Any], int, int]:

@@ -51,14 +51,14 @@ def load_task(
             (`tslab.tasks.earth.EARTH_TASKS`: earth_temperature, earth_climate, ...).
         source: ``earth`` for the real tasks that ship with tslab, and their default (`tslab.tasks.earth.earth_task`,
             options n, split and resolution); for all others the default is ``synthetic``, a generated stand-in, no data
-            needed (`tslab.synthetic`); ``locbench`` for the
-            released archive, unpacked (`tslab.tasks.locbench.load_locbench`, options image, variant and fraction);
-            ``released`` for the MOSAIKS points inside the released results
-            (`tslab.tasks.loading.released_task`, options split, fractions, size_degrees, size_km); ``native``
-            for a folder written by `tslab.tasks.native.write_task`.
+            needed (`tslab.synthetic`); ``locbench`` for the released archive, unpacked
+            (`tslab.tasks.locbench.load_locbench`, options image, variant and fraction); ``released`` for the MOSAIKS
+            points inside the released results (`tslab.tasks.loading.released_task`, options split, fractions,
+            size_degrees, size_km); ``native`` for a folder written by `tslab.tasks.native.write_task`.
         root: where the files are: the folder that holds the dataset folders; for ``released`` a copy of the
             TorchSpatial repository.
-        scale: size of synthetic data: ``tiny`` for tests, ``small`` for a laptop, ``full`` for the released counts.
+        scale: size of synthetic data: ``tiny`` for tests, ``small`` for a laptop, ``full`` for the released counts; of
+            ``earth`` it is the default of n (`tslab.tasks.earth.ROWS`).
         seed: of generated data, of splits and of draws; not negative.
 
     Raises:
