@@ -136,10 +136,8 @@ def _places(label: str, fast: bool) -> Table:
 
 
 def work(job: Job, folder: str) -> None:
-    """Choose a setting, train with it for each seed, and keep what that predicts; nothing if that is done."""
+    """Choose a setting, train with it for each seed, and keep what that predicts."""
     store = JobStore(folder)
-    if store.load(job) is not None:
-        return
     torch.set_num_threads(1)
     places = design(job.label, job.split, job.size)
     started, label = time.process_time(), places.chooses.target.double()

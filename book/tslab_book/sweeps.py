@@ -92,7 +92,7 @@ def sweep(
         raise TypeError("jobs must be a list of Job; jobs_for makes them")
     crew = Workers(scheduler or "local", workers, retries, modules, progress)
     store = JobStore(check_folder("folder", folder))
-    work = partial(_unless_done, run=run_job if run is None else run, folder=str(folder))
+    work = partial(_work, run=run_job if run is None else run, folder=str(folder))
     outcome = do_missing(jobs, store, work, crew)
     return pd.DataFrame([_row(job, store, outcome.failed.get(job)) for job in jobs])
 
@@ -147,10 +147,8 @@ def run_job(job: Job, folder: str) -> dict[str, Any]:
     return {"job": asdict(job)} | outcome
 
 
-def _unless_done(job: Job, run: Callable[[Job, str], dict[str, Any]], folder: str) -> None:
-    """Dask does a finished job again if the process that remembered it dies."""
-    if JobStore(folder).load(job) is None:
-        run(job, folder)
+def _work(job: Job, run: Callable[[Job, str], dict[str, Any]], folder: str) -> None:
+    run(job, folder)
 
 
 def _row(job: Job, store: JobStore, failure: Failure | None) -> dict[str, Any]:

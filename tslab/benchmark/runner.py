@@ -88,7 +88,8 @@ def do_missing(
 ) -> Outcome:
     """Do the jobs whose outcome the store does not hold yet.
 
-    A job that fails, or whose file in the store is damaged, does not stop the others.
+    A job that fails, or whose file in the store is damaged, does not stop the others. A job is not done twice when Dask
+    sends it again, because the process that remembered its end has died.
 
     Args:
         jobs: dataclasses with a name; one that comes twice is done once.
@@ -120,13 +121,19 @@ def do_missing(
     ):
         begin(todo)
         options: dict[str, Any] = {"retries": workers.retries, "modules": workers.modules, "fatal": fatal}
-        for job, failure in do_jobs(todo, work, client, **options):
+        attempt = work if again else partial(_unless_done, store=store, work=work)
+        for job, failure in do_jobs(todo, attempt, client, **options):
             if failure is None:
                 outcome.done.append(job)
             else:
                 outcome.failed[job] = failure
             bar.update()
     return outcome
+
+
+def _unless_done(job: J, store: JobStore, work: Callable[[J], object]) -> None:
+    if store.load(job) is None:
+        work(job)
 
 
 @contextmanager
